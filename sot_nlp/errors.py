@@ -1,0 +1,30 @@
+"""The one error that a user is meant to read, and text made safe for a terminal."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one line that says what is wrong, where, and what would be right.
+
+    The command line prints it on standard error without a traceback and exits with code 2.
+    """
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """`text` as one line of at most `limit` characters in which no control or bidi character is raw.
+
+    Names and cells come from files; a terminal would obey the escape sequences in them.
+    """
+    characters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    line = "".join(characters)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest of `known`, or all of them where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
