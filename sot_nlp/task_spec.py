@@ -1,0 +1,383 @@
+"""What a task is: columns, labels, splits, metrics and recipe, read from a YAML file and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.metrics import METRICS, default_metrics
+from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
+
+KINDS = ("classification", "regression", "multi_label")
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+_SPLIT = re.compile(r"train|(validation|test)(_\w+)?")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class FrozenMapping(Mapping[_K, _V]):
+    """A mapping that can't change, so that a TaskSpec can be hashed; it compares equal to a dict."""
+
+    def __init__(self, items: Mapping[_K, _V] | None = None):
+        self._items = dict(items or {})
+
+    def __getitem__(self, key: _K) -> _V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[_K]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFile:
+    """One split's file.
+
+    `file` is a path below the task's folder (`TaskSpec.file_path` resolves it). None means that the
+    reader decides: `format` by the file's ending, `header` yes, `quoting` as the format has it.
+    `quoting` False: a `"` is a character like any other. `num_columns`: what every line must have, for
+    files without a header. `columns` maps the task's column names to the file's: its names, or
+    positions counted from 0; a column that it leaves out has the same name in the file. A test split
+    may lack the label column.
+    """
+
+    file: str
+    format: str | None = None
+    header: bool | None = None
+    quoting: bool | None = None
+    num_columns: int | None = None
+    columns: FrozenMapping[str, str | int] = FrozenMapping()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task: one YAML file of `tasks/`, or of a user's own (tasks/README.md is the guide).
+
+    Splits are named `train`, `validation...` and `test...`, in the file's order. `labels` are names in
+    the order of their ids (None: a regression, or found in the training file); `label_words` maps a
+    label as the files write it to its name (empty: the files write the names). `rows` are the numbers
+    of readable examples, where known. `recipe` maps names of `Arguments`' fields, `head` and
+    `head.<field>` to values; `recipe_source` says where it was published, None where it was not.
+    """
+
+    name: str
+    title: str
+    description: str
+    kind: str  # classification | regression | multi_label
+    text_columns: tuple[str, ...]  # one, or two for a pair
+    label_column: str | None  # None: the task has no labels, it only predicts
+    labels: tuple[str, ...] | None
+    label_words: FrozenMapping[str, str]
+    score_range: tuple[float, float] | None  # lowest and highest score of a regression
+    metrics: tuple[str, ...]
+    main_metric: str
+    dataset_name: str | None  # on the Hub
+    dataset_config_name: str | None
+    dataset_splits: FrozenMapping[str, str]  # split -> the Hub data set's split
+    folder: str | None  # below --data_dir; None: paths in `files` are relative to the YAML file
+    files: FrozenMapping[str, TaskFile]  # split -> file
+    rows: FrozenMapping[str, int]  # split -> number of examples
+    submission: FrozenMapping[str, str]  # test split -> file of the benchmark's zip
+    model_from: str | None  # the task whose model predicts this one, which has no training data
+    recipe: FrozenMapping[str, Scalar]
+    recipe_source: str | None
+    source_path: str  # the YAML file
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of all splits, in the file's order."""
+        return tuple(dict.fromkeys((*self.files, *self.dataset_splits)))
+
+    @property
+    def validation_splits(self) -> tuple[str, ...]:
+        """The splits to evaluate on, the first being the one that the best model is chosen by."""
+        return tuple(split for split in self.splits if split.startswith("validation"))
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """The splits to predict for."""
+        return tuple(split for split in self.splits if split.startswith("test"))
+
+    def file_path(self, split: str, data_dir: str | Path | None) -> Path | None:
+        """Where the file of `split` should lie, whether or not it does; None where the task names none.
+
+        `data_dir` is the folder that holds GLUE's task folders, or this task's folder itself. Without
+        one, a user's own YAML file is what its paths are relative to.
+        """
+        entry = self.files.get(split)
+        if entry is None or (data_dir is None and self.folder is not None):
+            return None
+        if data_dir is None:
+            return Path(self.source_path).parent / entry.file
+        base = Path(data_dir)
+        if self.folder is None or base.resolve().name.casefold() == self.folder.casefold():
+            return base / entry.file
+        return base / self.folder / entry.file
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as JSON values; `from_dict` gives an equal task back."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
+        """The task that `to_dict` wrote."""
+        restored: dict[str, Any] = {}
+        for key, value in values.items():
+            if key == "files":
+                restored[key] = FrozenMapping(
+                    {
+                        split: TaskFile(**{**file, "columns": FrozenMapping(file["columns"])})
+                        for split, file in value.items()
+                    }
+                )
+            elif isinstance(value, Mapping):
+                restored[key] = FrozenMapping(value)
+            else:
+                restored[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**restored)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TaskFile):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def tasks_folder() -> Path:
+    """The folder of the tasks that come with this package: in it when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "tasks", package.parent / "tasks"):
+        if (folder / "cola.yaml").is_file():
+            return folder
+    raise UserError(f"{printable(package)}: the folder of tasks is missing; install the package again")
+
+
+def available_tasks() -> list[str]:
+    """The names of the tasks that come with this package."""
+    return sorted(path.stem for path in tasks_folder().glob("*.yaml"))
+
+
+def load_task(name_or_path: str | Path) -> TaskSpec:
+    """The task of that name (`cola`, `CoLA`, `SST-2`, `mnli-mm`), or the one in that YAML file.
+
+    Raises UserError: an unknown name with the near ones, a file with all of its mistakes.
+    """
+    text = str(name_or_path)
+    if text.lower().endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
+        return read_task(Path(text))
+    known = available_tasks()
+    wanted = _key(text)
+    if wanted in known:
+        return read_task(tasks_folder() / f"{wanted}.yaml")
+    for name, aliases in _ALIASES.items():
+        if wanted in aliases and name in known:
+            return read_task(tasks_folder() / f"{name}.yaml")
+    hint = did_you_mean(wanted, known)
+    raise UserError(f"--task: unknown task {printable(text)!r}; {hint} (or a path that ends in .yaml)")
+
+
+# Other names under which GLUE's tasks go; letter case, `-` and `_` make no difference.
+_ALIASES = {
+    "mnli": ("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"),
+    "ax": ("diagnostic", "gluediagnostic"),
+}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).casefold()
+
+
+def read_task(path: Path) -> TaskSpec:
+    """The task in the YAML file at `path`; UserError names every mistake by line and key."""
+    top = read_yaml_mapping(path)
+    kind = top.text("kind", choices=KINDS) or "classification"
+    text_columns = top.texts("text_columns", required=True) or ()
+    if len(text_columns) > 2:
+        top.problem(f"has {len(text_columns)} columns; one, or two for a pair", key="text_columns")
+    label_column = top.text("label_column")
+    if label_column in text_columns:
+        top.problem(f"{printable(label_column)!r} is among text_columns too", key="label_column")
+    labels = _labels(top, kind)
+    of_kind = [name for name, metric in METRICS.items() if kind in metric.kinds]
+    metrics = top.texts("metrics", choices=of_kind) or default_metrics(kind)
+    main_metric = top.text("main_metric", choices=metrics) or metrics[0]
+    columns = (*text_columns, *([label_column] if label_column else []))
+    spec = TaskSpec(
+        name=top.text("name") or path.stem,
+        title=top.text("title") or top.text("name") or path.stem,
+        description=top.text("description") or "",
+        kind=kind,
+        text_columns=text_columns,
+        label_column=label_column,
+        labels=labels,
+        label_words=_label_words(top, labels),
+        score_range=_score_range(top, kind),
+        metrics=metrics,
+        main_metric=main_metric,
+        dataset_name=top.text("dataset_name"),
+        dataset_config_name=top.text("dataset_config_name"),
+        dataset_splits=_dataset_splits(top),
+        folder=top.text("folder"),
+        files=_files(top, columns),
+        rows=_rows(top),
+        submission=_submission(top),
+        model_from=top.text("model_from"),
+        recipe=_recipe(top),
+        recipe_source=top.text("recipe_source"),
+        source_path=str(path.resolve()),
+    )
+    _check_splits(top, spec)
+    top.finish()
+    return spec
+
+
+def _labels(top: YamlMapping, kind: str) -> tuple[str, ...] | None:
+    labels = top.texts("labels")
+    if labels is not None and kind == "regression":
+        top.problem("a regression has scores, not labels", key="labels")
+    elif labels is not None and kind == "classification" and len(labels) < 2:
+        top.problem("a classification needs at least two labels", key="labels")
+    return labels
+
+
+def _label_words(top: YamlMapping, labels: tuple[str, ...] | None) -> FrozenMapping[str, str]:
+    words = top.mapping("label_words")
+    if words is None:
+        return FrozenMapping()
+    if labels is None:
+        top.problem("needs `labels`, the names that it maps to", key="label_words")
+    found = {word: words.text(word, choices=labels or ()) for word in words.values}
+    missing = [label for label in labels or () if label not in found.values()]
+    if missing:
+        top.problem(f"no word stands for {', '.join(map(printable, missing))}", key="label_words")
+    return FrozenMapping({word: label for word, label in found.items() if label is not None})
+
+
+def _score_range(top: YamlMapping, kind: str) -> tuple[float, float] | None:
+    bounds = top.scalars("score_range")
+    if not bounds:
+        return None
+    low, high = bounds.get("low"), bounds.get("high")
+    if set(bounds) != {"low", "high"} or not all(type(bound) in (int, float) for bound in (low, high)):
+        top.problem("must be `{low: a number, high: a number}`", key="score_range")
+    elif low >= high:  # type: ignore[operator]
+        top.problem(f"low {low} is not below high {high}", key="score_range")
+    elif kind != "regression":
+        top.problem(f"is for a regression; kind is {kind}", key="score_range")
+    else:
+        return float(low), float(high)  # type: ignore[arg-type]
+    return None
+
+
+def _split_names(splits: YamlMapping) -> list[str]:
+    for split in splits.values:
+        if not _SPLIT.fullmatch(split):
+            splits.asked[split] = None
+            message = "is no split; splits are named train, validation, test, validation_<name>, test_<name>"
+            splits.problem(message, key=split)
+    return [split for split in splits.values if _SPLIT.fullmatch(split)]
+
+
+def _dataset_splits(top: YamlMapping) -> FrozenMapping[str, str]:
+    splits = top.mapping("dataset_splits")
+    if splits is None:
+        return FrozenMapping()
+    found = {split: splits.text(split) for split in _split_names(splits)}
+    return FrozenMapping({split: name for split, name in found.items() if name is not None})
+
+
+def _files(top: YamlMapping, columns: tuple[str, ...]) -> FrozenMapping[str, TaskFile]:
+    files = top.mapping("files")
+    found: dict[str, TaskFile] = {}
+    for split in _split_names(files) if files is not None else ():
+        assert files is not None
+        if files.is_text(split):
+            found[split] = TaskFile(file=files.text(split) or "")
+        elif (entry := files.mapping(split)) is not None:
+            found[split] = _file(entry, columns)
+    return FrozenMapping(found)
+
+
+def _file(entry: YamlMapping, columns: tuple[str, ...]) -> TaskFile:
+    mapped = entry.scalars("columns")
+    header = entry.flag("header")
+    num_columns = entry.integer("num_columns", least=1)
+    for column, place in mapped.items():
+        if column not in columns:
+            entry.problem(
+                f"{printable(column)!r} is no column of the task; {did_you_mean(column, columns)}",
+                key="columns",
+            )
+        elif type(place) is int and (place < 0 or (num_columns is not None and place >= num_columns)):
+            entry.problem(f"{column}: column {place} does not exist (counted from 0)", key="columns")
+        elif type(place) not in (str, int) or (header is False and type(place) is str):
+            entry.problem(
+                f"{column}: must be a column's position, counted from 0, or its name in a header",
+                key="columns",
+            )
+    if header is False and not mapped:
+        entry.problem("a file without a header needs `columns`, the position of each column", key="header")
+    return TaskFile(
+        file=entry.text("file", required=True) or "",
+        format=entry.text("format", choices=FORMATS),
+        header=header,
+        quoting=entry.flag("quoting"),
+        num_columns=num_columns,
+        columns=FrozenMapping({k: v for k, v in mapped.items() if isinstance(v, str | int)}),
+    )
+
+
+def _rows(top: YamlMapping) -> FrozenMapping[str, int]:
+    rows = top.mapping("rows")
+    if rows is None:
+        return FrozenMapping()
+    found = {split: rows.integer(split, least=1) for split in _split_names(rows)}
+    return FrozenMapping({split: number for split, number in found.items() if number is not None})
+
+
+def _submission(top: YamlMapping) -> FrozenMapping[str, str]:
+    files = top.mapping("submission")
+    if files is None:
+        return FrozenMapping()
+    found = {split: files.text(split) for split in _split_names(files)}
+    return FrozenMapping({split: name for split, name in found.items() if name is not None})
+
+
+def _recipe(top: YamlMapping) -> FrozenMapping[str, Scalar]:
+    recipe = top.scalars("recipe")
+    for key in recipe:
+        if not re.fullmatch(r"(head\.)?[a-z][a-z0-9_]*", key):
+            top.problem(f"{printable(key)!r} is no setting's name", key="recipe")
+    return FrozenMapping(recipe)
+
+
+def _check_splits(top: YamlMapping, spec: TaskSpec) -> None:
+    if not spec.splits and not spec.dataset_name and "files" not in top:
+        top.problem(
+            "needs `files` (paths of train, validation, test), or `dataset_name` and `dataset_splits`"
+        )
+    if spec.dataset_name and not spec.dataset_splits:
+        top.problem("needs `dataset_splits`, such as `train: train`", key="dataset_name")
+    if spec.dataset_splits and not spec.dataset_name:
+        top.problem("needs `dataset_name`", key="dataset_splits")
+    if spec.label_column is None and any(not split.startswith("test") for split in spec.splits):
+        top.problem("the key 'label_column' is missing")
+    for key, splits in (("rows", spec.rows), ("submission", spec.submission)):
+        for split in splits:
+            if spec.splits and split not in spec.splits:
+                top.problem(f"{split} is none of the task's splits ({', '.join(spec.splits)})", key=key)

@@ -1,0 +1,214 @@
+"""A YAML file read against a schema, with every mistake named by file, line and key, all at once.
+
+PyYAML's nodes are read rather than its Python values: they know their line, and a label written
+`no` or `1` stays the text that the user wrote instead of becoming `False` or an integer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from sot_nlp.errors import UserError, did_you_mean, printable
+
+Scalar = str | int | float | bool | None
+_T = TypeVar("_T")
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?([eE][-+]?\d+)?|[-+]?\.\d+([eE][-+]?\d+)?")
+_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
+
+
+class YamlMapping:
+    """One mapping of a YAML file; each getter checks its key's value and notes what is wrong with it.
+
+    A getter returns None where the key is absent or wrong; `finish` on the outermost mapping reports
+    every mistake, keys that no getter asked for among them.
+    """
+
+    def __init__(self, node: yaml.MappingNode, file: str, key: str = "", problems: list | None = None):
+        self.node, self.file, self.key = node, file, key
+        self.problems: list[tuple[int, str]] = [] if problems is None else problems
+        self.asked: dict[str, None] = {}
+        self.children: list[YamlMapping] = []
+        self.values: dict[str, yaml.Node] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problem("a key must be one word", key_node)
+            elif key_node.value in self.values:
+                self.problem(f"the key {printable(key_node.value)!r} stands twice", key_node)
+            else:
+                self.values[key_node.value] = value_node
+        self._key_nodes = {k.value: k for k, _ in reversed(node.value) if isinstance(k, yaml.ScalarNode)}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def problem(self, message: str, node: yaml.Node | None = None, key: str = "") -> None:
+        """Note a mistake at `node`, else at `key`'s value, else at this mapping."""
+        place = node if node is not None else self.values.get(key, self.node)
+        name = ".".join(part for part in (self.key, key) if part)
+        self.problems.append(
+            (place.start_mark.line + 1, f"{printable(name)}: {message}" if name else message)
+        )
+
+    def finish(self) -> None:
+        """Raise UserError naming every mistake of the file, in the order of its lines, if there is one."""
+        self._note_unknown_keys()
+        if self.problems:
+            lines = [f"{self.file}:{line}: {message}" for line, message in sorted(self.problems)]
+            raise UserError("\n".join(lines))
+
+    def _note_unknown_keys(self) -> None:
+        for key in self.values:
+            if key not in self.asked:
+                self.problem(
+                    f"unknown key {printable(key)!r}; {did_you_mean(key, self.asked)}", self._key_nodes[key]
+                )
+        for child in self.children:
+            child._note_unknown_keys()
+
+    def text(self, key: str, *, required: bool = False, choices: Iterable[str] = ()) -> str | None:
+        """The key's value as the text in the file, whatever type YAML would make of it."""
+        node = self._get(key, required)
+        text = None if node is None else self._scalar_text(node, key)
+        if text is not None and choices and text not in choices:
+            self.problem(f"{printable(text)!r} is not known; {did_you_mean(text, choices)}", key=key)
+            return None
+        return text
+
+    def texts(
+        self, key: str, *, required: bool = False, choices: Iterable[str] = ()
+    ) -> tuple[str, ...] | None:
+        """The key's list of texts, none of them twice; a single text counts as a list of one."""
+        node = self._get(key, required)
+        if node is None:
+            return None
+        items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        found: list[str] = []
+        for item in items:
+            text = self._scalar_text(item, key)
+            if text is None:
+                continue
+            if choices and text not in choices:
+                self.problem(f"{printable(text)!r} is not known; {did_you_mean(text, choices)}", item, key)
+            elif text in found:
+                self.problem(f"{printable(text)!r} stands twice", item, key)
+            else:
+                found.append(text)
+        return tuple(found)
+
+    def flag(self, key: str) -> bool | None:
+        """The key's value, `true` or `false`."""
+        return self._typed(key, bool, "true or false")
+
+    def integer(self, key: str, *, least: int = 0) -> int | None:
+        """The key's value, a whole number of at least `least`."""
+        value = self._typed(key, int, f"a whole number of at least {least}")
+        if value is not None and value < least:
+            self.problem(f"{value} is too small: a whole number of at least {least}", key=key)
+            return None
+        return value
+
+    def scalars(self, key: str) -> dict[str, Scalar]:
+        """The key's mapping of names to single values (texts, numbers, true, false, null)."""
+        child = self.mapping(key)
+        if child is None:
+            return {}
+        found: dict[str, Scalar] = {}
+        for name, node in child.values.items():
+            child.asked[name] = None
+            if isinstance(node, yaml.ScalarNode):
+                found[name] = scalar(node)
+            else:
+                child.problem("must be a single value", node, name)
+        return found
+
+    def mapping(self, key: str) -> YamlMapping | None:
+        """The key's value as a mapping whose own mistakes are noted with this one's."""
+        node = self._get(key, required=False)
+        if node is None:
+            return None
+        if not isinstance(node, yaml.MappingNode):
+            self.problem("must be a mapping (`name: value` lines, indented)", key=key)
+            return None
+        name = ".".join(part for part in (self.key, key) if part)
+        child = YamlMapping(node, self.file, name, self.problems)
+        self.children.append(child)
+        return child
+
+    def is_text(self, key: str) -> bool:
+        """Whether the key's value is a single word or number rather than a list or a mapping."""
+        return isinstance(self.values.get(key), yaml.ScalarNode)
+
+    def _get(self, key: str, required: bool) -> yaml.Node | None:
+        self.asked[key] = None
+        node = self.values.get(key)
+        if node is None and required:
+            self.problem(f"the key {key!r} is missing")
+        empty = isinstance(node, yaml.ScalarNode) and not node.style and node.value in ("", "~", "null")
+        if empty and required:
+            self.problem("has no value", key=key)
+        return None if empty else node
+
+    def _scalar_text(self, node: yaml.Node, key: str) -> str | None:
+        if not isinstance(node, yaml.ScalarNode) or not node.value.strip():
+            self.problem("must be a text that is not empty", node, key)
+            return None
+        return node.value
+
+    def _typed(self, key: str, kind: type[_T], expected: str) -> _T | None:
+        node = self._get(key, required=False)
+        if node is None:
+            return None
+        value = scalar(node) if isinstance(node, yaml.ScalarNode) else node.value
+        if type(value) is not kind:
+            shown = printable(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+            self.problem(f"{shown!r} is not {expected}", key=key)
+            return None
+        return value
+
+
+def scalar(node: yaml.ScalarNode) -> Scalar:
+    """A scalar's value: quoted text stays text; `2e-5` is a number, which YAML 1.1 takes for text."""
+    text = node.value
+    if node.style is not None:
+        return text
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _NUMBER.fullmatch(text):
+        return float(text) if any(c in text for c in ".eE") else int(text)
+    return text
+
+
+def read_yaml_mapping(path: Path) -> YamlMapping:
+    """The mapping that the YAML file at `path` holds; UserError where it can't be read or is no mapping."""
+    shown = printable(path)
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{shown}: is a folder; a YAML file was expected") from None
+    except FileNotFoundError:
+        raise UserError(f"{shown}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read ({error.strerror})") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{shown}:{line}: is not UTF-8 text (byte 0x{content[error.start]:02x})") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{shown}:{mark.line + 1}" if mark else shown
+        raise UserError(f"{where}: is not valid YAML: {printable(error.problem or error.context)}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{shown}: is not valid YAML: {printable(error)}") from None
+    if node is None:
+        raise UserError(f"{shown}: is empty")
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{shown}:{node.start_mark.line + 1}: must hold `key: value` lines")
+    return YamlMapping(node, shown)
