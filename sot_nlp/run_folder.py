@@ -1,0 +1,105 @@
+"""The folder of a run: where it lies, who may write in it, and the model that it keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sot_nlp import records
+from sot_nlp.arguments import Arguments
+from sot_nlp.errors import UserError, printable
+from sot_nlp.files import sync_folder, write_atomic
+
+# What a run makes, and so what `--overwrite_output_dir` may delete: nothing else in the folder is touched.
+OWN_NAMES = (
+    re.compile(r"record\.json|(test_)?predictions\w*\.json|train\.log|metrics\.jsonl|adapter|checkpoints|logs"),
+    re.compile(r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"),
+    re.compile(r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"),
+    re.compile(r"vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja"),
+    re.compile(r"(configuration_sot|modeling_sot|head|head_config|tokens|covariance|normalization)\.py"),
+    re.compile(r"[A-Za-z-]+\.tsv|README\.md|training\.png"),
+)
+
+
+def default_folder(task: str, arguments: Arguments) -> Path:
+    """`runs/<task>-<model>-<head>-seed<seed>`: names from outside are reduced to letters, digits, . _ -."""
+    model = Path(arguments.model_name_or_path.rstrip("/\\")).name or "model"
+    parts = (task, model, arguments.head, f"seed{arguments.seed}")
+    safe = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip(".-") or "_" for part in parts)
+    return Path("runs") / "-".join(safe)
+
+
+def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
+    """Check that a run may use `folder`; returns the record of the unfinished run that it goes on with.
+
+    Raises UserError for a folder with a finished run (unless `--overwrite_output_dir`), one that holds
+    something else, or one that can't be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {printable(folder)}: is a file, not a folder")
+    source = Path(arguments.model_name_or_path)
+    if source.is_dir() and folder.exists() and source.resolve() == folder.resolve():
+        raise UserError(f"--output_dir {printable(folder)}: is the folder of --model_name_or_path itself")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        entries = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
+    if not entries:
+        return None
+    if (folder / records.NAME).exists():
+        record = records.read(folder)
+        if arguments.overwrite_output_dir:
+            clear(folder)
+            return None
+        if record.get("status") == records.FINISHED:
+            raise UserError(
+                f"--output_dir {printable(folder)}: holds a finished run; give another folder, "
+                "or --overwrite_output_dir to replace it"
+            )
+        return record
+    raise UserError(
+        f"--output_dir {printable(folder)}: is not empty and not a run's folder "
+        f"(it holds {', '.join(printable(name) for name in entries[:3])}"
+        f"{', ...' if len(entries) > 3 else ''}); give a new or empty one"
+    )
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run made in `folder`, and nothing else."""
+    for path in folder.iterdir():
+        if any(pattern.fullmatch(path.name) for pattern in OWN_NAMES):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def save_model(folder: Path, model: Any, tokenizer: Any, *, state_dict: Any, remote_code: bool) -> None:
+    """Save model and tokenizer into `folder`: beside it first, then renamed file by file, weights last."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as beside:
+        model.save_pretrained(beside, state_dict=state_dict, save_remote_code=remote_code)
+        tokenizer.save_pretrained(beside)
+        files = sorted(Path(beside).rglob("*"), key=lambda path: path.suffix == ".safetensors")
+        for file in files:
+            if not file.is_file():
+                continue
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            target = folder / file.relative_to(beside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    sync_folder(folder)
+
+
+def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write predictions as JSON, one line an example, so that two runs can be compared with diff."""
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    write_atomic(path, f"[\n{lines}\n]\n")
