@@ -166,7 +166,7 @@ class SoTHeadConfig:
             )
         if self.pooling == "none" and _is_integer(self.num_layers) and self.num_layers > 1:
             problems.append(
-                f"num_layers={self.num_layers} mixes layers of word tokens, but pooling='none' uses none: use 1"
+                f"num_layers={self.num_layers} mixes layers of words, but pooling='none' has no words: use 1"
             )
         return problems
 

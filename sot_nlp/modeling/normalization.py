@@ -1,0 +1,187 @@
+"""Normalisations of the pooled matrix or vector, as functions with finite gradients everywhere.
+
+Near zero, x^alpha has an infinite slope, and a text of one word pools an exact zero. Every function here
+therefore measures sizes by sqrt(x^2 + EPS^2), which is x itself wherever x is above rounding.
+Shapes: B batch, M heads, P x Q a head's matrix, R = min(P, Q), D features; leading dimensions "..." are free.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EPS = 1e-6
+# Above this size a square may leave fp32's range, and values are scaled down first.
+LARGE = 1e10
+
+
+def smooth_norm(vectors: Tensor) -> Tensor:
+    """sqrt(sum(x^2) + EPS^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
+    scale = _overflow_scale(vectors)
+    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + (EPS / scale).square()).sqrt()
+
+
+def svpn(
+    matrix: Tensor,
+    start: Tensor,
+    *,
+    alpha: float = 0.5,
+    num_singular_values: int = 1,
+    num_iterations: int = 1,
+    start_side: str = "x",
+) -> Tensor:
+    """Singular value power normalisation by power iteration, paper Eq. (7): the fast form.
+
+    The r leading singular triples (u_i, s_i, v_i) are found one after the other, each on what is left of
+    the matrix; they are raised to alpha, and the remainder is divided by s_r^(1 - alpha). Written out, with
+    `g_i = s_i^(alpha - 1)`, that is `S g_r + sum_{i < r} s_i (g_i - g_r) u_i v_i^T`: for the published r = 1
+    just `S / s_1^(1 - alpha)`. One iteration gives a rough s_1 by design.
+
+    Args:
+        matrix: (B, M, P, Q).
+        start: (P,) for `start_side` "x", (Q,) for "y"; shared by the heads.
+        alpha: exponent in (0, 1).
+        num_singular_values: r.
+        num_iterations: power iterations for each triple.
+        start_side: the side of the matrix on which `start` lives.
+
+    Returns:
+        (B, M, P, Q).
+    """
+    # A maps the start vector's side to the other one.
+    remainder = matrix if start_side == "y" else matrix.transpose(-1, -2)
+    triples: list[tuple[Tensor, Tensor, Tensor]] = []
+    for found in range(num_singular_values):
+        if found:
+            u, size, v = triples[-1]
+            remainder = remainder - size.unsqueeze(-1) * u.unsqueeze(-1) * v.unsqueeze(-2)
+        triples.append(_leading_triple(remainder, start, num_iterations))
+    last_gain = triples[-1][1].unsqueeze(-1) ** (alpha - 1)  # (B, M, 1, 1)
+    normalized = matrix * last_gain
+    for u, size, v in triples[:-1]:
+        size = size.unsqueeze(-1)
+        left, right = (u, v) if start_side == "y" else (v, u)
+        normalized = normalized + (
+            size * (size ** (alpha - 1) - last_gain) * left.unsqueeze(-1) * right.unsqueeze(-2)
+        )
+    return normalized
+
+
+def _leading_triple(matrix: Tensor, start: Tensor, num_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """u (..., P), s (..., 1) and v (..., Q) after so many steps of u = A v / |A v|, s v = A^T u."""
+    v = start
+    for _ in range(num_iterations):
+        image = (matrix @ v.unsqueeze(-1)).squeeze(-1)
+        u = image / smooth_norm(image)
+        image = (u.unsqueeze(-2) @ matrix).squeeze(-2)
+        size = smooth_norm(image)
+        v = image / size
+    return u, size, v
+
+
+def svpn_exact(matrix: Tensor, alpha: float = 0.5) -> Tensor:
+    """Singular value power normalisation through an SVD, paper Eq. (6): U diag(f(s)) V^T.
+
+    f(s) = s (s^2 + e^2)^((alpha - 1) / 2) is s^alpha with a finite slope at zero; e is EPS, or the largest
+    singular value's rounding where that is more. The gradient is written out, because an SVD's own divides by
+    differences of singular values: it is exact and finite for equal and for zero ones.
+
+    Args:
+        matrix: (..., P, Q), finite. alpha: exponent in (0, 1).
+
+    Returns:
+        (..., P, Q).
+    """
+    normalized: Tensor = _ExactSvpn.apply(matrix, alpha)
+    return normalized
+
+
+class _ExactSvpn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, alpha: float) -> Tensor:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)  # (P, R), (R,), (R, Q)
+        # Squares are taken in units of the largest singular value c: f(s) = c^alpha f'(s / c), e' = e / c.
+        unit = s[..., :1].clamp_min(EPS)
+        relative = s / unit
+        floor = (EPS / unit).clamp_min(torch.finfo(s.dtype).eps)
+        squares = relative.square() + floor.square()
+        gain = unit ** (alpha - 1) * squares ** ((alpha - 1) / 2)  # f(s) / s
+        ctx.save_for_backward(u, relative, vh, squares, gain, unit)
+        ctx.alpha = alpha
+        return (u * (s * gain).unsqueeze(-2)) @ vh
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # A perturbation dS is split in the basis of the singular vectors. Its symmetric part is scaled by
+        # (f(a) - f(b)) / (a - b) for each pair of singular values, its antisymmetric part by
+        # (f(a) + f(b)) / (a + b), and what lies outside U or V by f(s) / s (the odd function f of the
+        # matrix [0 S; S^T 0], Daleckii and Krein). The map is its own adjoint.
+        u, s, vh, squares, gain, unit = ctx.saved_tensors
+        exponent = (ctx.alpha - 1) / 2
+        a, b = s.unsqueeze(-1), s.unsqueeze(-2)
+        high, low = torch.maximum(a, b), torch.minimum(a, b)
+        high_square = torch.maximum(squares.unsqueeze(-1), squares.unsqueeze(-2))
+        low_square = torch.minimum(squares.unsqueeze(-1), squares.unsqueeze(-2))
+        mean_gain = (gain.unsqueeze(-1) + gain.unsqueeze(-2)) / 2
+        # With q = s^2 + e^2 and t = q_b / q_a - 1: (q_a^k - q_b^k) / (q_a - q_b) is
+        # q_a^(k-1) expm1(k log(1 + t)) / t, accurate however close a and b are, and k q_a^(k-1) at a = b.
+        t = (low - high) * (low + high) / high_square
+        log_ratio = torch.where(t > -0.5, torch.log1p(t.clamp_min(-0.5)), torch.log(low_square / high_square))
+        slope = torch.expm1(exponent * log_ratio) / torch.where(t == 0, 1, t)
+        slope = torch.where(t == 0, exponent, slope)
+        slope = unit.unsqueeze(-1) ** (ctx.alpha - 1) * high_square ** (exponent - 1) * slope
+        # f = s q^k: divided difference, then divided sum.
+        symmetric = mean_gain + (a + b).square() / 2 * slope
+        antisymmetric = mean_gain + (a - b).square() / 2 * slope
+
+        ut, v = u.transpose(-1, -2), vh.transpose(-1, -2)
+        left = ut @ grad  # (R, Q)
+        core = left @ v  # (R, R)
+        swapped = core.transpose(-1, -2)
+        inner = symmetric * (core + swapped) / 2 + antisymmetric * (core - swapped) / 2
+        right_rest = gain.unsqueeze(-1) * (left - core @ vh)  # inside U, outside V
+        left_rest = (grad @ v - u @ core) * gain.unsqueeze(-2)  # inside V, outside U
+        return u @ (inner @ vh + right_rest) + left_rest @ vh, None
+
+
+def isqrt_covariance(covariance: Tensor, num_iterations: int = 5) -> Tensor:
+    """The square root of a covariance by coupled Newton-Schulz steps (iSQRT-COV, arXiv 1712.01034).
+
+    Args:
+        covariance: (..., P, P), symmetric and positive semi-definite.
+        num_iterations: steps, published 5. The small eigenvalues come last: they are too small by then.
+
+    Returns:
+        (..., P, P). The trace gets EPS added, so that a zero matrix gives zero.
+    """
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + EPS
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    root = covariance / trace
+    inverse_root = identity.expand_as(covariance)
+    for step in range(num_iterations):
+        correction = 1.5 * identity - 0.5 * (inverse_root @ root)
+        root = root @ correction
+        if step + 1 < num_iterations:
+            inverse_root = correction @ inverse_root
+    return root * trace.sqrt()
+
+
+def power_normalization(features: Tensor, alpha: float = 0.5) -> Tensor:
+    """sign(x) |x|^alpha of each feature, then length 1; (..., D) -> (..., D)."""
+    # hypot neither overflows nor, unlike sqrt|x|, has an infinite slope at 0.
+    powered = features * torch.hypot(features, features.new_full((), EPS)) ** (alpha - 1)
+    return powered / smooth_norm(powered)
+
+
+def layer_normalization(features: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """LayerNorm over the last dimension, without overflow; (..., D) by (D,) and (D,) -> (..., D)."""
+    return functional.layer_norm(features / _overflow_scale(features), features.shape[-1:], weight, bias, eps)
+
+
+def _overflow_scale(features: Tensor) -> Tensor:
+    """1 for features whose squares fp32 can hold, else what brings the largest down to LARGE; (..., 1)."""
+    return (features.detach().abs().amax(-1, keepdim=True) / LARGE).clamp_min(1)
