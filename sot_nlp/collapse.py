@@ -1,0 +1,46 @@
+"""Fine-tuning that failed, told as such: one predicted class, a loss that did not fall, no correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+REMEDY = "try another --seed, warm-up (--warmup_ratio 0.1), a lower --learning_rate, or more epochs"
+# The mean loss of the last tenth of a run must lie at least this share below that of its first tenth.
+LEAST_FALL = 0.02
+# A correlation below this is what chance gives on a few hundred examples.
+NO_CORRELATION = 0.01
+CORRELATIONS = ("matthews_correlation", "pearson", "spearman")
+
+
+def collapse_warnings(
+    predictions: Sequence[Any], losses: Sequence[float], scores: Mapping[str, float], kind: str
+) -> list[str]:
+    """One sentence for each sign of a collapsed run; empty for a sound one.
+
+    Args:
+        predictions: what the kept model predicts on the validation split: ids, scores or 0/1 lists.
+        losses: the training loss at each log line, in order.
+        scores: the kept model's metrics on the validation split.
+        kind: `classification`, `regression` or `multi_label`.
+    """
+    signs = []
+    distinct = {tuple(p) if isinstance(p, list) else p for p in predictions}
+    if len(predictions) > 1 and len(distinct) == 1:
+        what = "score" if kind == "regression" else "class"
+        signs.append(f"every validation example is given the same {what} ({next(iter(distinct))})")
+    if not fell(losses):
+        signs.append("the training loss did not fall")
+    for metric in CORRELATIONS:
+        if metric in scores and abs(scores[metric]) < NO_CORRELATION:
+            signs.append(f"{metric} is {scores[metric]:.3f}, which is chance")
+    return [f"collapsed run: {sign}; {REMEDY}" for sign in signs]
+
+
+def fell(losses: Sequence[float]) -> bool:
+    """Whether the loss fell over the run; True where there are too few log lines (under 10) to tell."""
+    if len(losses) < 10:
+        return True
+    tenth = len(losses) // 10
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    return last < first * (1 - LEAST_FALL)

@@ -1,0 +1,79 @@
+"""A model on a task's labelled splits -> scores, and one row of predictions an example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp import evaluation, metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from accelerate import Accelerator
+
+    from sot_nlp.data import TokenSplit
+    from sot_nlp.task_spec import TaskSpec
+
+
+@dataclass(kw_only=True)
+class Scorer:
+    """Scores a model on the validation splits of `spec`; called by the training after each epoch.
+
+    `splits` maps their names to their tokens; the first is the one that the best model is chosen by.
+    """
+
+    spec: TaskSpec
+    splits: dict[str, TokenSplit]
+    accelerator: Accelerator
+    batch_size: int
+    pad_token_id: int
+    padding_side: str
+
+    def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
+        """`{loss, <metric>...}` of the first split, and under `splits` the same for each of several."""
+        scores = {name: self.score(split, self.logits(model, split)) for name, split in self.splits.items()}
+        first = next(iter(scores.values()))
+        return {**first, "splits": scores} if len(scores) > 1 else first
+
+    def logits(self, model: torch.nn.Module, split: TokenSplit) -> np.ndarray:
+        """Logits (n, K) in fp32, in the split's order, on every process."""
+        return evaluation.predict(
+            model,
+            split,
+            self.accelerator,
+            batch_size=self.batch_size,
+            pad_token_id=self.pad_token_id,
+            padding_side=self.padding_side,
+        )
+
+    def score(self, split: TokenSplit, logits: np.ndarray) -> dict[str, float]:
+        """Loss and metrics of `logits` (n, K) against the labels of `split`."""
+        kind = self.spec.kind
+        scores = metrics.compute(self.spec.metrics, decisions(logits, kind), split.labels)
+        return {"loss": evaluation.loss(logits, split.labels, kind), **scores}
+
+    def rows(self, split: TokenSplit, logits: np.ndarray) -> list[dict[str, Any]]:
+        """What `predictions.json` holds: one row an example, in the file's order.
+
+        `index` in the file; `label` and `prediction` as class ids (positions in the record's `labels`), for a
+        regression as scores, for several labels as a 0 or 1 each; `probabilities` in the order of the ids,
+        left out for a regression. A split without labels has no `label`.
+        """
+        kind = self.spec.kind
+        columns = {"index": split.indices.tolist()}
+        if split.labels is not None:
+            columns["label"] = split.labels.tolist()
+        columns["prediction"] = decisions(logits, kind).tolist()
+        if kind != "regression":
+            columns["probabilities"] = evaluation.probabilities(logits, kind).round(6).tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def decisions(logits: np.ndarray, kind: str) -> np.ndarray:
+    """What the model decides: the likeliest class (n,), the score (n,), or a 0 or 1 for each label (n, K)."""
+    if kind == "regression":
+        return logits[:, 0]
+    if kind == "multi_label":
+        return (logits > 0).astype("int64")
+    return logits.argmax(-1)

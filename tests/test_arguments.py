@@ -1,0 +1,162 @@
+import dataclasses
+
+import pytest
+
+from sot_nlp.arguments import CHOICES, FIELDS, RANGES, TYPES, Arguments, build_arguments
+from sot_nlp.command_line import make_parser, parse_flags, read_config
+from sot_nlp.errors import UserError
+
+
+def from_flags(line: str, *below):
+    flags, config = parse_flags(line.split(), "sot-nlp train", "")
+    assert config is None
+    return build_arguments([*below, ("flag", flags)])
+
+
+def test_later_layers_win_and_each_value_knows_its_layer():
+    recipe = ("recipe of cola", {"learning_rate": 2e-5, "num_train_epochs": 10, "head": "text"})
+    file = ("my.yaml", {"learning_rate": "3e-5"})
+    arguments = from_flags("--num_train_epochs 2", recipe, file)
+    assert (arguments.learning_rate, arguments.num_train_epochs, arguments.head) == (3e-5, 2.0, "text")
+    assert arguments.sources == {
+        "learning_rate": "my.yaml",
+        "num_train_epochs": "flag",
+        "head": "recipe of cola",
+    }
+
+
+def test_flags_override_single_fields_of_the_recipes_head():
+    recipe = ("recipe", {"head": "text", "head.width_x": 112, "head.dropout": 0.7})
+    assert from_flags("--head.alpha 0.7", recipe).head_overrides == {
+        "width_x": 112,
+        "dropout": 0.7,
+        "alpha": 0.7,
+    }
+    assert from_flags("--head.width_x=64", recipe).head_overrides["width_x"] == 64
+
+
+def test_another_head_drops_the_recipes_fields_but_not_the_flags():
+    recipe = ("recipe", {"head": "text", "head.width_x": 112})
+    arguments = from_flags("--head vision --head.num_heads 4", recipe)
+    assert (arguments.head, arguments.head_overrides) == ("vision", {"num_heads": 4})
+    assert from_flags("--head text", recipe).head_overrides == {"width_x": 112}
+
+
+def test_the_record_holds_every_setting_but_the_token():
+    arguments = from_flags("--task cola --hub_token hf_secret")
+    values = arguments.to_dict()
+    assert "hf_secret" not in str(values)
+    assert set(values) == set(FIELDS) - {"hub_token"}
+    assert build_arguments([("record", values)]).to_dict() == values
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("--freeze_backbone", True),
+        ("--freeze_backbone true", True),
+        ("--freeze_backbone off", False),
+        ("--freeze_backbone=no", False),
+    ],
+)
+def test_switches(line, value):
+    assert from_flags(line).freeze_backbone is value
+
+
+def test_lists_and_mappings():
+    arguments = from_flags("--text_column_names a b --label_mapping 0=bad 1=good")
+    assert arguments.text_column_names == ["a", "b"]
+    assert arguments.label_mapping == {"0": "bad", "1": "good"}
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("--per_device_train_batch_size 0", ["--per_device_train_batch_size", "0", "at least 1"]),
+        ("--num_train_epochs -1", ["--num_train_epochs", "-1", "above 0"]),
+        ("--learning_rate fast", ["--learning_rate", "'fast'", "a finite number"]),
+        ("--learning_rate nan", ["--learning_rate", "a finite number"]),
+        ("--seed 1.5", ["--seed", "a whole number"]),
+        ("--seed none", ["--seed", "a value"]),
+        ("--freeze_backbone maybe", ["--freeze_backbone", "true or false"]),
+        ("--label_mapping 0", ["--label_mapping", "0=negative"]),
+        ("--mixed_precision half", ["--mixed_precision", "'half'", "auto, no, bf16, fp16, fp8"]),
+        ("--checkpointing_steps often", ["--checkpointing_steps", "'often'", "'epoch'"]),
+        ("--checkpointing_steps 0", ["--checkpointing_steps", "'0'"]),
+        ("--warmup_steps 5 --warmup_ratio 0.1", ["--warmup_steps or --warmup_ratio"]),
+        ("--freeze_backbone --lora_r 8", ["--freeze_backbone", "--lora_r"]),
+        ("--learning_rates 1", ["unknown flag --learning_rates", "--learning_rate"]),
+        ("cola", ["stray word 'cola'"]),
+        ("--head.alpha", ["--head.alpha needs a value"]),
+        ("--text_column_names a b c", ["--text_column_names"]),
+        ("--hub_model_id a/b/c --push_to_hub", ["--hub_model_id", "user/name"]),
+    ],
+)
+def test_mistakes_are_one_line_that_names_flag_value_and_what_is_right(line, parts):
+    with pytest.raises(UserError) as caught:
+        from_flags(line)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(UserError) as caught:
+        from_flags("--num_train_epochs 0 --max_length 0 --learning_rate x")
+    for flag in ("--num_train_epochs", "--max_length", "--learning_rate"):
+        assert flag in str(caught.value)
+
+
+def test_a_config_file_is_a_layer(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 3e-5\nhead: {preset: vision, alpha: 0.7}\ntext_column_names: [a, b]\n")
+    arguments = build_arguments([(str(path), read_config(str(path)))])
+    assert (arguments.learning_rate, arguments.head, arguments.head_overrides) == (
+        3e-5,
+        "vision",
+        {"alpha": 0.7},
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("learning_rte: 1\n", ["line 1", "learning_rte", "learning_rate"]),
+        ("seed: 1\nhaed: text\n", ["line 2", "head"]),
+        ("seed: [1\n", ["line 2"]),
+        ("- a\n- b\n", ["setting: value"]),
+        ("seed: !!python/object/apply:os.system ['true']\n", ["line 1"]),
+    ],
+)
+def test_mistakes_in_a_config_file_name_the_line(tmp_path, content, parts):
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_config(str(path))
+    for part in ["run.yaml", *parts]:
+        assert part in str(caught.value)
+
+
+def test_a_missing_or_binary_config_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_config(str(tmp_path / "no.yaml"))
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_config(str(tmp_path / "b.yaml"))
+
+
+def test_terminal_escapes_in_a_value_are_not_printed_raw():
+    with pytest.raises(UserError) as caught:
+        build_arguments([("flag", {"mixed_precision": "\x1b[31mred"})])
+    assert "\x1b" not in str(caught.value)
+
+
+def test_every_field_has_help_a_group_and_a_checked_default():
+    help_text = make_parser("p", "d").format_help()
+    for name, field in FIELDS.items():
+        assert field.metadata["help"]
+        assert (f"--{name}" in help_text) or name == "head_overrides"
+    assert set(CHOICES) | set(RANGES) <= set(TYPES)
+    assert build_arguments([]).to_dict() == Arguments().to_dict()
+    assert dataclasses.replace(Arguments(), seed=3).seed == 3

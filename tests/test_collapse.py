@@ -1,0 +1,36 @@
+from sot_nlp.collapse import collapse_warnings, fell
+
+FALLING = [1.0 - 0.02 * i for i in range(30)]
+
+
+def test_a_sound_run_has_no_warning():
+    assert collapse_warnings([0, 1, 1, 0], FALLING, {"matthews_correlation": 0.4}, "classification") == []
+
+
+def test_one_class_for_all_is_named_with_its_class():
+    warnings = collapse_warnings([1, 1, 1], FALLING, {"accuracy": 0.7}, "classification")
+    assert len(warnings) == 1
+    assert "the same class (1)" in warnings[0]
+    assert "--warmup_ratio" in warnings[0]
+
+
+def test_several_labels_are_compared_as_a_whole():
+    assert collapse_warnings([[0, 1], [0, 1]], FALLING, {}, "multi_label")
+    assert not collapse_warnings([[0, 1], [1, 1]], FALLING, {}, "multi_label")
+
+
+def test_a_loss_that_stays_is_named():
+    (warning,) = collapse_warnings([0, 1], [0.69] * 40, {"accuracy": 0.5}, "classification")
+    assert "loss did not fall" in warning
+
+
+def test_chance_correlation_is_named_in_either_sign():
+    for value in (0.0, 0.009, -0.009):
+        assert collapse_warnings([0.1, 0.2], FALLING, {"pearson": value}, "regression")
+    assert not collapse_warnings([0.1, 0.2], FALLING, {"pearson": -0.5}, "regression")
+
+
+def test_a_loss_falls_by_at_least_two_percent_between_first_and_last_tenth():
+    assert fell([1.0] * 5 + [0.9] * 5)
+    assert not fell([1.0] * 5 + [0.99] * 5)
+    assert fell([1.0, 1.0])  # too few lines to tell
