@@ -42,6 +42,9 @@ class FrozenMapping(Mapping[_K, _V]):
         return repr(self._items)
 
 
+_Columns = FrozenMapping[str, str | int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskFile:
     """One split's file.
@@ -49,9 +52,9 @@ class TaskFile:
     `file` is a path below the task's folder (`TaskSpec.file_path` resolves it). None means that the
     reader decides: `format` by the file's ending, `header` yes, `quoting` as the format has it.
     `quoting` False: a `"` is a character like any other. `num_columns`: what every line must have, for
-    files without a header. `columns` maps the task's column names to the file's: its names, or
-    positions counted from 0; a column that it leaves out has the same name in the file. A test split
-    may lack the label column.
+    files without a header. `columns` maps the task's column names, which are also the Hub's, to the
+    file's: names, or positions counted from 0. A column that it leaves out has the same name in the
+    file. A test split may lack the label column, whatever `columns` says.
     """
 
     file: str
@@ -59,7 +62,8 @@ class TaskFile:
     header: bool | None = None
     quoting: bool | None = None
     num_columns: int | None = None
-    columns: FrozenMapping[str, str | int] = FrozenMapping()
+    broken_lines: bool = False
+    columns: _Columns = FrozenMapping()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,8 @@ class TaskSpec:
     `head.<field>` to values; `recipe_source` says where it was published, None where it was not.
     """
 
-    name: str
+    name: str  # part of file names: letters, digits, `_`, `-` and `.`
+    aliases: tuple[str, ...]  # other names that `load_task` finds it by
     title: str
     description: str
     kind: str  # classification | regression | multi_label
@@ -184,21 +189,16 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
     wanted = _key(text)
     if wanted in known:
         return read_task(tasks_folder() / f"{wanted}.yaml")
-    for name, aliases in _ALIASES.items():
-        if wanted in aliases and name in known:
-            return read_task(tasks_folder() / f"{name}.yaml")
+    for name in known:
+        spec = read_task(tasks_folder() / f"{name}.yaml")
+        if wanted in map(_key, spec.aliases):
+            return spec
     hint = did_you_mean(wanted, known)
     raise UserError(f"--task: unknown task {printable(text)!r}; {hint} (or a path that ends in .yaml)")
 
 
-# Other names under which GLUE's tasks go; letter case, `-` and `_` make no difference.
-_ALIASES = {
-    "mnli": ("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"),
-    "ax": ("diagnostic", "gluediagnostic"),
-}
-
-
 def _key(name: str) -> str:
+    """A task's name as users vary it: `SST-2`, `sst_2` and `sst2` are one."""
     return re.sub(r"[-_ ]", "", name).casefold()
 
 
@@ -217,9 +217,13 @@ def read_task(path: Path) -> TaskSpec:
     metrics = top.texts("metrics", choices=of_kind) or default_metrics(kind)
     main_metric = top.text("main_metric", choices=metrics) or metrics[0]
     columns = (*text_columns, *([label_column] if label_column else []))
+    name = top.text("name") or re.sub(r"[^\w.-]+", "-", path.stem)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        top.problem(f"{printable(name)!r} may hold letters, digits, `_`, `-` and `.` only", key="name")
     spec = TaskSpec(
-        name=top.text("name") or path.stem,
-        title=top.text("title") or top.text("name") or path.stem,
+        name=name,
+        aliases=top.texts("aliases") or (),
+        title=top.text("title") or name,
         description=top.text("description") or "",
         kind=kind,
         text_columns=text_columns,
@@ -302,33 +306,30 @@ def _dataset_splits(top: YamlMapping) -> FrozenMapping[str, str]:
 
 
 def _files(top: YamlMapping, columns: tuple[str, ...]) -> FrozenMapping[str, TaskFile]:
+    shared = _columns(top, columns)
     files = top.mapping("files")
     found: dict[str, TaskFile] = {}
     for split in _split_names(files) if files is not None else ():
         assert files is not None
         if files.is_text(split):
-            found[split] = TaskFile(file=files.text(split) or "")
+            found[split] = TaskFile(file=files.text(split) or "", columns=shared)
         elif (entry := files.mapping(split)) is not None:
-            found[split] = _file(entry, columns)
+            found[split] = _file(entry, columns, shared)
     return FrozenMapping(found)
 
 
-def _file(entry: YamlMapping, columns: tuple[str, ...]) -> TaskFile:
-    mapped = entry.scalars("columns")
+def _file(entry: YamlMapping, columns: tuple[str, ...], shared: _Columns) -> TaskFile:
     header = entry.flag("header")
     num_columns = entry.integer("num_columns", least=1)
+    mapped = _columns(entry, columns) or shared
     for column, place in mapped.items():
-        if column not in columns:
+        if header is False and isinstance(place, str):
             entry.problem(
-                f"{printable(column)!r} is no column of the task; {did_you_mean(column, columns)}",
-                key="columns",
+                f"{printable(column)} needs its column's position: there is no header", key="header"
             )
-        elif type(place) is int and (place < 0 or (num_columns is not None and place >= num_columns)):
-            entry.problem(f"{column}: column {place} does not exist (counted from 0)", key="columns")
-        elif type(place) not in (str, int) or (header is False and type(place) is str):
+        elif isinstance(place, int) and num_columns is not None and place >= num_columns:
             entry.problem(
-                f"{column}: must be a column's position, counted from 0, or its name in a header",
-                key="columns",
+                f"{printable(column)} is at {place}, counted from 0, beyond them", key="num_columns"
             )
     if header is False and not mapped:
         entry.problem("a file without a header needs `columns`, the position of each column", key="header")
@@ -338,8 +339,22 @@ def _file(entry: YamlMapping, columns: tuple[str, ...]) -> TaskFile:
         header=header,
         quoting=entry.flag("quoting"),
         num_columns=num_columns,
-        columns=FrozenMapping({k: v for k, v in mapped.items() if isinstance(v, str | int)}),
+        columns=mapped,
     )
+
+
+def _columns(place: YamlMapping, columns: tuple[str, ...]) -> _Columns:
+    found: dict[str, str | int] = {}
+    for column, position in place.scalars("columns").items():
+        if column not in columns:
+            hint = did_you_mean(column, columns)
+            place.problem(f"{printable(column)!r} is no column of the task; {hint}", key="columns")
+        elif type(position) is str or (type(position) is int and position >= 0):
+            found[column] = position
+        else:
+            message = "must be a name in the header, or a position counted from 0"
+            place.problem(f"{printable(column)}: {message}", key="columns")
+    return FrozenMapping(found)
 
 
 def _rows(top: YamlMapping) -> FrozenMapping[str, int]:

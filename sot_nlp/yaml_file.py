@@ -17,7 +17,8 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 
 Scalar = str | int | float | bool | None
 _T = TypeVar("_T")
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?([eE][-+]?\d+)?|[-+]?\.\d+([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})?")
+_LARGEST = 1 << 20  # bytes; a settings file is small, and parsing is slow
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
@@ -186,12 +187,13 @@ def scalar(node: yaml.ScalarNode) -> Scalar:
 def read_yaml_mapping(path: Path) -> YamlMapping:
     """The mapping that the YAML file at `path` holds; UserError where it can't be read or is no mapping."""
     shown = printable(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
+        raise UserError(f"{shown}: {found}; a YAML file was expected")
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"{shown}: has more than {_LARGEST:,} bytes, too many for a YAML file of settings")
     try:
         content = path.read_bytes()
-    except IsADirectoryError:
-        raise UserError(f"{shown}: is a folder; a YAML file was expected") from None
-    except FileNotFoundError:
-        raise UserError(f"{shown}: no such file") from None
     except OSError as error:
         raise UserError(f"{shown}: cannot be read ({error.strerror})") from None
     try:
@@ -207,6 +209,8 @@ def read_yaml_mapping(path: Path) -> YamlMapping:
         raise UserError(f"{where}: is not valid YAML: {printable(error.problem or error.context)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{shown}: is not valid YAML: {printable(error)}") from None
+    except RecursionError:
+        raise UserError(f"{shown}: is nested too deeply") from None
     if node is None:
         raise UserError(f"{shown}: is empty")
     if not isinstance(node, yaml.MappingNode):
