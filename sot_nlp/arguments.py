@@ -222,6 +222,13 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "save_total_limit": (1, True, math.inf),
     "logging_steps": (1, True, math.inf),
 }
+# Two ways to say the same thing: the one that a later layer gives sets aside the other of the layers below.
+RIVALS = {
+    "warmup_steps": "warmup_ratio",
+    "warmup_ratio": "warmup_steps",
+    "num_train_epochs": "max_train_steps",
+    "max_train_steps": "num_train_epochs",
+}
 TRUE_WORDS = {"true", "yes", "1", "on"}
 FALSE_WORDS = {"false", "no", "0", "off"}
 
@@ -313,6 +320,10 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
         folded = _fold_head(layer)
         if "head" in folded and folded["head"] != values.get("head"):
             values.pop("head_overrides", None)
+        for name, rival in RIVALS.items():
+            if name in folded and rival not in folded:
+                values.pop(rival, None)
+                sources.pop(rival, None)
         for name, value in folded.items():
             where = f"--{name}" if source == "flag" else f"{name} ({source})"
             if name not in FIELDS:

@@ -42,6 +42,15 @@ def test_another_head_drops_the_recipes_fields_but_not_the_flags():
     assert from_flags("--head text", recipe).head_overrides == {"width_x": 112}
 
 
+def test_a_later_layer_sets_aside_the_other_way_to_say_it():
+    recipe = ("recipe", {"warmup_steps": 0, "num_train_epochs": 10})
+    arguments = from_flags("--warmup_ratio 0.1 --max_train_steps 7", recipe)
+    assert (arguments.warmup_steps, arguments.warmup_ratio) == (None, 0.1)
+    assert arguments.max_train_steps == 7
+    file = ("my.yaml", {"max_train_steps": 7})
+    assert from_flags("--num_train_epochs 2", file).max_train_steps is None
+
+
 def test_the_record_holds_every_setting_but_the_token():
     arguments = from_flags("--task cola --hub_token hf_secret")
     values = arguments.to_dict()

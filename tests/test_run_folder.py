@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from sot_nlp import records, run_folder
+from sot_nlp.arguments import Arguments
+from sot_nlp.errors import UserError
+
+
+def record(status):
+    return {"format_version": records.FORMAT_VERSION, "status": status, "task": "cola"}
+
+
+def test_an_empty_or_new_folder_may_be_used(tmp_path):
+    assert run_folder.claim(tmp_path / "a" / "b", Arguments()) is None
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_finished_run_is_refused_and_replaced_only_when_told(tmp_path):
+    records.write(tmp_path, record(records.FINISHED))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "x").write_text("x")
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"finished run.*--overwrite_output_dir"):
+        run_folder.claim(tmp_path, Arguments())
+    assert (tmp_path / "model.safetensors").exists()
+    assert run_folder.claim(tmp_path, Arguments(overwrite_output_dir=True)) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
+
+
+@pytest.mark.parametrize("status", [records.RUNNING, records.INTERRUPTED, records.FAILED])
+def test_an_unfinished_run_goes_on(tmp_path, status):
+    records.write(tmp_path, record(status))
+    assert run_folder.claim(tmp_path, Arguments())["status"] == status
+
+
+def test_a_folder_with_something_else_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"not a run's folder .*thesis\.tex"):
+            run_folder.claim(tmp_path, Arguments(overwrite_output_dir=overwrite))
+    assert (tmp_path / "thesis.tex").read_text() == "text"
+
+
+def test_a_file_and_the_models_own_folder_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        run_folder.claim(tmp_path / "file", Arguments())
+    model = tmp_path / "model"
+    model.mkdir()
+    with pytest.raises(UserError, match="--model_name_or_path itself"):
+        run_folder.claim(model, Arguments(model_name_or_path=str(tmp_path / "." / "model")))
+
+
+def test_the_default_folder_says_task_model_head_and_seed_and_stays_inside():
+    arguments = Arguments(model_name_or_path="google-bert/bert-base-cased", seed=7)
+    assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-bert-base-cased-text-seed7"
+    arguments = Arguments(model_name_or_path="../../x/..", head="a/../b")
+    folder = run_folder.default_folder("../\x1b[31m<b>", arguments)
+    assert folder.parts[0] == "runs"
+    assert len(folder.parts) == 2
+    assert not set(folder.name) & set("/\\<>\x1b")
+
+
+def test_predictions_are_one_line_an_example(tmp_path):
+    rows = [{"index": 0, "prediction": 1}, {"index": 1, "prediction": 0}]
+    run_folder.write_predictions(tmp_path / "predictions.json", rows)
+    text = (tmp_path / "predictions.json").read_text()
+    assert json.loads(text) == rows
+    assert len(text.splitlines()) == len(rows) + 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "not the folder of a run"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "not the record"),
+        ('{"format_version": 99}', "format_version 99"),
+    ],
+)
+def test_a_record_that_is_none_is_named(tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / records.NAME).write_text(content)
+    with pytest.raises(UserError, match=reason):
+        records.read(tmp_path)
