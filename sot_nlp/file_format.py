@@ -1,0 +1,128 @@
+"""What a data file is, found out before it is read: its format, and what it is not."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sot_nlp.errors import UserError, printable
+
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# A line longer than this is no example, but a file without line ends or a quote that never closed.
+MAX_LINE = 64 * 1024 * 1024
+
+_SIGNATURES = (
+    (b"PAR1", "a Parquet file", "name it .parquet"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
+    (b"BZh", "compressed with bzip2", "unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstandard", "unpack it first"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or save it as CSV"),
+    (b"ARROW1", "an Arrow file", "save it as Parquet"),
+    (b"SQLite format 3", "an SQLite database", "export it as CSV"),
+    (b"%PDF", "a PDF", "export its text as CSV"),
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the data", "fetch it with `git lfs pull`"),
+    (b"<!DOCTYPE", "an HTML page", "download the file itself"),
+    (b"<html", "an HTML page", "download the file itself"),
+)
+
+
+def check_file(path: Path, flag: str = "") -> None:
+    """Raise UserError unless `path` is a file that can be read and holds something.
+
+    `flag` is the argument that named it, for the message.
+    """
+    name = f"{flag + ': ' if flag else ''}{printable(path)}"
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(BYTE_ORDER_MARK) + 1)
+    except FileNotFoundError:
+        raise UserError(f"{name} does not exist{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{name} is a folder; give a file ({', '.join(FORMATS)})") from None
+    except PermissionError:
+        raise UserError(f"{name}: no rights to read it") from None
+    except OSError as error:
+        raise UserError(f"{name} can't be read: {error.strerror or error}") from None
+    if not start.removeprefix(BYTE_ORDER_MARK):
+        raise UserError(f"{name} is empty; expected examples")
+
+
+def file_format(path: Path, declared: str | None = None) -> str:
+    """The format of `path`: `declared`, or what its name ends in. UserError if its content is another."""
+    found = declared or path.suffix[1:].lower()
+    if found not in FORMATS:
+        ending = f"ends in {printable(path.suffix)!r}" if path.suffix else "has no ending"
+        raise UserError(f"{printable(path)} {ending}; expected one of .{', .'.join(FORMATS)}")
+    with path.open("rb") as file:
+        start = file.read(4096)
+    expected = f"not {found.upper()} as its name says"
+    if found == "parquet" and start.startswith(b"PAR1"):
+        return found
+    for signature, what, remedy in _SIGNATURES:
+        if start.startswith(signature):
+            raise UserError(f"{printable(path)} is {what}, {expected}: {remedy}")
+    if found == "parquet":
+        raise UserError(f"{printable(path)} is {expected}: it begins with {printable(start[:20])}")
+    first = start.removeprefix(BYTE_ORDER_MARK).lstrip().split(b"\n")[0].rstrip()
+    if found in ("csv", "tsv") and _is_json(first):
+        raise UserError(f"{printable(path)} is JSON, {expected}: name it .json or .jsonl")
+    return found
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file with their line ends, without a byte order mark.
+
+    UserError names the line of a NUL byte, of what is not UTF-8, and of a line without an end.
+    """
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(MAX_LINE + 1):
+            number += 1
+            if number == 1:
+                raw = raw.removeprefix(BYTE_ORDER_MARK)
+            where = f"{printable(path)}, line {number}"
+            if len(raw) > MAX_LINE:
+                raise UserError(f"{where} is longer than {MAX_LINE >> 20} MiB; expected one example a line")
+            if b"\0" in raw:
+                raise UserError(f"{where} holds a NUL byte; expected UTF-8 text (is the file damaged?)")
+            try:
+                yield raw.decode()
+            except UnicodeDecodeError as error:
+                wrong = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+                raise UserError(f"{where} is not UTF-8 ({wrong}); save the file as UTF-8") from None
+
+
+def _is_json(line: bytes) -> bool:
+    if line in (b"{", b"["):
+        return True
+    if not line.startswith((b"{", b"[")):
+        return False
+    try:
+        return isinstance(json.loads(line.rstrip(b",")), dict | list)
+    except (ValueError, RecursionError):
+        return line.startswith((b'{"', b'[{"'))
+
+
+def _neighbours(path: Path) -> str:
+    """What is there instead of the missing `path`."""
+    if not path.parent.is_dir():
+        return f"; nor does its folder {printable(path.parent)}"
+    there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.6)
+    if near:
+        return f"; did you mean {' or '.join(map(printable, near))}?"
+    return f"; its folder holds {list_names(there)}"
+
+
+def list_names(names: list[str], most: int = 12) -> str:
+    """Names for a message: all of them, or the first `most` and how many more there are."""
+    if not names:
+        return "nothing"
+    shown = ", ".join(printable(name, 60) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
