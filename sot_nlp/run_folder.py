@@ -17,7 +17,9 @@ from sot_nlp.files import sync_folder, write_atomic
 
 # What a run makes, and so what `--overwrite_output_dir` may delete: nothing else in the folder is touched.
 OWN_NAMES = (
-    re.compile(r"record\.json|(test_)?predictions\w*\.json|train\.log|metrics\.jsonl|adapter|checkpoints|logs"),
+    re.compile(
+        r"record\.json|(test_)?predictions\w*\.json|train\.log|metrics\.jsonl|adapter|checkpoints|logs"
+    ),
     re.compile(r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"),
     re.compile(r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"),
     re.compile(r"vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja"),
@@ -82,10 +84,10 @@ def clear(folder: Path) -> None:
                 path.unlink()
 
 
-def save_model(folder: Path, model: Any, tokenizer: Any, *, state_dict: Any, remote_code: bool) -> None:
+def save_model(folder: Path, model: Any, tokenizer: Any, *, remote_code: bool) -> None:
     """Save model and tokenizer into `folder`: beside it first, then renamed file by file, weights last."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as beside:
-        model.save_pretrained(beside, state_dict=state_dict, save_remote_code=remote_code)
+        model.save_pretrained(beside, save_remote_code=remote_code)
         tokenizer.save_pretrained(beside)
         files = sorted(Path(beside).rglob("*"), key=lambda path: path.suffix == ".safetensors")
         for file in files:

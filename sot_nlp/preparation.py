@@ -1,0 +1,160 @@
+"""Settings -> what a run works with: task, head, tokenizer, data, model. Each mistake names its flag."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp.arguments import Arguments
+from sot_nlp.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sot_nlp.data import TaskData
+    from sot_nlp.modeling.head_config import SoTHeadConfig
+    from sot_nlp.task_spec import TaskSpec
+
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi_label": "multi_label_classification",
+}
+
+
+def task_of(arguments: Arguments) -> TaskSpec:
+    """The task that the settings name, or the one that their own files make."""
+    if arguments.task is not None and not (arguments.train_file or arguments.dataset_name):
+        from sot_nlp.task_spec import load_task
+
+        spec = load_task(arguments.task)
+        if spec.model_from is not None:
+            raise UserError(
+                f"--task {spec.name}: has no training data; train --task {spec.model_from} and then run "
+                f"`sot-nlp evaluate FOLDER --task {spec.name}`"
+            )
+        return spec
+    from sot_nlp.data import user_task
+
+    return user_task(arguments)
+
+
+def head_of(arguments: Arguments) -> SoTHeadConfig:
+    """The head's settings: the preset with the fields that were given over it."""
+    from sot_nlp.modeling.head_config import resolve_head
+
+    try:
+        return resolve_head(arguments.head, **arguments.head_overrides)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--head {printable(arguments.head)}: {error}") from None
+
+
+def check_model_folder(name_or_path: str) -> None:
+    """Refuse what is clearly meant as a folder and is none, or holds no model."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"--model_name_or_path {printable(path)}: no config.json in this folder")
+    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise UserError(f"--model_name_or_path {printable(path)}: no such folder")
+
+
+@contextlib.contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Turn a library's refusal of what the user named into one line that names it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{what}: {printable(reason, 600)}") from error
+
+
+def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, with a pad token."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from sot_nlp.modeling.tokenizer import load_tokenizer as load
+
+        return load(
+            arguments.model_name_or_path,
+            revision=arguments.model_revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+
+
+def load_data(
+    arguments: Arguments, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+) -> TaskData:
+    """The tokens of every split that the run needs; the main process makes the cache, the others read it."""
+    from sot_nlp import data
+
+    splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
+    with accelerator.main_process_first():
+        return data.load_data(spec, arguments, tokenizer, splits=splits)
+
+
+def load_model(arguments: Arguments, head: SoTHeadConfig, data: TaskData) -> PreTrainedModel:
+    """The checkpoint's backbone with the head, for the labels of `data`.
+
+    A SoT checkpoint keeps its own head unless a flag or the `--config` file asks for another.
+    """
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from transformers import PreTrainedConfig
+
+        from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+
+        where = {"revision": arguments.model_revision}
+        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **where)
+        asked = any(
+            not arguments.sources.get(name, "recipe").startswith("recipe")
+            for name in ("head", "head_overrides")
+        )
+        options: dict[str, Any] = {}
+        if asked or not str(saved.get("model_type", "")).startswith("sot"):
+            options |= {"head": head, "head_preset": arguments.head}
+        if data.labels is None:
+            options["num_labels"] = 1
+        else:
+            options["id2label"] = dict(enumerate(data.labels))
+            options["label2id"] = {name: i for i, name in enumerate(data.labels)}
+        if arguments.attn_implementation:
+            options["attn_implementation"] = arguments.attn_implementation
+        return AutoSoTForSequenceClassification.from_pretrained(
+            arguments.model_name_or_path,
+            problem_type=PROBLEM_TYPES[data.kind],
+            trust_remote_code=arguments.trust_remote_code,
+            **where,
+            **options,
+        )
+
+
+def class_weights(arguments: Arguments, data: TaskData) -> torch.Tensor | None:
+    """One weight a class, with mean 1 over the training examples; None where all weigh the same."""
+    if arguments.class_weights is None:
+        return None
+    import numpy as np
+    import torch
+
+    if data.kind != "classification" or data.labels is None:
+        raise UserError("--class_weights: only for tasks with one label an example")
+    counts = np.bincount(data.splits["train"].labels, minlength=len(data.labels))
+    if arguments.class_weights == "balanced":
+        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    else:
+        try:
+            weights = np.array([float(part) for part in arguments.class_weights.split(",")])
+        except ValueError:
+            weights = np.zeros(0)
+        if len(weights) != len(counts) or not (weights > 0).all() or not np.isfinite(weights).all():
+            raise UserError(
+                f"--class_weights {printable(arguments.class_weights)}: expected 'balanced' or "
+                f"{len(counts)} positive numbers, for {', '.join(map(printable, data.labels))}"
+            )
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)

@@ -1,0 +1,229 @@
+"""One run from settings to record: task -> data -> model -> training -> scores -> what it leaves on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp import preparation, records, run_folder
+from sot_nlp.arguments import Arguments
+from sot_nlp.collapse import collapse_warnings
+from sot_nlp.errors import UserError, printable
+from sot_nlp.interruption import Interrupted
+from sot_nlp.run_lock import run_lock
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sot_nlp.data import TaskData
+    from sot_nlp.scoring import Scorer
+    from sot_nlp.training import TrainingResult
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the steps of a run share."""
+
+    arguments: Arguments
+    folder: Path
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+    data: TaskData
+    model: PreTrainedModel
+    scorer: Scorer
+    started: float
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Train by `arguments`, on every process that the launcher started; returns the record of the run.
+
+    Leaves in `--output_dir` the model and its tokenizer, `record.json`, `predictions.json` (validation), with
+    `--do_predict` the test predictions, `train.log`, `metrics.jsonl` and the checkpoints. Raises UserError.
+    """
+    started = time.time()
+    # What can be refused without torch is refused before torch is imported: that alone takes seconds.
+    spec = preparation.task_of(arguments)
+    head = preparation.head_of(arguments)
+    preparation.check_model_folder(arguments.model_name_or_path)
+    folder = Path(arguments.output_dir or run_folder.default_folder(spec.name, arguments))
+    main_process = os.environ.get("RANK", "0") == "0"
+    with run_lock(folder) if main_process else contextlib.nullcontext():
+        unfinished = run_folder.claim(folder, arguments) if main_process else None
+        from accelerate.utils import broadcast_object_list, set_seed
+
+        from sot_nlp import training
+        from sot_nlp.scoring import Scorer
+
+        accelerator = training.create_accelerator(arguments)
+        if unfinished is not None and arguments.resume_from_checkpoint is None:
+            arguments.resume_from_checkpoint = "latest"
+        [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
+        tokenizer = preparation.load_tokenizer(arguments)
+        data = preparation.load_data(arguments, spec, tokenizer, accelerator)
+        set_seed(arguments.seed)
+        model = preparation.load_model(arguments, head, data)
+        scorer = Scorer(
+            spec=spec,
+            splits={name: split for name, split in data.splits.items() if name.startswith("validation")},
+            accelerator=accelerator,
+            batch_size=arguments.per_device_eval_batch_size,
+            pad_token_id=tokenizer.pad_token_id,
+            padding_side=tokenizer.padding_side,
+        )
+        current = Run(
+            arguments=arguments,
+            folder=folder,
+            accelerator=accelerator,
+            tokenizer=tokenizer,
+            data=data,
+            model=model,
+            scorer=scorer,
+            started=started,
+        )
+        record = new_record(current)
+        say(accelerator, summary(record))
+        with recorded(current, record):
+            result = training.train(
+                model,
+                data.splits["train"],
+                arguments,
+                accelerator,
+                evaluate=scorer,
+                run_folder=folder,
+                pad_token_id=tokenizer.pad_token_id,
+                padding_side=tokenizer.padding_side,
+                class_weights=preparation.class_weights(arguments, data),
+                fingerprint=fingerprint(record),
+                on_log=record["log_history"].append,
+                higher_is_better=True,
+                main_metric=spec.main_metric,
+            )
+            finish(current, record, result)
+        say(accelerator, outcome(folder, record))
+    return record
+
+
+def new_record(run: Run) -> dict[str, Any]:
+    """The record of a run that has not begun: all but scores and timings."""
+    arguments, data, model, spec = run.arguments, run.data, run.model, run.scorer.spec
+    return {
+        "format_version": records.FORMAT_VERSION,
+        "status": records.RUNNING,
+        "task": spec.name,
+        "model": arguments.model_name_or_path,
+        "model_class": type(model).__name__,
+        "head": model.config.head_preset or "custom",
+        "head_config": model.config.head,
+        "seed": arguments.seed,
+        "data_seed": arguments.seed if arguments.data_seed is None else arguments.data_seed,
+        "labels": None if data.labels is None else list(data.labels),
+        "main_metric": spec.main_metric,
+        "best": None,
+        "evaluations": [],
+        "train_examples_per_second": None,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "warnings": [],
+        "collapsed": False,
+        "arguments": arguments.to_dict(),
+        "sources": arguments.sources,
+        "task_spec": spec.to_dict(),
+        "data": data.report,
+        "versions": records.versions(),
+        "git": records.git_state(),
+        "environment": records.environment(run.accelerator),
+        "timings": {},
+        "log_history": [],
+    }
+
+
+def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint must have been made with to be gone on from."""
+    shaping = ("task", "model", "head_config", "labels", "data", "num_parameters")
+    return {**{name: record[name] for name in shaping}, "arguments": record["arguments"]}
+
+
+@contextlib.contextmanager
+def recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
+    """Keep `record.json` true whatever happens inside: running, then finished, interrupted or failed."""
+
+    def save(status: str) -> None:
+        record["status"] = status
+        if run.accelerator.is_main_process:
+            records.write(run.folder, record)
+
+    save(records.RUNNING)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        save(records.INTERRUPTED)
+        raise
+    except UserError as error:
+        record["failure"] = str(error)
+        save(records.FAILED)
+        raise
+    save(records.FINISHED)
+
+
+def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
+    """Predict with the kept model, save it, and fill the record."""
+    splits = {name: split for name, split in run.data.splits.items() if name != "train"}
+    rows = {
+        name: run.scorer.rows(split, run.scorer.logits(run.model, split)) for name, split in splits.items()
+    }
+    first = next(iter(run.scorer.splits))
+    kept = next(e for e in result.evaluations if result.best is None or e["step"] == result.best["step"])
+    losses = [entry["loss"] for entry in record["log_history"] if "loss" in entry]
+    signs = collapse_warnings([row["prediction"] for row in rows[first]], losses, kept, run.data.kind)
+    record |= {
+        "best": result.best,
+        "evaluations": result.evaluations,
+        "train_examples_per_second": result.train_examples_per_second,
+        "resumed_from": result.resumed_from,
+        "skipped_updates": result.skipped_updates,
+        "collapsed": bool(signs),
+        "warnings": [*result.warnings, *signs],
+        "timings": {
+            "train_seconds": result.train_seconds,
+            "total_seconds": time.time() - run.started,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    }
+    if run.accelerator.is_main_process:
+        for name, predictions in rows.items():
+            file = "predictions.json" if name == first else f"predictions_{name}.json"
+            run_folder.write_predictions(run.folder / file, predictions)
+        run_folder.save_model(
+            run.folder, run.model, run.tokenizer, remote_code=run.arguments.save_remote_code
+        )
+    run.accelerator.wait_for_everyone()
+
+
+def say(accelerator: Accelerator, lines: list[str]) -> None:
+    """Print lines once, whatever the number of processes."""
+    if accelerator.is_main_process:
+        print("\n".join(lines), flush=True)
+
+
+def summary(record: dict[str, Any]) -> list[str]:
+    """What is about to be trained, on what and by what, in a few lines."""
+    environment = record["environment"]
+    return [
+        f"{record['task']}: {record['model_class']} from {printable(record['model'])}, "
+        f"head {record['head']}, {record['num_parameters'] / 1e6:.1f} M parameters, "
+        f"on {environment['processes']} x {environment['device']} ({environment['mixed_precision']})",
+    ]
+
+
+def outcome(folder: Path, record: dict[str, Any]) -> list[str]:
+    """What came out, and where it lies."""
+    best = record["best"]
+    lines = [f"warning: {warning}" for warning in record["warnings"]]
+    if best:
+        lines.append(f"best {best['metric']} {best['value']:.4f} at epoch {best['epoch']:g}")
+    return [*lines, f"model, record and predictions: {printable(folder)}"]
