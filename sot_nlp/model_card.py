@@ -1,0 +1,414 @@
+"""record.json -> the README.md of a model's Hub repository, and the plot of its training.
+
+The record alone is read, never a live model. Every value of it that came from a user (names of tasks,
+models, labels, files) is escaped: for YAML by huggingface_hub's own writer, for Markdown and HTML here.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.errors import printable
+
+CARD_NAME = "README.md"
+PLOT_NAME = "training.png"
+# Stands in every card that was written from a record; a card without it is the user's own and is kept.
+MARK = "<!-- Written by sot-nlp from record.json. Remove this line to keep your own changes. -->"
+PAPER = "https://arxiv.org/abs/2104.10935"
+CITATION = """@article{xie2021sot,
+  title   = {{SoT}: Delving Deeper into Classification Head for Transformer},
+  author  = {Xie, Jiangtao and Zeng, Ruiren and Wang, Qilong and Zhou, Ziqi and Li, Peihua},
+  journal = {arXiv preprint arXiv:2104.10935},
+  year    = {2021}
+}"""
+
+# Our metrics' names -> the names that the Hub knows them by, and for readers.
+HUB_METRICS = {
+    "matthews_correlation": ("matthews_correlation", "Matthews correlation"),
+    "accuracy": ("accuracy", "Accuracy"),
+    "f1": ("f1", "F1"),
+    "micro_f1": ("f1", "F1 (micro)"),
+    "macro_f1": ("f1", "F1 (macro)"),
+    "pearson": ("pearsonr", "Pearson correlation"),
+    "spearman": ("spearmanr", "Spearman correlation"),
+}
+NOT_SCORES = {"epoch", "step", "split", "loss", "seconds", "examples", "num_examples", "examples_per_second"}
+TRAINING_SETTINGS = (
+    "learning_rate",
+    "head_learning_rate",
+    "layerwise_lr_decay",
+    "num_train_epochs",
+    "max_train_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "warmup_ratio",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing",
+    "class_weights",
+    "freeze_backbone",
+    "trainable_layers",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "max_length",
+    "seed",
+    "data_seed",
+)
+LORA_ONLY = {"lora_alpha", "lora_dropout"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~$@]|:(?=//))")
+
+
+def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) -> list[Path]:
+    """Write card and plot of `record` into `folder`; returns what was written. `options`: `model_card`'s.
+
+    A README.md of the user's own (one without the line that says who wrote it) is left as it is.
+    """
+    from sot_nlp.files import write_atomic
+
+    folder = Path(folder)
+    plot = training_plot(record)
+    written = []
+    if plot is not None:
+        write_atomic(folder / PLOT_NAME, plot)
+        written.append(folder / PLOT_NAME)
+    card = folder / CARD_NAME
+    if own_card(folder) is None:
+        write_atomic(card, model_card(record, plot=plot is not None, **options))
+        written.append(card)
+    return written
+
+
+def own_card(folder: Path) -> str | None:
+    """The text of a README.md in `folder` that its user wrote or changed; None where there is none."""
+    try:
+        text = (folder / CARD_NAME).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return None if MARK in text else text
+
+
+def model_card(
+    record: Mapping[str, Any],
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    remote_code: bool = True,
+    plot: bool = False,
+) -> str:
+    """The model card of a run, as text: YAML metadata with the scores as `model-index`, then Markdown.
+
+    Fields that the record lacks leave their line or table out.
+
+    Args:
+        record: the run's record.json.
+        repo_id: where the model will lie on the Hub; without it the card says "this folder".
+        license: the Hub's identifier of the licence that the user gives the model; left out when None.
+        remote_code: whether the model's code lies beside it.
+        plot: whether `training.png` lies beside it.
+    """
+    sections = [
+        _introduction(record),
+        _scores(record),
+        f"![Loss and scores over the training]({PLOT_NAME})" if plot else "",
+        _usage(record, repo_id, remote_code),
+        _settings_table("Head", _mapping(record, "head_config")),
+        _settings_table("Training", _training_settings(record)),
+        _versions(record),
+        f"## Citation\n\nThe head is that of [SoT]({PAPER}):\n\n```bibtex\n{CITATION}\n```",
+    ]
+    metadata = _metadata(record, repo_id, license, remote_code)
+    body = "\n\n".join(section for section in sections if section)
+    return f"---\n{metadata}\n---\n\n{MARK}\n\n{body}\n"
+
+
+# -- metadata -----------------------------------------------------------------------------------------
+
+
+def _metadata(record: Mapping[str, Any], repo_id: str | None, license: str | None, remote_code: bool) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    dataset = _hub_dataset(record)
+    results = []
+    for evaluation in best_evaluations(record):
+        for metric, value in scores_of(evaluation).items():
+            kind, title = HUB_METRICS.get(metric, (metric, metric))
+            results.append(
+                EvalResult(
+                    task_type="text-classification",
+                    task_name="Text classification",
+                    dataset_type=dataset or "custom",
+                    dataset_name=printable(_title(record)),
+                    dataset_config=_dataset_config(record) if dataset else None,
+                    dataset_split=printable(evaluation.get("split") or "validation"),
+                    metric_type=printable(kind),
+                    metric_name=printable(title),
+                    metric_value=value,
+                )
+            )
+    data = ModelCardData(
+        base_model=_hub_model(record),
+        datasets=[dataset] if dataset else None,
+        eval_results=results or None,
+        library_name="transformers",
+        license=license,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=(repo_id or f"{_task(record)}-sot").rpartition("/")[2],
+        pipeline_tag="text-classification",
+        tags=["sot-nlp", "sot", "second-order-pooling", *(["custom_code"] if remote_code else [])],
+    )
+    if not results:
+        data.pop("model_name")
+    return data.to_yaml()
+
+
+def _hub_model(record: Mapping[str, Any]) -> str | None:
+    """The backbone's name on the Hub; None where it came from a folder, whose path is nobody's business."""
+    model = record.get("model")
+    if not isinstance(model, str) or not HUB_ID.fullmatch(model) or Path(model).exists():
+        return None
+    return model
+
+
+def _hub_dataset(record: Mapping[str, Any]) -> str | None:
+    name = _spec(record).get("dataset_name") or _mapping(record, "arguments").get("dataset_name")
+    return name if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def _dataset_config(record: Mapping[str, Any]) -> str | None:
+    name = _spec(record).get("dataset_config_name") or _mapping(record, "arguments").get(
+        "dataset_config_name"
+    )
+    return printable(name) if name else None
+
+
+def best_evaluations(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The evaluations of the weights that were kept, one a split; the last ones where none was best."""
+    evaluations = [entry for entry in record.get("evaluations") or [] if isinstance(entry, Mapping)]
+    step = _mapping(record, "best").get("step")
+    kept = [entry for entry in evaluations if entry.get("step") == step] or evaluations
+    return list({entry.get("split"): entry for entry in kept}.values())
+
+
+def scores_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of one evaluation that are finite numbers."""
+    return {
+        name: value
+        for name, value in evaluation.items()
+        if name not in NOT_SCORES
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }
+
+
+# -- text ---------------------------------------------------------------------------------------------
+
+
+def _introduction(record: Mapping[str, Any]) -> str:
+    base = _hub_model(record)
+    model = f"[{escape(base)}](https://huggingface.co/{base})" if base else "A pretrained model"
+    text = (
+        f"# {escape(_title(record))}\n\n{model}, fine-tuned with a classification head of the family of "
+        f"[SoT]({PAPER}) (Xie et al., 2021), which reads the word tokens' second-order statistics beside the "
+        "classification token."
+    )
+    head = record.get("head")
+    if head:
+        text += f" Preset of the head: {escape(head)}."
+    status = record.get("status")
+    if status not in (None, "finished"):
+        text += f"\n\n**This training is not finished** (status: {escape(status)})."
+    return text
+
+
+def _scores(record: Mapping[str, Any]) -> str:
+    evaluations = [entry for entry in best_evaluations(record) if scores_of(entry)]
+    if not evaluations:
+        return ""
+    names = list(dict.fromkeys(name for entry in evaluations for name in scores_of(entry)))
+    rows = []
+    for entry in evaluations:
+        scores = scores_of(entry)
+        rows.append([escape(entry.get("split", "")), *(number(scores.get(name)) for name in names)])
+    heading = ["Split", *(escape(HUB_METRICS.get(name, (name, name))[1]) for name in names)]
+    best = _mapping(record, "best")
+    epochs = {entry.get("epoch") for entry in record.get("evaluations") or [] if isinstance(entry, Mapping)}
+    note = ""
+    if len(epochs) > 1 and best.get("epoch") is not None:
+        note = (
+            f"\n\nThese are the weights of epoch {number(best['epoch'])}, the best of {len(epochs)} "
+            f"evaluated ones by {escape(best.get('metric', 'the main metric'))} on the first split: "
+            "on new texts expect a little less."
+        )
+    return f"## Scores\n\n{table(heading, rows)}{note}"
+
+
+def _usage(record: Mapping[str, Any], repo_id: str | None, remote_code: bool) -> str:
+    # The repository's name was checked by the client; a folder's may hold anything, so it is not written.
+    name = repo_id if repo_id and HUB_ID.fullmatch(repo_id) else "path/of/this/folder"
+    pair = len(_spec(record).get("text_columns") or ()) == 2
+    call = 'classify({"text": "...", "text_pair": "..."})' if pair else 'classify("...")'
+    parts = ["## How to use"]
+    if remote_code:
+        parts.append(
+            "With transformers alone; `trust_remote_code=True` lets it run the few Python files of this "
+            f"repository:\n\n```python\nfrom transformers import pipeline\n\n"
+            f'classify = pipeline("text-classification", model="{name}", trust_remote_code=True)\n{call}\n```'
+        )
+    parts.append(
+        "With `sot-nlp` installed, no code of the repository is run:\n\n```python\nimport sot_nlp\n"
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("text-classification", model="{name}")\n{call}\n```\n\n'
+        f"```shell\nsot-nlp predict {name} --file texts.csv\n```"
+    )
+    labels = record.get("labels")
+    if isinstance(labels, list) and labels:
+        rows = [[str(index), escape(label)] for index, label in enumerate(labels)]
+        parts.append(table(["Id", "Label"], rows))
+    return "\n\n".join(parts)
+
+
+def _settings_table(title: str, settings: Mapping[str, Any]) -> str:
+    rows = [[f"`{name}`", escape(_shown(value))] for name, value in settings.items() if name.isidentifier()]
+    return f"## {title}\n\n{table(['Setting', 'Value'], rows)}" if rows else ""
+
+
+def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = _mapping(record, "arguments")
+    lora = arguments.get("lora_r") is not None
+    settings = {
+        name: arguments[name]
+        for name in TRAINING_SETTINGS
+        if arguments.get(name) is not None and (lora or name not in LORA_ONLY)
+    }
+    environment = _mapping(record, "environment")
+    for name in ("processes", "mixed_precision", "device_name"):
+        if environment.get(name) is not None:
+            settings[name] = environment[name]
+    if record.get("num_parameters") is not None:
+        settings["num_parameters"] = record["num_parameters"]
+    return settings
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+    versions = _mapping(record, "versions")
+    if not versions:
+        return ""
+    return "## Versions\n\n" + ", ".join(
+        f"{escape(name)} {escape(value)}" for name, value in versions.items()
+    )
+
+
+def table(heading: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are already escaped."""
+    heading = list(heading)
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escape(text: object) -> str:
+    """`text` so that neither Markdown nor HTML takes any part of it for markup; one line."""
+    return MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
+
+
+def number(value: object) -> str:
+    """A score with four decimals, a whole number without any; an empty cell for None."""
+    if value is None:
+        return ""
+    if isinstance(value, (int, float)) and float(value).is_integer() and abs(value) > 1:
+        return str(int(value))
+    return f"{value:.4f}" if isinstance(value, float) else escape(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_shown(item)}" for name, item in value.items())
+    return str(value)
+
+
+def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _spec(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _mapping(record, "task_spec")
+
+
+def _task(record: Mapping[str, Any]) -> str:
+    return printable(record.get("task") or "text-classification")
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    return str(_spec(record).get("title") or _task(record))
+
+
+# -- plot ---------------------------------------------------------------------------------------------
+
+
+def training_plot(record: Mapping[str, Any]) -> bytes | None:
+    """Loss and main metric over the updates, as PNG; the same bytes for the same record.
+
+    None where the record holds no curve or matplotlib (extra `plots`) is not installed.
+    """
+    losses = _points(record.get("log_history"), "loss")
+    metric = str(record.get("main_metric") or _mapping(record, "best").get("metric") or "")
+    evaluations = [entry for entry in record.get("evaluations") or [] if isinstance(entry, Mapping)]
+    splits = list(dict.fromkeys(str(entry.get("split", "validation")) for entry in evaluations))
+    if not losses and not evaluations:
+        return None
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="#7a8ba0", linewidth=1.2, label="training")
+    for split, color in zip(splits, ("#b3502f", "#3f7d5b", "#5a4fa3", "#8a6d1f"), strict=False):
+        own = [entry for entry in evaluations if str(entry.get("split", "validation")) == split]
+        name = printable(split, 40).replace("$", r"\$")
+        for axes, key in ((left, "loss"), (right, metric)):
+            if points := _points(own, key):
+                axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=name)
+    best = _mapping(record, "best")
+    if isinstance(best.get("step"), int) and isinstance(best.get("value"), (int, float)):
+        right.axvline(best["step"], color="#999999", linewidth=0.8, linestyle=":", label="kept")
+    left.set_ylabel("loss")
+    right.set_ylabel(printable(HUB_METRICS.get(metric, (metric, metric))[1], 40).replace("$", r"\$"))
+    for axes in (left, right):
+        axes.set_xlabel("update")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize="small")
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": "sot-nlp"})
+    return image.getvalue()
+
+
+def _points(entries: Any, key: str) -> list[tuple[float, float]]:
+    """(update, value) of every entry that has both as finite numbers."""
+    points = []
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, Mapping):
+            continue
+        step, value = entry.get("step"), entry.get(key)
+        if isinstance(step, (int, float)) and isinstance(value, (int, float)) and math.isfinite(value):
+            points.append((float(step), float(value)))
+    return points
