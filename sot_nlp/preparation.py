@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
+from sot_nlp.labels import Alignment, align_labels
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sot_nlp.data import TaskData
+    from sot_nlp.data import TaskData, TokenSplit
     from sot_nlp.modeling.head_config import SoTHeadConfig
     from sot_nlp.task_spec import TaskSpec
 
@@ -90,53 +92,93 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
 
 
 def load_data(
-    arguments: Arguments, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+    arguments: Arguments,
+    spec: TaskSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    splits: Sequence[str],
 ) -> TaskData:
-    """The tokens of every split that the run needs; the main process makes the cache, the others read it."""
+    """The tokens of `splits`; the main process makes the cache, the others read it."""
     from sot_nlp import data
 
-    splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
     with accelerator.main_process_first():
         return data.load_data(spec, arguments, tokenizer, splits=splits)
 
 
-def load_model(arguments: Arguments, head: SoTHeadConfig, data: TaskData) -> PreTrainedModel:
-    """The checkpoint's backbone with the head, for the labels of `data`.
+def load_model(
+    arguments: Arguments, head: SoTHeadConfig, data: TaskData, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, Alignment | None]:
+    """The checkpoint's backbone with the head, for the labels of `data`, and where those are in its outputs.
 
-    A SoT checkpoint keeps its own head unless a flag or the `--config` file asks for another.
+    A SoT checkpoint keeps its own head, and with the same label names its own order of them, unless a flag or
+    the `--config` file asks for another head. The alignment is None where the outputs are new.
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         from transformers import PreTrainedConfig
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+        from sot_nlp.modeling.tokenizer import separator_ids
 
-        where = {"revision": arguments.model_revision}
-        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **where)
+        options: dict[str, Any] = {"revision": arguments.model_revision}
+        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
         asked = any(
             not arguments.sources.get(name, "recipe").startswith("recipe")
             for name in ("head", "head_overrides")
         )
-        options: dict[str, Any] = {}
+        alignment = None
         if asked or not str(saved.get("model_type", "")).startswith("sot"):
             options |= {"head": head, "head_preset": arguments.head}
+        elif data.labels is not None and saved.get("id2label"):
+            with contextlib.suppress(UserError):  # another task's labels: the outputs are trained anew
+                alignment = align_labels(saved["id2label"], data.labels)
         if data.labels is None:
             options["num_labels"] = 1
-        else:
+        elif alignment is None:
             options["id2label"] = dict(enumerate(data.labels))
             options["label2id"] = {name: i for i, name in enumerate(data.labels)}
         if arguments.attn_implementation:
             options["attn_implementation"] = arguments.attn_implementation
-        return AutoSoTForSequenceClassification.from_pretrained(
+        model = AutoSoTForSequenceClassification.from_pretrained(
             arguments.model_name_or_path,
             problem_type=PROBLEM_TYPES[data.kind],
             trust_remote_code=arguments.trust_remote_code,
-            **where,
+            pad_token_id=tokenizer.pad_token_id,
+            separator_token_ids=separator_ids(tokenizer),
             **options,
         )
+        return model, alignment
 
 
-def class_weights(arguments: Arguments, data: TaskData) -> torch.Tensor | None:
-    """One weight a class, with mean 1 over the training examples; None where all weigh the same."""
+def load_saved(arguments: Arguments, data: TaskData) -> tuple[PreTrainedModel, Alignment | None]:
+    """A saved SoT classifier as it is, and where the labels of `data` are in its outputs."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from transformers import PreTrainedConfig
+
+        from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+
+        options: dict[str, Any] = {"revision": arguments.model_revision}
+        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
+        if not str(saved.get("model_type", "")).startswith("sot"):
+            raise UserError(
+                f"--model_name_or_path {printable(arguments.model_name_or_path)}: is not a SoT classifier "
+                f"(model_type {printable(saved.get('model_type'))}); train one first"
+            )
+        if arguments.attn_implementation:
+            options["attn_implementation"] = arguments.attn_implementation
+        model = AutoSoTForSequenceClassification.from_pretrained(
+            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code, **options
+        )
+        if data.labels is None:
+            if model.config.num_labels != 1:
+                raise UserError(
+                    f"the model has {model.config.num_labels} labels, but the task is a regression"
+                )
+            return model, None
+        return model, align_labels(model.config.id2label, data.labels)
+
+
+def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | None) -> torch.Tensor | None:
+    """One weight a model output, with mean 1 over the training examples; None where all weigh the same."""
     if arguments.class_weights is None:
         return None
     import numpy as np
@@ -157,4 +199,19 @@ def class_weights(arguments: Arguments, data: TaskData) -> torch.Tensor | None:
                 f"--class_weights {printable(arguments.class_weights)}: expected 'balanced' or "
                 f"{len(counts)} positive numbers, for {', '.join(map(printable, data.labels))}"
             )
-    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+    weights = weights * counts.sum() / (weights * counts).sum()
+    if alignment is not None:
+        weights = weights[np.argsort(alignment.columns)]
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit:
+    """The training examples with their labels as the model numbers them."""
+    import numpy as np
+
+    split = data.splits["train"]
+    if alignment is None or alignment.same_order or split.labels is None:
+        return split
+    columns = np.asarray(alignment.columns)
+    labels = columns[split.labels] if data.kind == "classification" else split.labels[:, columns.argsort()]
+    return dataclasses.replace(split, labels=labels)

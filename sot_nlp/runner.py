@@ -65,16 +65,19 @@ def run(arguments: Arguments) -> dict[str, Any]:
             arguments.resume_from_checkpoint = "latest"
         [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
         tokenizer = preparation.load_tokenizer(arguments)
-        data = preparation.load_data(arguments, spec, tokenizer, accelerator)
+        splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
+        data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
         set_seed(arguments.seed)
-        model = preparation.load_model(arguments, head, data)
+        model, alignment = preparation.load_model(arguments, head, data, tokenizer)
         scorer = Scorer(
             spec=spec,
+            labels=data.labels,
             splits={name: split for name, split in data.splits.items() if name.startswith("validation")},
             accelerator=accelerator,
             batch_size=arguments.per_device_eval_batch_size,
             pad_token_id=tokenizer.pad_token_id,
             padding_side=tokenizer.padding_side,
+            alignment=alignment,
         )
         current = Run(
             arguments=arguments,
@@ -91,14 +94,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
         with recorded(current, record):
             result = training.train(
                 model,
-                data.splits["train"],
+                preparation.training_split(data, alignment),
                 arguments,
                 accelerator,
                 evaluate=scorer,
                 run_folder=folder,
                 pad_token_id=tokenizer.pad_token_id,
                 padding_side=tokenizer.padding_side,
-                class_weights=preparation.class_weights(arguments, data),
+                class_weights=preparation.class_weights(arguments, data, alignment),
                 fingerprint=fingerprint(record),
                 on_log=record["log_history"].append,
                 higher_is_better=True,
@@ -195,13 +198,26 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
         },
     }
     if run.accelerator.is_main_process:
-        for name, predictions in rows.items():
-            file = "predictions.json" if name == first else f"predictions_{name}.json"
-            run_folder.write_predictions(run.folder / file, predictions)
+        write_rows(run.folder, run.scorer, rows)
         run_folder.save_model(
             run.folder, run.model, run.tokenizer, remote_code=run.arguments.save_remote_code
         )
     run.accelerator.wait_for_everyone()
+
+
+def write_rows(folder: Path, scorer: Scorer, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Write each split's predictions; of a test split also the file that GLUE's server takes."""
+    from sot_nlp.submission import write_task_file
+
+    for name, predictions in rows.items():
+        if name.startswith("test"):
+            chosen = [scorer.named(row["prediction"]) for row in predictions]
+            write_task_file(folder, scorer.spec, name, chosen, [row["index"] for row in predictions])
+        else:
+            file = f"predictions{name.removeprefix('validation')}.json"
+            if name == next(iter(scorer.splits)):
+                file = "predictions.json"
+            run_folder.write_predictions(folder / file, predictions)
 
 
 def say(accelerator: Accelerator, lines: list[str]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from sot_nlp.data import TokenSplit
+    from sot_nlp.labels import Alignment
     from sot_nlp.task_spec import TaskSpec
 
 
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 class Scorer:
     """Scores a model on the validation splits of `spec`; called by the training after each epoch.
 
+    `labels` are the task's names in the order of their ids (None: a regression).
+    `alignment` says where the task's labels are in the model's outputs (None: in the task's order).
     `splits` maps their names to their tokens; the first is the one that the best model is chosen by.
     """
 
     spec: TaskSpec
+    labels: tuple[str, ...] | None
     splits: dict[str, TokenSplit]
     accelerator: Accelerator
     batch_size: int
     pad_token_id: int
     padding_side: str
+    alignment: Alignment | None = None
 
     def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
         """`{loss, <metric>...}` of the first split, and under `splits` the same for each of several."""
@@ -37,8 +42,8 @@ class Scorer:
         return {**first, "splits": scores} if len(scores) > 1 else first
 
     def logits(self, model: torch.nn.Module, split: TokenSplit) -> np.ndarray:
-        """Logits (n, K) in fp32, in the split's order, on every process."""
-        return evaluation.predict(
+        """Logits (n, K) in fp32, in the order of the split and of the task's labels, on every process."""
+        logits = evaluation.predict(
             model,
             split,
             self.accelerator,
@@ -46,6 +51,7 @@ class Scorer:
             pad_token_id=self.pad_token_id,
             padding_side=self.padding_side,
         )
+        return logits if self.alignment is None else logits[:, self.alignment.columns]
 
     def score(self, split: TokenSplit, logits: np.ndarray) -> dict[str, float]:
         """Loss and metrics of `logits` (n, K) against the labels of `split`."""
@@ -68,6 +74,14 @@ class Scorer:
         if kind != "regression":
             columns["probabilities"] = evaluation.probabilities(logits, kind).round(6).tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def named(self, prediction: Any) -> Any:
+        """A prediction of `rows` by the task's words: a label's name, several of them, or the score."""
+        if self.labels is None:
+            return prediction
+        if self.spec.kind == "multi_label":
+            return [name for name, held in zip(self.labels, prediction, strict=True) if held]
+        return self.labels[prediction]
 
 
 def decisions(logits: np.ndarray, kind: str) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""`sot-nlp evaluate`: a saved model on a task's splits, its labels lined up with the task's by name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sot_nlp import preparation, records, run_folder
+from sot_nlp.arguments import Arguments
+from sot_nlp.errors import UserError, printable
+from sot_nlp.runner import say, write_rows
+
+
+def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
+    """Score the SoT model in `--model_name_or_path` on the validation splits of a task; returns the scores.
+
+    `{split: {loss, <metric>...}}`. With `--output_dir` the predictions are written there, those of test
+    splits too where the task has no validation split or `--do_predict` is given, and with a record, so that
+    `sot-nlp submission` finds them. Raises UserError where the model's labels are not the task's.
+    """
+    from sot_nlp.task_spec import load_task
+
+    started = time.time()
+    preparation.check_model_folder(arguments.model_name_or_path)
+    if arguments.task is None:
+        raise UserError("--task: the task to evaluate on is missing, and the model's folder has no record")
+    spec = load_task(arguments.task)
+    predict = arguments.do_predict or not spec.validation_splits
+    if predict and arguments.output_dir is None:
+        raise UserError("--output_dir: needed for the predictions of a test split")
+    folder = Path(arguments.output_dir) if arguments.output_dir is not None else None
+    if folder is not None:
+        run_folder.claim(folder, arguments)
+
+    from sot_nlp import training
+    from sot_nlp.scoring import Scorer
+
+    accelerator = training.create_accelerator(arguments)
+    tokenizer = preparation.load_tokenizer(arguments)
+    splits = [*spec.validation_splits, *(spec.test_splits if predict else ())]
+    data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
+    model, alignment = preparation.load_saved(arguments, data)
+    if alignment is not None and alignment.note:
+        say(accelerator, [f"note: {alignment.note}"])
+    scorer = Scorer(
+        spec=spec,
+        labels=data.labels,
+        splits={name: data.splits[name] for name in spec.validation_splits},
+        accelerator=accelerator,
+        batch_size=arguments.per_device_eval_batch_size,
+        pad_token_id=tokenizer.pad_token_id,
+        padding_side=tokenizer.padding_side,
+        alignment=alignment,
+    )
+    model.to(accelerator.device)
+    logits = {name: scorer.logits(model, data.splits[name]) for name in splits}
+    scores = {name: scorer.score(data.splits[name], logits[name]) for name in scorer.splits}
+    for name, values in scores.items():
+        shown = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+        say(accelerator, [f"{name} ({len(data.splits[name])} examples): {shown}"])
+    if folder is not None and accelerator.is_main_process:
+        rows = {name: scorer.rows(data.splits[name], logits[name]) for name in splits}
+        write_rows(folder, scorer, rows)
+        records.write(folder, _record(arguments, scorer, data.report, scores, started))
+        say(accelerator, [f"predictions: {printable(folder)}"])
+    return scores
+
+
+def _record(
+    arguments: Arguments, scorer: Any, report: dict[str, Any], scores: dict[str, Any], started: float
+) -> dict[str, Any]:
+    """The record of an evaluation: a finished run of no training."""
+    main_metric = scorer.spec.main_metric
+    first = next(iter(scores.values()), None)
+    return {
+        "format_version": records.FORMAT_VERSION,
+        "status": records.FINISHED,
+        "kind": "evaluation",
+        "task": scorer.spec.name,
+        "model": arguments.model_name_or_path,
+        "seed": arguments.seed,
+        "labels": None if scorer.labels is None else list(scorer.labels),
+        "main_metric": main_metric,
+        "best": {"metric": main_metric, "value": first[main_metric]} if first else None,
+        "evaluations": [{"split": name, **values} for name, values in scores.items()],
+        "arguments": arguments.to_dict(),
+        "data": report,
+        "versions": records.versions(),
+        "git": records.git_state(),
+        "environment": records.environment(scorer.accelerator),
+        "timings": {"total_seconds": time.time() - started},
+    }
