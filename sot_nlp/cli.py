@@ -67,6 +67,69 @@ def train(argv: Sequence[str], prog: str) -> int:
     return 0
 
 
+def evaluate(argv: Sequence[str], prog: str) -> int:
+    """Score a saved model on a task's splits."""
+    if any(word in ("-h", "--help") for word in argv):
+        parse_flags(["--help"], f"{prog} FOLDER", COMMANDS["evaluate"].summary)
+    if not argv or argv[0].startswith("-"):
+        raise UserError(f"the model's folder is missing: {prog} FOLDER [--task NAME] [flags]")
+    from sot_nlp.evaluate_saved import evaluate_saved
+
+    folder, *rest = argv
+    flags, config = parse_flags(rest, prog, "")
+    layers: list[tuple[str, dict[str, object]]] = [("record", _settings_of(folder))]
+    if config:
+        layers.append((config, read_config(config)))
+    evaluate_saved(build_arguments([*layers, ("flag", {**flags, "model_name_or_path": folder})]))
+    return 0
+
+
+def _settings_of(folder: str) -> dict[str, object]:
+    """The settings of the run in `folder` that also shape how its model is evaluated."""
+    from sot_nlp import records
+
+    if not (Path(folder) / records.NAME).exists():
+        return {}
+    record = records.read(folder)
+    saved = record.get("arguments", {})
+    kept = ("data_dir", "max_length", "text_column_names", "label_column_name", "label_mapping", "cache_dir")
+    return {"task": record.get("task"), **{name: saved[name] for name in kept if saved.get(name) is not None}}
+
+
+def submission(argv: Sequence[str], prog: str) -> int:
+    """Gather the test predictions of runs into GLUE's zip."""
+    parser = _Parser(prog=prog, description=COMMANDS["submission"].summary)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders that hold them")
+    parser.add_argument("-o", "--output", default="glue.zip", metavar="ZIP", help="default: %(default)s")
+    given = parser.parse_args(argv)
+    from sot_nlp.submission import write_submission
+
+    print(write_submission(given.runs, given.output).report())
+    return 0
+
+
+def push(argv: Sequence[str], prog: str) -> int:
+    """Push a run's model, tokenizer and model card to the Hub."""
+    parser = _Parser(prog=prog, description=COMMANDS["push"].summary)
+    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run")
+    parser.add_argument("--hub_model_id", required=True, metavar="USER/NAME", help="the repository")
+    parser.add_argument("--hub_private_repo", action="store_true", help="make it private if it is new")
+    parser.add_argument("--hub_token", metavar="TOKEN", help="default: the one of `hf auth login`")
+    parser.add_argument("--license", metavar="ID", help="the model's licence, as the Hub names it")
+    given = parser.parse_args(argv)
+    from sot_nlp import hub
+
+    url = hub.push(
+        given.folder,
+        repo_id=given.hub_model_id,
+        private=given.hub_private_repo,
+        token=given.hub_token,
+        license=given.license,
+    )
+    print(url)
+    return 0
+
+
 def tasks(argv: Sequence[str], prog: str) -> int:
     """List the tasks that come with the package."""
     from sot_nlp.task_spec import available_tasks, load_task
@@ -85,6 +148,9 @@ TRAIN_SUMMARY = (
 )
 COMMANDS: dict[str, Command] = {
     "train": Command("fine-tune, evaluate and save a classifier", train),
+    "evaluate": Command("score a saved model on a task's splits", evaluate),
+    "submission": Command("gather test predictions into the zip that GLUE's server takes", submission),
+    "push": Command("push a run's model and its card to the Hugging Face Hub", push),
     "tasks": Command("list the tasks that come with the package", tasks),
 }
 

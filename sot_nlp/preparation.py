@@ -178,7 +178,7 @@ def load_saved(arguments: Arguments, data: TaskData) -> tuple[PreTrainedModel, A
 
 
 def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | None) -> torch.Tensor | None:
-    """One weight a model output, with mean 1 over the training examples; None where all weigh the same."""
+    """One weight a model output (the loss scales them to a mean of 1); None where all weigh the same."""
     if arguments.class_weights is None:
         return None
     import numpy as np
@@ -199,7 +199,6 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
                 f"--class_weights {printable(arguments.class_weights)}: expected 'balanced' or "
                 f"{len(counts)} positive numbers, for {', '.join(map(printable, data.labels))}"
             )
-    weights = weights * counts.sum() / (weights * counts).sum()
     if alignment is not None:
         weights = weights[np.argsort(alignment.columns)]
     return torch.tensor(weights, dtype=torch.float32)
