@@ -1,7 +1,8 @@
 """What is pooled over the word tokens: centred (cross-)covariance, and the vectors that compete with it.
 
 Every function weighs tokens by `word_weights`, so that padding, batch mates and padding side change nothing.
-Shapes: B batch, N tokens, M heads, P and Q a head's widths of the x and y map, D either, C hidden size.
+Shapes: B batch, N tokens, M heads, P and Q a head's widths of the x and y map, D channels of all maps, C
+hidden size.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import math
 
 import torch
 from torch import Tensor
+
+# (heads, width of a head) of the x map and, where there is one, of the y map.
+Groups = tuple[tuple[int, int], ...]
 
 
 def word_weights(word_mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -21,24 +25,32 @@ def word_weights(word_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp_min(1)
 
 
-def center(features: Tensor, weights: Tensor, mode: str) -> Tensor:
+def split_heads(features: Tensor, groups: Groups) -> list[Tensor]:
+    """Each map's channels by head: (..., M (P + Q)) -> (..., M, P) and (..., M, Q)."""
+    parts = features.split([heads * width for heads, width in groups], -1)
+    return [part.unflatten(-1, group) for part, group in zip(parts, groups, strict=True)]
+
+
+def center(features: Tensor, weights: Tensor, mode: str, groups: Groups) -> Tensor:
     """Take the mean over the words off: X - mean(X), paper Eq. (4).
 
     Args:
-        features: (B, N, M, D), finite at padding too (the result there has no meaning).
+        features: (B, N, D), the maps' channels side by side, finite at padding too.
         weights: (B, N), from `word_weights`.
         mode: `channel`, each channel's own mean (the definition, and what the text code computes); `scalar`,
-            one mean over words and channels for each example and head (what the vision code computes);
+            one mean over words and channels for each example, head and map (what the vision code computes);
             `none`.
+        groups: the heads and their width in each map, which `scalar` needs.
 
     Returns:
-        (B, N, M, D).
+        (B, N, D); at padding it has no meaning.
     """
     if mode == "none":
         return features
-    mean = weighted_sum(features.flatten(2), weights).unflatten(-1, features.shape[2:])  # (B, M, D)
+    mean = weighted_sum(features, weights)  # (B, D)
     if mode == "scalar":
-        mean = mean.mean(-1, keepdim=True)
+        by_head = split_heads(mean, groups)  # (B, M, P) and (B, M, Q)
+        mean = torch.cat([m.mean(-1, keepdim=True).expand_as(m).flatten(1) for m in by_head], -1)
     return features - mean.unsqueeze(1)
 
 
@@ -51,8 +63,10 @@ def cross_covariance(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (B, M, P, Q). With `y = x` it is the covariance.
     """
-    weighted = x * weights[..., None, None]
-    return weighted.permute(0, 2, 3, 1) @ y.transpose(1, 2)  # (B, M, P, N) @ (B, M, N, Q)
+    # Head by head in memory: the copies cost less than a batched product over strided operands.
+    x_by_head = (x * weights[..., None, None]).transpose(1, 2).contiguous()  # (B, M, N, P)
+    y_by_head = y.transpose(1, 2).contiguous()  # (B, M, N, Q)
+    return x_by_head.transpose(-1, -2) @ y_by_head
 
 
 def upper_triangle(matrix: Tensor) -> Tensor:
@@ -60,6 +74,14 @@ def upper_triangle(matrix: Tensor) -> Tensor:
     size = matrix.shape[-1]
     rows, columns = torch.triu_indices(size, size, device=matrix.device)
     return matrix[..., rows, columns]
+
+
+def from_upper_triangle(values: Tensor, size: int) -> Tensor:
+    """The inverse of `upper_triangle`, zero below the diagonal: (..., P (P + 1) / 2) -> (..., P, P)."""
+    rows, columns = torch.triu_indices(size, size, device=values.device)
+    matrix = values.new_zeros(*values.shape[:-1], size, size)
+    matrix[..., rows, columns] = values
+    return matrix
 
 
 def weighted_sum(tokens: Tensor, weights: Tensor) -> Tensor:

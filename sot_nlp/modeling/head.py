@@ -11,28 +11,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .batch_norm import MaskedBatchNorm
-from .covariance import (
-    attention_weights,
-    center,
-    cross_covariance,
-    upper_triangle,
-    weighted_sum,
-    word_maximum,
-    word_weights,
-)
+from .contributions import pair_shares, token_shares, vector_shares
+from .covariance import cross_covariance, word_weights
 from .head_config import MATRIX_POOLINGS, SoTHeadConfig
-from .normalization import (
-    isqrt_covariance,
-    layer_normalization,
-    power_normalization,
-    svpn,
-    svpn_exact,
-)
+from .layers import CastingLinear, MapLayerNorm, UniformDropout
+from .word_pooling import WordPooling
 
 
 class SoTHeadOutput(NamedTuple):
@@ -41,162 +28,6 @@ class SoTHeadOutput(NamedTuple):
     logits: Tensor  # (B, K)
     word_logits: Tensor | None = None  # (B, K)
     class_token_logits: Tensor | None = None  # (B, K)
-
-
-class CastingLinear(nn.Linear):
-    """nn.Linear in its input's precision: a head whose weights are bf16 still computes in fp32."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return functional.linear(input, self.weight.to(input.dtype), bias)
-
-
-class MapLayerNorm(nn.Module):
-    """LayerNorm over each head's channels of each map, with a gain and a shift a channel."""
-
-    def __init__(self, num_heads: int, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.groups = [(num_heads, width) for width in widths]
-        self.weight = nn.Parameter(torch.ones(num_heads * sum(widths)))
-        self.bias = nn.Parameter(torch.zeros(num_heads * sum(widths)))
-
-    def forward(self, features: Tensor, word_mask: Tensor) -> Tensor:
-        """(B, N, M (P + Q)) -> the same shape; the mask is not needed, each token stands alone."""
-        parts = features.split([heads * width for heads, width in self.groups], -1)
-        normalized = [
-            functional.layer_norm(part.unflatten(-1, group), group[1:]).flatten(-2)
-            for part, group in zip(parts, self.groups, strict=True)
-        ]
-        return torch.cat(normalized, -1) * self.weight.to(features.dtype) + self.bias.to(features.dtype)
-
-
-class WordPooling(nn.Module):
-    """The word tokens of a text as one feature vector a head (steps 1 to 3 of the method).
-
-    The maps of all heads, x and y, are one linear: one matrix product, whose output columns are
-    [x of head 1 .. M, y of head 1 .. M].
-    """
-
-    def __init__(self, config: SoTHeadConfig, hidden_size: int) -> None:
-        super().__init__()
-        self.config = config
-        self.is_matrix = config.pooling in MATRIX_POOLINGS
-        width_x, width_y = config.widths
-        map_widths = (width_x, width_y) if config.pooling == "cross_covariance" else (width_x,)
-        if config.num_layers > 1:
-            self.layer_mixture = nn.Parameter(torch.empty(config.num_layers))
-        if self.is_matrix:
-            map_size = config.num_heads * sum(map_widths)
-            self.maps = CastingLinear(hidden_size, map_size, bias=False)
-            if config.map_norm == "batch_norm":
-                self.map_norm: nn.Module = MaskedBatchNorm(map_size)
-            elif config.map_norm == "layer_norm":
-                self.map_norm = MapLayerNorm(config.num_heads, map_widths)
-            if config.normalization == "svpn":
-                self.start = nn.Parameter(torch.empty(width_x if config.start_side == "x" else width_y))
-            self.row_size = width_y
-            # The published code's 1/sqrt(d), for d x d matrices; here d is the geometric mean of the widths.
-            self.fixed_scale = (width_x * width_y) ** -0.25
-            self.num_features = width_x * (width_x + 1) // 2 if len(map_widths) == 1 else width_x * width_y
-        else:
-            if config.pooling == "attention":
-                self.queries = nn.Parameter(torch.empty(config.num_heads, hidden_size))
-            self.row_size = self.num_features = hidden_size
-            self.fixed_scale = hidden_size**-0.5
-        self.num_groups = 1 if config.pooling in ("mean", "max") else config.num_heads
-        if config.normalization == "layer_norm":
-            self.norm_weight = nn.Parameter(torch.empty(self.row_size))
-            self.norm_bias = nn.Parameter(torch.empty(self.row_size))
-        elif config.normalization == "learned_scale":
-            self.scale = nn.Parameter(torch.empty(()))
-
-    @property
-    def output_size(self) -> int:
-        """Features of all heads together: M D."""
-        return self.num_groups * self.num_features
-
-    def forward(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """(B, N, C) by (B, N) bool -> (B, M D)."""
-        weights = word_weights(word_mask, hidden_states.dtype)
-        if self.is_matrix:
-            pooled = self.normalize(self.matrix(hidden_states, word_mask, weights))
-        else:
-            pooled = self.normalize(self.vector(hidden_states, word_mask, weights))
-        return pooled.flatten(1)
-
-    def mapped(self, hidden_states: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The x and y of every token and head, before centring: (B, N, M, P) and (B, N, M, Q)."""
-        config = self.config
-        features = self.maps(hidden_states)  # (B, N, M (P + Q))
-        if config.map_norm != "none":
-            features = self.map_norm(features, word_mask)
-        if config.map_activation == "relu":
-            features = features.relu()
-        width_x, width_y = config.widths
-        x = features[..., : config.num_heads * width_x].unflatten(-1, (config.num_heads, width_x))
-        if config.pooling == "covariance":
-            return x, x
-        y = features[..., config.num_heads * width_x :].unflatten(-1, (config.num_heads, width_y))
-        return x, y
-
-    def matrix(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
-        """The heads' centred (cross-)covariances S: (B, M, P, Q)."""
-        x, y = self.mapped(hidden_states, word_mask)
-        x_centered = center(x, weights, self.config.centering)
-        y_centered = x_centered if y is x else center(y, weights, self.config.centering)
-        return cross_covariance(x_centered, y_centered, weights)
-
-    def vector(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
-        """The pooled hidden states: (B, M, C), M = 1 but for attention."""
-        if self.config.pooling == "mean":
-            return weighted_sum(hidden_states, weights).unsqueeze(1)
-        if self.config.pooling == "max":
-            return word_maximum(hidden_states, word_mask).unsqueeze(1)
-        return attention_weights(hidden_states, self.queries.to(weights.dtype), word_mask) @ hidden_states
-
-    def normalize(self, pooled: Tensor) -> Tensor:
-        """(B, M, P, Q) or (B, M, C) -> (B, M, D); of a covariance's matrix the upper triangle is kept."""
-        config = self.config
-        dtype = pooled.dtype
-        if config.normalization == "svpn":
-            pooled = svpn(
-                pooled,
-                self.start.to(dtype),
-                alpha=config.alpha,
-                num_singular_values=config.num_singular_values,
-                num_iterations=config.num_iterations,
-                start_side=config.start_side,
-            )
-        elif config.normalization == "svpn_exact":
-            pooled = svpn_exact(pooled, config.alpha)
-        elif config.normalization == "isqrt_cov":
-            pooled = isqrt_covariance(pooled, config.num_newton_schulz_iterations)
-        elif config.normalization == "layer_norm":
-            pooled = layer_normalization(pooled, self.norm_weight.to(dtype), self.norm_bias.to(dtype))
-        elif config.normalization == "fixed_scale":
-            pooled = pooled * self.fixed_scale
-        elif config.normalization == "learned_scale":
-            pooled = pooled * self.scale.to(dtype)
-        features = upper_triangle(pooled) if config.pooling == "covariance" else pooled.flatten(2)
-        if config.normalization == "power":
-            features = power_normalization(features, config.alpha)
-        return features
-
-    def mix_layers(self, hidden_states: Tensor | Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """One (B, N, C) of the last layer, or the learned mixture of the last `num_layers`."""
-        layers = (hidden_states,) if isinstance(hidden_states, Tensor) else tuple(hidden_states)
-        if len(layers) != self.config.num_layers:
-            raise ValueError(
-                f"hidden_states holds {len(layers)} layers, but num_layers is {self.config.num_layers}"
-            )
-        if len(layers) == 1:
-            return layers[0].to(dtype)
-        shares = self.layer_mixture.to(dtype).softmax(0)
-        mixed = layers[0].to(dtype) * shares[0]
-        for index in range(1, len(layers)):
-            mixed = mixed + layers[index].to(dtype) * shares[index]
-        return mixed
 
 
 class SoTHead(nn.Module):
@@ -224,7 +55,7 @@ class SoTHead(nn.Module):
         if problems:
             raise ValueError("head: " + "; ".join(problems))
         self.config = config
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = UniformDropout(config.dropout)
         if config.uses_words:
             self.words = WordPooling(config, hidden_size)
             joint_size = hidden_size if config.fusion == "concat" else 0
@@ -291,6 +122,80 @@ class SoTHead(nn.Module):
         mixed, mask = self._words(hidden_states, word_mask)
         pooled: Tensor = self.words(mixed, mask)
         return pooled
+
+    def word_contributions(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor) -> Tensor:
+        """What each word adds to each word logit, exactly, from a forward pass alone.
+
+        A word's share is its own centred product in S (or its own weighted hidden state, for the poolings
+        `mean` and `attention`), times the normaliser, through the word classifier. Arguments as in `forward`.
+
+        Returns:
+            (B, N, K), zero outside the words. Their sum and the word classifier's bias are the word logits;
+            with the fusion `concat`, the logits less the classification token's part.
+
+        Raises:
+            ValueError: naming the setting for which no exact sum exists, or in training mode.
+        """
+        return self._contributions(hidden_states, word_mask, pairs=False)
+
+    def pair_contributions(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor) -> Tensor:
+        """What each pair of words (s on the x side, t on the y side) adds to each word logit, exactly.
+
+        `contributions.pair_shares` defines it; unlike a word's share, it counts what a word does through the
+        mean that is taken off the others. For matrix poolings. Arguments as in `forward`.
+
+        Returns:
+            (B, N, N, K), [b, s, t], zero outside the words; sums as in `word_contributions`.
+
+        Raises:
+            ValueError: naming the setting for which no exact sum exists, or in training mode.
+        """
+        return self._contributions(hidden_states, word_mask, pairs=True)
+
+    def _contributions(
+        self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor, *, pairs: bool
+    ) -> Tensor:
+        self._refuse_inexact_contributions(pairs)
+        words = self.words
+        first = hidden_states if isinstance(hidden_states, Tensor) else hidden_states[0]
+        with maybe_autocast(first.device.type, enabled=False):
+            mixed, mask = self._words(hidden_states, word_mask)
+            weights = word_weights(mask, mixed.dtype)
+            # With `concat` the classification token's columns come first.
+            readout = words.readout(self.word_output.weight[:, -words.output_size :].to(mixed.dtype))
+            if not words.is_matrix:
+                token_weights = words.token_weights(mixed, mask, weights)
+                return vector_shares(mixed, token_weights * words.gain(mixed), readout)
+            mapped = words.mapped(mixed, mask)
+            x, y = words.sides(words.centered(mapped, weights))
+            gain = words.gain(cross_covariance(x, y, weights))
+            gain = gain[:, None, :, None] if gain.dim() else gain  # (B, 1, M, 1)
+            if pairs:
+                x, y = words.sides(mapped)
+                return pair_shares(x * gain, y, weights, readout, self.config.centering)
+            return token_shares(x * gain, y, weights, readout)
+
+    def _refuse_inexact_contributions(self, pairs: bool) -> None:
+        config = self.config
+        problems = []
+        if config.pooling in ("none", "max"):
+            problems.append(f"pooling={config.pooling!r} is not a sum over words")
+        elif pairs and config.pooling not in MATRIX_POOLINGS:
+            problems.append(
+                f"pooling={config.pooling!r} has no pairs of words: use {' or '.join(MATRIX_POOLINGS)}"
+            )
+        if not config.has_scalar_gain:
+            name, value = "normalization", config.normalization
+            if value == "svpn":
+                name, value = "num_singular_values", str(config.num_singular_values)
+            problems.append(
+                f"{name}={value} does not multiply a head by one number: use svpn with "
+                "num_singular_values=1, fixed_scale, learned_scale or none"
+            )
+        if self.training:
+            problems.append("the head is in training mode: call eval() first")
+        if problems:
+            raise ValueError("no exact contributions: " + "; ".join(problems))
 
     def _words(
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None

@@ -66,8 +66,9 @@ class SoTHeadConfig:
         normalization: `svpn`, singular value power normalisation by power iteration (the paper's fast
             form); `svpn_exact`, through an SVD; `isqrt_cov`, the matrix square root of a covariance by
             Newton-Schulz (arXiv 1712.01034); `power`, sign(x) |x|^alpha and then length 1; `layer_norm`;
-            `fixed_scale`, 1/sqrt(d) for d pooled features; `learned_scale`, one factor a head; `none`. The
-            last five act on the flattened matrix, and are all that vectors accept.
+            `fixed_scale`, 1/sqrt(d), d the width of a vector or of a matrix (of its two widths the
+            geometric mean); `learned_scale`, one learned factor that starts there; `none`. Vectors accept the
+            last five. A LayerNorm is over a matrix's rows, as published.
         alpha: exponent of svPN and of `power`, in (0, 1); published 0.5.
         num_singular_values: r, how many leading singular triples the fast svPN finds; published 1.
         num_iterations: power iterations for each of them; published 1.
@@ -179,6 +180,13 @@ class SoTHeadConfig:
     def uses_class_token(self) -> bool:
         """Whether the classification token has a branch of its own (`aggregate_all` pools it instead)."""
         return self.fusion in ("sum", "concat", "late", "class_token")
+
+    @property
+    def has_scalar_gain(self) -> bool:
+        """Whether the normalisation multiplies each head by one number: word logits are sums over tokens."""
+        return self.normalization in ("none", "fixed_scale", "learned_scale") or (
+            self.normalization == "svpn" and self.num_singular_values == 1
+        )
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -51,8 +51,7 @@ def svpn(
     Returns:
         (B, M, P, Q).
     """
-    # A maps the start vector's side to the other one.
-    remainder = matrix if start_side == "y" else matrix.transpose(-1, -2)
+    remainder = _towards_start(matrix, start_side)
     triples: list[tuple[Tensor, Tensor, Tensor]] = []
     for found in range(num_singular_values):
         if found:
@@ -68,6 +67,22 @@ def svpn(
             size * (size ** (alpha - 1) - last_gain) * left.unsqueeze(-1) * right.unsqueeze(-2)
         )
     return normalized
+
+
+def svpn_gain(
+    matrix: Tensor, start: Tensor, *, alpha: float = 0.5, num_iterations: int = 1, start_side: str = "x"
+) -> Tensor:
+    """s_1^(alpha - 1), by which the fast svPN of r = 1 multiplies the matrix; arguments as in `svpn`.
+
+    One iteration is two matrix-vector products, and the gradient's are as few. (B, M, P, Q) -> (B, M).
+    """
+    _, size, _ = _leading_triple(_towards_start(matrix, start_side), start, num_iterations)
+    return size.squeeze(-1) ** (alpha - 1)
+
+
+def _towards_start(matrix: Tensor, start_side: str) -> Tensor:
+    """The matrix, or its transpose, whose columns are on the side of the start vector."""
+    return matrix if start_side == "y" else matrix.transpose(-1, -2)
 
 
 def _leading_triple(matrix: Tensor, start: Tensor, num_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
