@@ -206,4 +206,4 @@ def _report(message: str, prog: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(prog=f"python {Path(__file__).name}"))
+    sys.exit(main())

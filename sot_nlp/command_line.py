@@ -23,7 +23,7 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """The parser of a run's flags; only flags that were given appear in what it returns."""
     parser = _Parser(
         prog=prog,
-        usage="%(prog)s --task NAME [--model_name_or_path MODEL] [--output_dir DIR] [flags]",
+        usage="%(prog)s [--task NAME] [flags]",
         description=description,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
