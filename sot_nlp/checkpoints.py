@@ -1,0 +1,394 @@
+"""The state of a training on disk: save, verify, find, rotate, restore.
+
+A checkpoint is a folder `step-00000123` of safetensors and JSON with a manifest of every file's size and
+SHA-256. It is filled under another name and renamed when it is complete, so what bears the name is whole, or
+was damaged later, which the manifest shows. Nothing in it is unpickled. The best model so far lies apart, in
+`best-00000100`, and is kept as long as a checkpoint refers to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.files import sha256, sync_folder, write_json
+
+FORMAT_VERSION = 1
+FOLDER = "checkpoints"
+MANIFEST, PROGRESS, MODEL, OPTIMIZER = (
+    "manifest.json",
+    "progress.json",
+    "model.safetensors",
+    "optimizer.safetensors",
+)
+STEP_NAME = re.compile(r"step-(\d{8,})")
+BEST_NAME = re.compile(r"best-(\d{8,})")
+UNFINISHED = ".unfinished-"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that can't be used: the message says which file and what is wrong with it."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands. JSON-able; with the model's and the optimizer's tensors it is all that a run is.
+
+    `updates` counts the updates done in `epoch`, `step` those of the run; `evaluated` says whether this point
+    has been evaluated. `window` holds the sums since the last log line, `scaler` fp16's loss scale.
+    """
+
+    epoch: int = 0
+    updates: int = 0
+    step: int = 0
+    evaluated: bool = False
+    best: dict[str, Any] | None = None
+    evaluations_without_gain: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    log_history: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    resumed_from: list[dict[str, Any]] = field(default_factory=list)
+    window: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "updates": 0})
+    scaler: dict[str, Any] | None = None
+    train_seconds: float = 0.0
+    examples: int = 0
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Progress:
+        """The progress in a checkpoint's folder. Raises CheckpointError."""
+        try:
+            values = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+            version = values.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{PROGRESS}: format_version {printable(version)}, not {FORMAT_VERSION}"
+                )
+            progress = cls(**values)
+            if progress.best is not None:
+                progress.best["step"] = int(progress.best["step"])
+            return progress
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{PROGRESS}: cannot be read: {printable(error)}") from None
+
+    def write(self, folder: Path) -> None:
+        """Write it to `folder`."""
+        write_json(folder / PROGRESS, {"format_version": FORMAT_VERSION, **asdict(self)})
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of update `step` lies."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def best_folder(checkpoints: Path, step: int) -> Path:
+    """Where the best model, seen at update `step`, lies."""
+    return checkpoints / f"best-{step:08d}"
+
+
+# --- whole folders ---------------------------------------------------------------------------------------
+
+
+def unfinished(target: Path) -> Path:
+    """An empty folder beside `target`, to be filled and then passed to `seal`."""
+    folder = target.parent / f"{UNFINISHED}{target.name}"
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def seal(folder: Path, target: Path) -> None:
+    """Write the manifest of a filled `folder`, make all of it durable, and rename it to `target`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in files
+    }
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "files": manifest})
+    for path in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        sync_folder(path)
+    aside = unfinished(target.with_name(f"replaced-{target.name}")) if target.exists() else None
+    if aside:
+        target.rename(aside)
+    folder.rename(target)
+    sync_folder(target.parent)
+    if aside:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Make `target` a folder that `fill` fills, whole or not at all.
+
+    Raises UserError where it can't be written (a full disk, a quota, no rights); what was there stays.
+    """
+    try:
+        folder = unfinished(target)
+        try:
+            fill(folder)
+            seal(folder, target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(_not_written(target, error)) from None
+
+
+def _not_written(target: Path, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
+    older = [path for path in step_folders(target.parent) if path != target] if target.parent.is_dir() else []
+    kept = (
+        f"the checkpoint before it is whole: {printable(older[-1])}" if older else "there is none before it"
+    )
+    return f"checkpoint {printable(target)} could not be written: {reason}; {kept}"
+
+
+def verify(folder: Path) -> None:
+    """Check every file of a sealed folder against its manifest. Raises CheckpointError: what is wrong."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        version = manifest["format_version"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{MANIFEST}: cannot be read: {printable(error)}") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{MANIFEST}: format_version {printable(version)}, not {FORMAT_VERSION}")
+    problems = [problem for name, entry in files.items() if (problem := _check_file(folder, name, *entry))]
+    if problems:
+        raise CheckpointError("; ".join(problems))
+
+
+def _check_file(folder: Path, name: str, size: int, digest: str) -> str | None:
+    path = folder / name
+    shown = printable(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"{shown}: lies outside the checkpoint"
+    if not path.is_file():
+        return f"{shown}: missing"
+    if (found := path.stat().st_size) != size:
+        return f"{shown}: {found} bytes instead of {printable(size)}"
+    if sha256(path) != digest:
+        return f"{shown}: its content has changed (SHA-256 differs)"
+    return None
+
+
+# --- which one -------------------------------------------------------------------------------------------
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """The sealed checkpoints, oldest first."""
+    return _numbered(checkpoints, STEP_NAME)
+
+
+def _numbered(checkpoints: Path, pattern: re.Pattern[str]) -> list[Path]:
+    if not checkpoints.is_dir():
+        return []
+    found = [path for path in checkpoints.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def open_checkpoint(folder: Path) -> Progress:
+    """Verify a checkpoint, and the best model that it refers to; its progress. Raises CheckpointError."""
+    verify(folder)
+    progress = Progress.read(folder)
+    if progress.best and progress.best["step"] != progress.step:
+        best = best_folder(folder.parent, progress.best["step"])
+        try:
+            verify(best)
+        except CheckpointError as error:
+            raise CheckpointError(f"its best model {best.name}: {error}") from None
+    return progress
+
+
+def find(wanted: str | None, checkpoints: Path, warn: Callable[[str], None]) -> tuple[Path, Progress] | None:
+    """The checkpoint to go on from: the newest whole one for None and "latest", else the one at that path.
+
+    Broken ones are named by `warn` and passed over; a path may also be a run's folder. None where there is no
+    checkpoint. Raises UserError where checkpoints exist and none of them is whole.
+    """
+    if wanted in (None, "latest"):
+        candidates = step_folders(checkpoints)
+    else:
+        path = Path(str(wanted))
+        shown = f"--resume_from_checkpoint {printable(wanted)}"
+        if not path.is_dir():
+            raise UserError(f"{shown}: no such folder; give 'latest' or the folder of a checkpoint")
+        if (path / MANIFEST).exists() or STEP_NAME.fullmatch(path.name):
+            try:
+                return path, open_checkpoint(path)
+            except CheckpointError as error:
+                raise UserError(f"{shown}: {error}; give an older checkpoint, or 'latest'") from None
+        candidates = step_folders(path) or step_folders(path / FOLDER)
+        if not candidates:
+            raise UserError(f"{shown}: holds no checkpoint (a folder like step-00000100)")
+    broken = []
+    for path in reversed(candidates):
+        try:
+            return path, open_checkpoint(path)
+        except CheckpointError as error:
+            broken.append(f"{printable(path)}: {error}")
+            warn(f"checkpoint passed over: {broken[-1]}")
+    if broken:
+        raise UserError(
+            "no checkpoint is whole: " + "; ".join(broken) + "; delete them (or give --overwrite_output_dir) "
+            "to start again"
+        )
+    return None
+
+
+def rotate(checkpoints: Path, current: int, limit: int | None) -> None:
+    """Delete what is no longer needed once checkpoint `current` is whole.
+
+    Kept are the newest `limit` checkpoints up to `current` (all with None) and the best models that they
+    refer to. Checkpoints after `current` belong to a future that was left by resuming from an older one.
+    """
+    folders = step_folders(checkpoints)
+    past = [path for path in folders if int(path.name.split("-")[1]) <= current]
+    keep = set(past if limit is None else past[-limit:])
+    needed = set()
+    for path in keep:
+        try:
+            best = Progress.read(path).best
+        except CheckpointError:
+            continue
+        if best:
+            needed.add(best_folder(checkpoints, best["step"]))
+    stale = [path for path in folders if path not in keep]
+    stale += [path for path in _numbered(checkpoints, BEST_NAME) if path not in needed]
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
+    remove_unfinished(checkpoints)
+
+
+def recover(checkpoints: Path) -> None:
+    """Tidy up after a run that was killed inside a save: finish what was whole, delete what was not."""
+    for path in checkpoints.glob(f"{UNFINISHED}*"):
+        target = path.with_name(path.name.removeprefix(UNFINISHED))
+        named = STEP_NAME.fullmatch(target.name) or BEST_NAME.fullmatch(target.name)
+        if named and not target.exists():
+            with contextlib.suppress(CheckpointError):
+                verify(path)
+                path.rename(target)
+    remove_unfinished(checkpoints)
+
+
+def remove_unfinished(checkpoints: Path) -> None:
+    """Delete what a save left behind that did not come to its end."""
+    for path in checkpoints.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- what is in it ---------------------------------------------------------------------------------------
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write named tensors as safetensors; those that share memory once, under the first name."""
+    first: dict[tuple[Any, ...], str] = {}
+    unique: dict[str, torch.Tensor] = {}
+    same: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and first.setdefault(where, name) != name:
+            same[name] = first[where]
+        else:
+            unique[name] = tensor.detach().contiguous()
+    save_file(unique, path, metadata={"format": "pt", "same": json.dumps(same)})
+
+
+def load_tensors(path: Path, into: dict[str, torch.Tensor], what: str) -> None:
+    """Copy a file's tensors into those of `into`, in place. Raises CheckpointError where they differ."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            same = json.loads((file.metadata() or {}).get("same", "{}"))
+            names = set(file.keys()) | set(same)
+            if names != set(into):
+                raise CheckpointError(f"{path.name}: not the {what} of this run: {_differ(names, set(into))}")
+            with torch.no_grad():
+                for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                    tensor = file.get_tensor(name)
+                    if tensor.shape != into[name].shape or tensor.dtype != into[name].dtype:
+                        raise CheckpointError(
+                            f"{path.name}: {name} is {tuple(tensor.shape)} {tensor.dtype}, "
+                            f"expected {tuple(into[name].shape)} {into[name].dtype}"
+                        )
+                    into[name].copy_(tensor)
+                for name, source in same.items():
+                    if into[name].data_ptr() != into[source].data_ptr():
+                        into[name].copy_(into[source])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path.name}: cannot be read: {printable(error)}") from None
+
+
+def _differ(found: Iterable[str], wanted: Iterable[str]) -> str:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    parts = [
+        f"{what} {', '.join(names[:3])}" for what, names in (("lacks", missing), ("has", extra)) if names
+    ]
+    return printable("; ".join(parts))
+
+
+def save_model(path: Path, model: torch.nn.Module) -> None:
+    """Write every parameter and persistent buffer of `model`."""
+    save_tensors(path, model.state_dict())
+
+
+def load_model(path: Path, model: torch.nn.Module) -> None:
+    """Read what `save_model` wrote back into `model`, bit for bit. Raises CheckpointError."""
+    load_tensors(path, model.state_dict(), "model")
+
+
+def save_optimizer(path: Path, optimizer: torch.optim.Optimizer, names: list[list[str]]) -> None:
+    """Write the optimizer's state; `names` are the names of its parameters, group by group.
+
+    Its settings are not in it: they are the run's arguments, and the rates a function of the update's number.
+    """
+    tensors = {
+        f"{name}/{kind}": tensor
+        for parameter, name in _named(optimizer, names)
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+    }
+    save_tensors(path, tensors)
+
+
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, names: list[list[str]]) -> None:
+    """Read what `save_optimizer` wrote. Raises CheckpointError."""
+    parameters = {name: parameter for parameter, name in _named(optimizer, names)}
+    steps_on_device = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                name, _, kind = key.rpartition("/")
+                parameter = parameters[name]
+                tensor = file.get_tensor(key)
+                if kind == "step":
+                    tensor = tensor.to(parameter.device) if steps_on_device else tensor
+                else:
+                    # In the memory order of its parameter, as the optimizer made it.
+                    tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+                optimizer.state[parameter][kind] = tensor.detach()
+    except KeyError as error:
+        raise CheckpointError(f"{path.name}: {printable(error)} is not trained in this run") from None
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path.name}: cannot be read: {printable(error)}") from None
+
+
+def _named(
+    optimizer: torch.optim.Optimizer, names: list[list[str]]
+) -> Iterator[tuple[torch.nn.Parameter, str]]:
+    for group, group_names in zip(optimizer.param_groups, names, strict=True):
+        yield from zip(group["params"], group_names, strict=True)

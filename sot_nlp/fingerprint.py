@@ -1,0 +1,83 @@
+"""What a resumed run must share with its checkpoint, and what it may change."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sot_nlp.errors import UserError, printable
+
+# They change how long a run is, what it writes or how its work is cut; the updates stay the checkpoint's. Batch
+# size, accumulation and precision are here because what they come to (examples an update, the precision that
+# "auto" chose) is compared itself.
+MAY_CHANGE = {
+    "num_train_epochs",
+    "max_train_steps",
+    "early_stopping_patience",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_tokens_per_batch",
+    "mixed_precision",
+    "on_nan",
+    "max_nan_skips",
+    "cpu",
+    "data_dir",
+    "cache_dir",
+    "overwrite_cache",
+    "test_file",
+    "do_predict",
+    "max_predict_samples",
+    "per_device_eval_batch_size",
+    "output_dir",
+    "overwrite_output_dir",
+    "checkpointing_steps",
+    "save_total_limit",
+    "resume_from_checkpoint",
+    "save_remote_code",
+    "logging_steps",
+    "disable_tqdm",
+    "with_tracking",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_strategy",
+    "processes",
+    "versions",
+}
+MISSING = "(not given)"
+
+
+def changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, list[Any]]:
+    """What differs and may: `{name: [there, here]}`. Raises UserError naming each difference that may not."""
+    there, here = _flat(saved), _flat(current)
+    differing = {
+        name: [there.get(name, MISSING), here.get(name, MISSING)]
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name, MISSING) != here.get(name, MISSING)
+    }
+    refused = {name: pair for name, pair in differing.items() if MAY_CHANGE.isdisjoint(name.split("."))}
+    if refused:
+        named = "; ".join(
+            f"{printable(name)} {_show(a)} there, {_show(b)} here" for name, (a, b) in refused.items()
+        )
+        raise UserError(
+            f"the checkpoint was made with other settings: {named}; give the same ones to go on, or another "
+            "--output_dir (or --overwrite_output_dir) to start anew"
+        )
+    return differing
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            # Through JSON as the checkpoint went, so that a tuple equals the list that it became.
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat
+
+
+def _show(value: Any) -> str:
+    return printable(value if isinstance(value, str) else json.dumps(value), limit=60)

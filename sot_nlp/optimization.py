@@ -1,0 +1,154 @@
+"""What is trained, how fast each part learns, and when: frozen parts, AdamW's groups, the rate's schedule."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sot_nlp.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# The names that transformers gives a classification head; everything else is the backbone.
+HEAD_NAMES = {"classifier", "score"}
+
+
+def is_head(name: str) -> bool:
+    """Whether the parameter `name` belongs to the classification head."""
+    return not HEAD_NAMES.isdisjoint(name.split("."))
+
+
+def backbone_layers(model: nn.Module) -> tuple[str, int]:
+    """`(name, number)` of the backbone's stack of layers, its longest list of modules; `("", 0)` if none."""
+    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    return max((item for item in lists if not is_head(item[0])), key=lambda item: item[1], default=("", 0))
+
+
+def depth(name: str, stack: str, layers: int) -> int:
+    """How far up a parameter stands: 0 for embeddings, i + 1 for layer i, `layers + 1` for the head.
+
+    What is in no layer and not an embedding (a final norm, a pooler) stands with the top layer.
+    """
+    if is_head(name):
+        return layers + 1
+    if match := re.match(re.escape(stack) + r"\.(\d+)\.", name):
+        return int(match[1]) + 1
+    return 0 if re.search(r"embed|wte|wpe", name) else layers
+
+
+def freeze(model: nn.Module, *, freeze_backbone: bool, trainable_layers: int | None) -> None:
+    """Stop the gradient of the backbone, or of all of it but the top `trainable_layers` layers.
+
+    Raises UserError where the backbone has fewer layers.
+    """
+    if not freeze_backbone and trainable_layers is None:
+        return
+    stack, layers = backbone_layers(model)
+    keep = 0 if freeze_backbone else int(trainable_layers or 0)
+    if keep > layers:
+        raise UserError(f"--trainable_layers {keep}: the backbone has {layers} layers")
+    for name, parameter in model.named_parameters():
+        # With no layer trained, what stands with the top layer is frozen too.
+        lowest = layers + 1 - keep
+        if depth(name, stack, layers) < lowest:
+            parameter.requires_grad_(False)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put `model` into training mode, and the parts of it that are frozen as a whole into evaluation mode.
+
+    A frozen part yields constant features: no dropout is drawn in what does not learn. Modules without
+    parameters follow the part that they are in.
+    """
+    model.train()
+    _frozen_to_eval(model)
+
+
+def _frozen_to_eval(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _frozen_to_eval(child)
+
+
+def parameter_groups(model: nn.Module, arguments: Any) -> list[dict[str, Any]]:
+    """AdamW's groups of the parameters that learn: one for each (rate, weight decay), with their names.
+
+    The head learns at `head_learning_rate`, layer i of L at `learning_rate * layerwise_lr_decay^(L - 1 - i)`,
+    the embeddings one factor lower still. Vectors (biases, norms) have no weight decay. A frozen parameter is
+    in no group, so it has no state.
+    """
+    stack, layers = backbone_layers(model)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if is_head(name):
+            rate = arguments.head_learning_rate or arguments.learning_rate
+        else:
+            rate = arguments.learning_rate * arguments.layerwise_lr_decay ** (
+                layers - depth(name, stack, layers)
+            )
+        decay = arguments.weight_decay if parameter.ndim > 1 else 0.0
+        group = groups.setdefault(
+            (rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "names": []}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not groups:
+        raise UserError("every parameter of the model is frozen: nothing is left to train")
+    return list(groups.values())
+
+
+def create_optimizer(
+    groups: list[dict[str, Any]], arguments: Any, *, fused: bool = True
+) -> torch.optim.AdamW:
+    """AdamW over `groups`; one kernel a group where the device has it, else one for each operation."""
+    settings: dict[str, Any] = {
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
+    }
+    plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
+    if fused:
+        try:
+            return torch.optim.AdamW(plain, fused=True, **settings)
+        except RuntimeError as error:
+            logger.warning("the fused AdamW does not run here (%s): the plain one is used", error)
+    return torch.optim.AdamW(plain, **settings)
+
+
+def learning_rate_schedule(arguments: Any, total_steps: int) -> Callable[[int], float]:
+    """The factor on every learning rate as a pure function of the update's number, 0 for the first.
+
+    A function, not a stateful scheduler: it is the same at any number of processes and after any resumption.
+    Warm-up is `warmup_steps`, or `warmup_ratio` of all updates.
+    """
+    warmup = arguments.warmup_steps
+    if warmup is None:
+        warmup = math.ceil(arguments.warmup_ratio * total_steps)
+    kind = arguments.lr_scheduler_type
+    if kind == "constant":
+        warmup = 0
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        if kind == "linear":
+            return 1.0 - progress
+        if kind == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        if kind == "inverse_sqrt":
+            shift = warmup or 10_000
+            return math.sqrt(shift / (step - warmup + shift))
+        return 1.0
+
+    return factor

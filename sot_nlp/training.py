@@ -1,0 +1,633 @@
+"""The loop: update after update to a trained model, the same one however often it was stopped on the way.
+
+Shapes: n examples of the training split, G examples an update.
+
+An update is a pure function of model, optimizer, (seed, update's number) and the plan in `batching`: the
+random numbers of dropout are drawn anew from (seed, update, process), and the learning rate is a function of
+the update's number. So a checkpoint needs no random states, and a resumed run is bit for bit the run that was
+never stopped (on a CPU; kernels of a GPU may add in no fixed order).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from sot_nlp import checkpoints, interruption
+from sot_nlp.batching import check_token_budget, epoch_updates, num_updates
+from sot_nlp.checkpoints import CheckpointError, Progress
+from sot_nlp.errors import UserError, printable
+from sot_nlp.evaluation import EvaluationStopped
+from sot_nlp.fingerprint import changes
+from sot_nlp.interruption import Interrupted
+from sot_nlp.optimization import (
+    create_optimizer,
+    freeze,
+    learning_rate_schedule,
+    parameter_groups,
+    train_mode,
+)
+from sot_nlp.processes import LostProcessError, create_accelerator, is_sharded, lost_process, on_main
+from sot_nlp.run_lock import run_lock
+from sot_nlp.runlog import RunLog, finite, tracker_config
+from sot_nlp.training_loss import adjusted_loss
+from sot_nlp.updates import Outcome, Updater
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
+
+logger = logging.getLogger(__name__)
+
+SHARDS = "shards"
+SHOWN_EXAMPLES = 64
+# Where so many updates in a row overflow in fp16, no loss scale will help.
+MOST_OVERFLOWS = 50
+
+
+@dataclass(kw_only=True)
+class TrainingResult:
+    """What came out of `train`, apart from the weights.
+
+    `model` is the trained model as predictions need it: the one given, unless it is sharded (then
+    accelerate's wrapper). `best` is {metric, value, epoch, step} of the weights that it holds. Speeds and seconds count
+    training alone, not evaluations and checkpoints. `peak_memory_bytes` is the GPU's, else the process's.
+    """
+
+    model: torch.nn.Module
+    best: dict[str, Any] | None
+    evaluations: list[dict[str, Any]]
+    log_history: list[dict[str, Any]]
+    train_examples_per_second: float
+    train_seconds: float
+    steps: int
+    skipped_updates: list[dict[str, Any]]
+    resumed_from: list[dict[str, Any]]
+    warnings: list[str]
+    peak_memory_bytes: int
+
+
+def train(
+    model: torch.nn.Module,
+    train_split: Any,
+    arguments: Any,
+    accelerator: Accelerator,
+    *,
+    evaluate: Callable[[torch.nn.Module], dict[str, Any]],
+    run_folder: Path,
+    pad_token_id: int,
+    padding_side: str,
+    class_weights: Any = None,
+    fingerprint: dict[str, Any],
+    on_log: Callable[[dict[str, Any]], None],
+    higher_is_better: bool,
+    main_metric: str,
+) -> TrainingResult:
+    """Train `model` in place and leave it with the weights that evaluated best.
+
+    Goes on from the newest whole checkpoint in `run_folder`, or from `--resume_from_checkpoint`. All
+    processes call it together.
+
+    Args:
+        model: anything whose `forward(labels=...)` returns the mean loss of its batch.
+        train_split: `data.TokenSplit`, or what has its `lengths`, `indices`, `labels` and `collate`.
+        arguments: `arguments.Arguments`.
+        accelerator: from `create_accelerator`.
+        evaluate: called at each epoch's end (and at the end) on all processes; its `main_metric` decides.
+        run_folder: gets `checkpoints/`, `train.log` and `metrics.jsonl`.
+        pad_token_id, padding_side: for the batches.
+        class_weights: (K,) weights of the classes in the cross-entropy, scaled so that the mean over the
+            training examples is 1; a model with a `classification_loss` method (ours) takes them.
+        fingerprint: JSON-able; what else must be the same where a checkpoint is resumed.
+        on_log: called on the main process with each log line.
+        higher_is_better: whether a larger `main_metric` is better.
+        main_metric: key of what `evaluate` returns.
+
+    Raises:
+        UserError: settings that differ from the checkpoint's, no whole checkpoint, a run folder in use, a
+            full disk, a loss that is not finite.
+        Interrupted: a signal came; a checkpoint is written.
+        LostProcessError: another process of the run is gone.
+    """
+    check_token_budget(arguments.max_tokens_per_batch, int(np.max(train_split.lengths, initial=0)))
+    if not len(train_split.lengths):
+        raise UserError("the training split is empty: nothing to train on")
+    distributed = accelerator.num_processes > 1
+    with contextlib.ExitStack() as stack:
+        on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
+        stack.enter_context(interruption.caught_signals(distributed=distributed))
+        stack.enter_context(
+            adjusted_loss(
+                model,
+                train_split.labels,
+                label_smoothing=arguments.label_smoothing,
+                class_weights=class_weights,
+            )
+        )
+        loop = _Loop(
+            model,
+            train_split,
+            arguments,
+            accelerator,
+            evaluate=evaluate,
+            run_folder=run_folder,
+            collation={"pad_token_id": pad_token_id, "padding_side": padding_side},
+            fingerprint=fingerprint,
+            on_log=on_log,
+            higher_is_better=higher_is_better,
+            main_metric=main_metric,
+        )
+        stack.callback(loop.close)
+        stack.enter_context(loop.log)
+        try:
+            return loop.run()
+        except RuntimeError as error:
+            if lost_process(accelerator, error):
+                raise LostProcessError(
+                    "another process of this run has ended; the same command goes on from the last "
+                    f"checkpoint ({printable(error)})"
+                ) from error
+            raise
+
+
+class _Loop:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        split: Any,
+        arguments: Any,
+        accelerator: Accelerator,
+        *,
+        evaluate: Callable[[torch.nn.Module], dict[str, Any]],
+        run_folder: Path,
+        collation: dict[str, Any],
+        fingerprint: dict[str, Any],
+        on_log: Callable[[dict[str, Any]], None],
+        higher_is_better: bool,
+        main_metric: str,
+    ):
+        self.split, self.arguments, self.accelerator = split, arguments, accelerator
+        self.evaluate_model, self.on_log = evaluate, on_log
+        self.main_metric, self.sign = main_metric, 1.0 if higher_is_better else -1.0
+        self.checkpoints = run_folder / checkpoints.FOLDER
+        self.lengths = np.asarray(split.lengths)
+        self.update_size = (
+            arguments.per_device_train_batch_size
+            * arguments.gradient_accumulation_steps
+            * accelerator.num_processes
+        )
+        self.per_epoch = num_updates(len(self.lengths), self.update_size)
+        # (rounded, so that 0.1 + 0.2 epochs are no update more than 0.3)
+        self.total = arguments.max_train_steps or math.ceil(
+            round(self.per_epoch * arguments.num_train_epochs, 6)
+        )
+        self.progress = Progress()
+        self.saved: tuple[int, bool] | None = None
+        self.overflows = 0
+        self.clock = time.perf_counter()
+        self.warnings: list[str] = []
+        self.fingerprint = {
+            **fingerprint,
+            "training": {
+                "examples": len(self.lengths),
+                "examples_per_update": self.update_size,
+                "precision": accelerator.mixed_precision,
+                "device": accelerator.device.type,
+                "processes": accelerator.num_processes,
+            },
+        }
+        self.raw = model
+        freeze(
+            model,
+            freeze_backbone=arguments.freeze_backbone,
+            trainable_layers=arguments.trainable_layers,
+        )
+        if arguments.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
+        if arguments.torch_compile:
+            self._compile()
+        groups = parameter_groups(model, arguments)
+        self.names = [group["names"] for group in groups]
+        self.model, self.optimizer = accelerator.prepare(
+            model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))
+        )
+        self.bare = accelerator.unwrap_model(self.model)
+        self.updater = Updater(
+            self.model,
+            self.optimizer,
+            accelerator,
+            split=split,
+            arguments=arguments,
+            schedule=learning_rate_schedule(arguments, self.total),
+            **collation,
+        )
+        self.log = RunLog(
+            run_folder,
+            active=accelerator.is_main_process,
+            total_steps=self.total,
+            show_progress=not arguments.disable_tqdm,
+        )
+
+    # --- the run ---
+
+    def run(self) -> TrainingResult:
+        """Train to the end, from the start or from a checkpoint."""
+        accelerator, arguments = self.accelerator, self.arguments
+        if arguments.with_tracking:
+            accelerator.init_trackers("sot-nlp", config=tracker_config(arguments))
+        self._resume()
+        progress = self.progress
+        while not (progress.evaluated and (progress.step >= self.total or self._out_of_patience())):
+            if progress.evaluated:
+                progress.evaluated = False
+                if progress.updates == self.per_epoch:
+                    progress.epoch += 1
+                    progress.updates = 0
+            self._train_epoch()
+            self._evaluate()
+        self._load_best()
+        if arguments.with_tracking:
+            accelerator.end_training()
+        return self._result()
+
+    def _train_epoch(self) -> None:
+        progress, arguments = self.progress, self.arguments
+        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+        updates = epoch_updates(
+            self.lengths,
+            seed=seed,
+            epoch=progress.epoch,
+            update_size=self.update_size,
+            group_by_length=arguments.group_by_length,
+        )
+        every = arguments.checkpointing_steps
+        every = None if every in (None, "epoch") else int(every)
+        train_mode(self.model)
+        self.clock = time.perf_counter()
+        for examples in updates[progress.updates :]:
+            if progress.step >= self.total:
+                break
+            outcomes = self.updater.run(examples, progress.step)
+            progress.updates += 1
+            progress.step += 1
+            progress.examples += len(examples)
+            self.log.advance()
+            for outcome in outcomes:
+                self._take(outcome)
+            at_end = progress.updates == self.per_epoch or progress.step >= self.total
+            if every and progress.step % every == 0 and not at_end:
+                self._save()
+        self._drain()
+        self._stop_clock()
+
+    def _take(self, outcome: Outcome) -> None:
+        """Account for an update, log it where a line is due, and end the run where it or a signal says so."""
+        if outcome.applied:
+            self.overflows = 0
+            self._log(outcome)
+        elif self._overflowed(outcome):
+            self._log(outcome)
+        else:
+            self._skip_or_stop(outcome)
+        if outcome.signum:
+            self._interrupt(outcome.signum)
+
+    def _log(self, outcome: Outcome) -> None:
+        progress, window = self.progress, self.progress.window
+        window["loss"] += outcome.loss
+        window["updates"] += 1
+        if outcome.step % self.arguments.logging_steps:
+            return
+        self._stop_clock()
+        entry = {
+            "step": outcome.step,
+            "epoch": self._epoch(outcome.step),
+            "loss": window["loss"] / window["updates"],
+            "learning_rate": outcome.learning_rate,
+            "grad_norm": outcome.grad_norm,
+            "examples_per_second": progress.examples / max(progress.train_seconds, 1e-9),
+        }
+        progress.window = {"loss": 0.0, "updates": 0}
+        self._publish(finite(entry))
+        progress.log_history.append(finite(entry))
+        self.log.progress(entry["loss"], entry["learning_rate"], entry["examples_per_second"])
+
+    def _publish(self, entry: dict[str, Any]) -> None:
+        self.log.metrics(entry)
+        if self.accelerator.is_main_process:
+            self.on_log(entry)
+        if self.arguments.with_tracking:
+            numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float))}
+            self.accelerator.log(numbers, step=entry["step"])
+
+    def _overflowed(self, outcome: Outcome) -> bool:
+        """Whether fp16's scaler skipped the update to lower its scale, which it does now and then."""
+        if self.accelerator.scaler is None or not math.isfinite(outcome.loss):
+            return False
+        self.overflows += 1
+        return self.overflows <= MOST_OVERFLOWS
+
+    def _skip_or_stop(self, outcome: Outcome) -> None:
+        progress, arguments = self.progress, self.arguments
+        indices = np.asarray(self.split.indices)[outcome.examples].tolist()
+        progress.skipped.append(
+            {
+                "step": outcome.step,
+                "epoch": self._epoch(outcome.step),
+                "loss": str(outcome.loss),
+                "grad_norm": str(outcome.grad_norm),
+                "examples": indices,
+            }
+        )
+        shown = ", ".join(map(str, indices[:SHOWN_EXAMPLES])) + (
+            ", ..." if len(indices) > SHOWN_EXAMPLES else ""
+        )
+        what = (
+            f"update {outcome.step} (epoch {self._epoch(outcome.step):.2f}): loss {outcome.loss}, "
+            f"gradient norm {outcome.grad_norm}; examples (lines of the training data): {shown}"
+        )
+        if arguments.on_nan == "skip" and len(progress.skipped) <= arguments.max_nan_skips:
+            self._warn(f"skipped {what}")
+            return
+        self.log.line(f"stopped at {what}")
+        whole = checkpoints.step_folders(self.checkpoints)
+        good = f"last good checkpoint: {printable(whole[-1])}" if whole else "no checkpoint was written yet"
+        limit = (
+            f"--max_nan_skips {arguments.max_nan_skips} is used up"
+            if arguments.on_nan == "skip"
+            else "a lower --learning_rate may help; --on_nan skip passes over such updates"
+        )
+        raise UserError(f"not a finite number at {what}; {good}; {limit}")
+
+    # --- evaluation ---
+
+    def _evaluate(self) -> None:
+        progress = self.progress
+        try:
+            scores = self.evaluate_model(self.model)
+        except EvaluationStopped:
+            self._interrupt(self._agreed_signal())
+        entry = finite({"epoch": self._epoch(progress.step), "step": progress.step, **scores})
+        progress.evaluations.append(entry)
+        progress.evaluated = True
+        value = entry[self.main_metric]
+        best = progress.best["value"] if progress.best else None
+        if progress.best is None or (
+            value is not None and (best is None or self.sign * value > self.sign * best)
+        ):
+            progress.best = {
+                "metric": self.main_metric,
+                "value": value,
+                "epoch": entry["epoch"],
+                "step": progress.step,
+            }
+            progress.evaluations_without_gain = 0
+        else:
+            progress.evaluations_without_gain += 1
+        self._publish(entry)
+        goes_on = progress.step < self.total and not self._out_of_patience()
+        if goes_on and progress.best["step"] == progress.step:
+            self._save_best()
+        every = self.arguments.checkpointing_steps
+        if every is not None and (every == "epoch" or progress.step % int(every) == 0 or not goes_on):
+            self._save()
+        if signum := self._agreed_signal():
+            self._interrupt(signum)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.arguments.early_stopping_patience
+        return patience is not None and self.progress.evaluations_without_gain >= patience
+
+    # --- checkpoints ---
+
+    def _resume(self) -> None:
+        """Take up the state of the checkpoint that this run is to go on from, if there is one."""
+        accelerator, arguments = self.accelerator, self.arguments
+        wanted = arguments.resume_from_checkpoint
+
+        def find() -> tuple[Path, Progress] | None:
+            checkpoints.recover(self.checkpoints)
+            found = checkpoints.find(wanted, self.checkpoints, self._warn)
+            if found is None and wanted is not None:
+                self._warn(f"--resume_from_checkpoint {wanted}: there is no checkpoint yet; starting anew")
+            return found
+
+        found = on_main(accelerator, find)
+        if found is None:
+            self.progress.fingerprint = self.fingerprint
+            self.log.rewind(0)
+            return
+        folder, progress = found
+        changed = changes(progress.fingerprint, self.fingerprint)
+        self._restore(folder, progress)
+        progress.resumed_from.append({"checkpoint": folder.name, "step": progress.step, "changed": changed})
+        progress.fingerprint = self.fingerprint
+        self.progress = progress
+        self.log.rewind(progress.step)
+        self.log.line(f"goes on from {printable(folder)}")
+        for name, (there, here) in changed.items():
+            self._warn(f"resumed with another {name}: {there} in the checkpoint, {here} here")
+        if progress.best and progress.best["step"] == progress.step:
+            self._save_best()
+        elif progress.best and folder.parent != self.checkpoints:
+            self._copy_best(folder.parent)
+
+    def _restore(self, folder: Path, progress: Progress) -> None:
+        accelerator = self.accelerator
+        try:
+            if is_sharded(accelerator):
+                accelerator.load_state(str(folder / SHARDS))
+                return
+            checkpoints.load_model(folder / checkpoints.MODEL, self.bare)
+            checkpoints.load_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
+            if accelerator.scaler is not None and progress.scaler is not None:
+                accelerator.scaler.load_state_dict(progress.scaler)
+        except CheckpointError as error:
+            raise UserError(f"checkpoint {printable(folder)}: {error}") from None
+
+    def _copy_best(self, source: Path) -> None:
+        step = self.progress.best["step"] if self.progress.best else 0
+        target = checkpoints.best_folder(self.checkpoints, step)
+
+        def copy(folder: Path) -> None:
+            shutil.copyfile(
+                checkpoints.best_folder(source, step) / checkpoints.MODEL, folder / checkpoints.MODEL
+            )
+
+        on_main(self.accelerator, lambda: checkpoints.save_folder(target, copy))
+
+    def _save(self) -> None:
+        """Write a checkpoint of this very point, then delete those that are no longer wanted."""
+        self._drain()
+        progress, accelerator = self.progress, self.accelerator
+        self._stop_clock()
+        if self.saved == (progress.step, progress.evaluated):
+            return
+        progress.scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        target = checkpoints.step_folder(self.checkpoints, progress.step)
+        if is_sharded(accelerator):
+            self._save_shards(target)
+        else:
+            on_main(accelerator, lambda: checkpoints.save_folder(target, self._fill))
+        self.saved = (progress.step, progress.evaluated)
+        limit = self.arguments.save_total_limit
+        on_main(accelerator, lambda: checkpoints.rotate(self.checkpoints, progress.step, limit))
+        self.clock = time.perf_counter()
+
+    def _fill(self, folder: Path) -> None:
+        checkpoints.save_model(folder / checkpoints.MODEL, self.bare)
+        checkpoints.save_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
+        self.progress.write(folder)
+
+    def _save_shards(self, target: Path) -> None:
+        """All processes write their part through accelerate; the main one seals the whole."""
+        accelerator = self.accelerator
+        folder = on_main(accelerator, lambda: checkpoints.unfinished(target))
+        accelerator.save_state(str(folder / SHARDS))
+        accelerator.wait_for_everyone()
+
+        def seal() -> None:
+            self.progress.write(folder)
+            checkpoints.seal(folder, target)
+
+        on_main(accelerator, seal)
+
+    def _save_best(self) -> None:
+        step = self.progress.step
+        target = checkpoints.best_folder(self.checkpoints, step)
+        # On sharded models every process takes part in this.
+        state = self.accelerator.get_state_dict(self.model) if is_sharded(self.accelerator) else None
+
+        def fill(folder: Path) -> None:
+            checkpoints.save_tensors(folder / checkpoints.MODEL, state or self.bare.state_dict())
+
+        on_main(self.accelerator, lambda: checkpoints.save_folder(target, fill))
+
+    def _load_best(self) -> None:
+        best = self.progress.best
+        if best is None or best["step"] == self.progress.step:
+            return
+        folder = checkpoints.best_folder(self.checkpoints, best["step"])
+        try:
+            checkpoints.verify(folder)
+            checkpoints.load_model(folder / checkpoints.MODEL, self.bare)
+        except CheckpointError as error:
+            raise UserError(f"the best model {printable(folder)}: {error}") from None
+
+    def _interrupt(self, signum: int) -> None:
+        self._save()
+        name = Signals(signum).name
+        where = printable(checkpoints.step_folder(self.checkpoints, self.progress.step))
+        message = (
+            f"{name}: stopped after update {self.progress.step} of {self.total}; checkpoint {where} is "
+            "written, and the same command goes on from it"
+        )
+        self.log.line(message)
+        raise Interrupted(signum, message)
+
+    # --- small ---
+
+    def _drain(self) -> None:
+        for outcome in self.updater.drain():
+            self._take(outcome)
+
+    def _agreed_signal(self) -> int:
+        """The signal that any process got, 0 for none; the same on all."""
+        signum = interruption.received()
+        if self.accelerator.num_processes == 1:
+            return signum
+        flags = torch.tensor([float(bool(signum)), float(signum)], device=self.accelerator.device)
+        count, total = self.accelerator.reduce(flags, "sum").tolist()
+        return round(total / count) if count else 0
+
+    def _epoch(self, step: int) -> float:
+        return round(step / self.per_epoch, 4)
+
+    def _stop_clock(self) -> None:
+        now = time.perf_counter()
+        self.progress.train_seconds += now - self.clock
+        self.clock = now
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.log.line(message)
+        if self.accelerator.is_main_process:
+            logger.warning(message)
+
+    def _compile(self) -> None:
+        if (problem := compile_problem()) is None:
+            self.raw.compile(dynamic=True)
+        else:
+            self.warnings.append(f"--torch_compile: not compiled, since a trial failed: {problem}")
+
+    def _result(self) -> TrainingResult:
+        progress = self.progress
+        return TrainingResult(
+            model=self.model if is_sharded(self.accelerator) else self.raw,
+            best=progress.best,
+            evaluations=progress.evaluations,
+            log_history=progress.log_history,
+            train_examples_per_second=progress.examples / max(progress.train_seconds, 1e-9),
+            train_seconds=progress.train_seconds,
+            steps=progress.step,
+            skipped_updates=progress.skipped,
+            resumed_from=progress.resumed_from,
+            warnings=self.warnings,
+            peak_memory_bytes=peak_memory(self.accelerator.device),
+        )
+
+    def close(self) -> None:
+        """Give the model back as it came: without accelerate's wrapper, gradients and optimizer."""
+        if is_sharded(self.accelerator):
+            return
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.raw.__dict__.pop("_is_accelerate_prepared", None)
+        self.raw.zero_grad(set_to_none=True)
+        del self.updater, self.optimizer, self.model
+        self.accelerator.free_memory()
+        self.raw.eval()
+
+
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Recompute the backbone's activations in the backward pass. UserError where the backbone can't."""
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"--gradient_checkpointing: {printable(error)}") from None
+
+
+def compile_problem() -> str | None:
+    """Why torch.compile does not work on this machine; None where a trial works."""
+    try:
+        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8))
+    except (RuntimeError, OSError, ImportError) as error:
+        return printable(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
+    return None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that the run held, in bytes: of the GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
