@@ -1,1 +1,99 @@
-"""sot-nlp."""
+"""Fine-tune text classifiers with the second-order (SoT) head on Hugging Face transformers.
+
+Importing this package imports neither torch nor transformers; its names do, when they are first used.
+transformers' Auto classes know the SoT models from here on.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import registration
+
+if TYPE_CHECKING:
+    from .errors import UserError
+    from .modeling.auto import AutoSoTForSequenceClassification
+    from .modeling.configuration_sot import (
+        SoTBertConfig,
+        SoTConfig,
+        SoTGPT2Config,
+        SoTOpenAIGPTConfig,
+        SoTRobertaConfig,
+    )
+    from .modeling.head import SoTHead
+    from .modeling.head_config import PRESETS, SoTHeadConfig, resolve_head
+    from .modeling.lora import lora_target_modules
+    from .modeling.modeling_sot import (
+        SoTBertForSequenceClassification,
+        SoTForSequenceClassification,
+        SoTGenericForSequenceClassification,
+        SoTGPT2ForSequenceClassification,
+        SoTOpenAIGPTForSequenceClassification,
+        SoTRobertaForSequenceClassification,
+    )
+    from .modeling.tokenizer import load_tokenizer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": ("UserError",),
+    "modeling.auto": ("AutoSoTForSequenceClassification",),
+    "modeling.configuration_sot": (
+        "SoTBertConfig",
+        "SoTConfig",
+        "SoTGPT2Config",
+        "SoTOpenAIGPTConfig",
+        "SoTRobertaConfig",
+    ),
+    "modeling.head": ("SoTHead",),
+    "modeling.head_config": ("PRESETS", "SoTHeadConfig", "resolve_head"),
+    "modeling.lora": ("lora_target_modules",),
+    "modeling.modeling_sot": (
+        "SoTBertForSequenceClassification",
+        "SoTForSequenceClassification",
+        "SoTGPT2ForSequenceClassification",
+        "SoTGenericForSequenceClassification",
+        "SoTOpenAIGPTForSequenceClassification",
+        "SoTRobertaForSequenceClassification",
+    ),
+    "modeling.tokenizer": ("load_tokenizer",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PRESETS",
+    "AutoSoTForSequenceClassification",
+    "SoTBertConfig",
+    "SoTBertForSequenceClassification",
+    "SoTConfig",
+    "SoTForSequenceClassification",
+    "SoTGPT2Config",
+    "SoTGPT2ForSequenceClassification",
+    "SoTGenericForSequenceClassification",
+    "SoTHead",
+    "SoTHeadConfig",
+    "SoTOpenAIGPTConfig",
+    "SoTOpenAIGPTForSequenceClassification",
+    "SoTRobertaConfig",
+    "SoTRobertaForSequenceClassification",
+    "UserError",
+    "__version__",
+    "load_tokenizer",
+    "lora_target_modules",
+    "resolve_head",
+]
+
+registration.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,0 +1,119 @@
+"""Backbones without a head: what `AutoModel` gives for a SoT checkpoint, and what a head can stand on."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoModel,
+    BertModel,
+    GPT2Model,
+    OpenAIGPTModel,
+    PreTrainedModel,
+    RobertaModel,
+)
+
+from .configuration_sot import (
+    SoTBertConfig,
+    SoTConfig,
+    SoTGPT2Config,
+    SoTOpenAIGPTConfig,
+    SoTRobertaConfig,
+)
+
+HEAD_WEIGHTS = [r"^classifier\."]
+
+
+class SoTBertModel(BertModel):
+    """The backbone of a `SoTBertForSequenceClassification`, for `AutoModel`."""
+
+    config_class = SoTBertConfig
+    _keys_to_ignore_on_load_unexpected: ClassVar = [*HEAD_WEIGHTS, r"pooler\."]
+
+    def __init__(self, config: SoTBertConfig) -> None:
+        super().__init__(config, add_pooling_layer=False)
+
+
+class SoTRobertaModel(RobertaModel):
+    """The backbone of a `SoTRobertaForSequenceClassification`, for `AutoModel`."""
+
+    config_class = SoTRobertaConfig
+    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+
+    def __init__(self, config: SoTRobertaConfig) -> None:
+        super().__init__(config, add_pooling_layer=False)
+
+
+class SoTOpenAIGPTModel(OpenAIGPTModel):
+    """The backbone of a `SoTOpenAIGPTForSequenceClassification`, for `AutoModel`."""
+
+    config_class = SoTOpenAIGPTConfig
+    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+
+
+class SoTGPT2Model(GPT2Model):
+    """The backbone of a `SoTGPT2ForSequenceClassification`, for `AutoModel`."""
+
+    config_class = SoTGPT2Config
+    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+
+
+class SoTGenericModel(PreTrainedModel):
+    """The backbone of a `SoTGenericForSequenceClassification` (under `model`), for `AutoModel`."""
+
+    config_class = SoTConfig
+    base_model_prefix = "model"
+    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: SoTConfig) -> None:
+        super().__init__(config)
+        self.model = bare_backbone(config.text_config)
+        self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the backbone's own."""
+        return self.model(*args, **kwargs)
+
+
+def bare_backbone(config: Any) -> Any:
+    """The backbone of a config, without its pooler where it can go without.
+
+    Raises:
+        ValueError: naming the model type, if it isn't a text encoder or decoder that a head can stand on.
+    """
+    model_type = config.model_type
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"a {model_type!r} model is an encoder-decoder: a SoT head needs an encoder or a decoder alone"
+        )
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"transformers' AutoModel has no backbone for model type {model_type!r}")
+    found: Any = MODEL_MAPPING[type(config)]
+    backbone_class = found[0] if isinstance(found, tuple) else found
+    modalities = backbone_class.input_modalities
+    modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    if backbone_class.main_input_name != "input_ids" or modalities != ("text",):
+        raise ValueError(
+            f"a {model_type!r} model reads {' and '.join(modalities)}"
+            f" ({backbone_class.main_input_name}): a SoT head for text needs a text backbone"
+        )
+    if "attention_mask" not in inspect.signature(backbone_class.forward).parameters:
+        raise ValueError(f"a {model_type!r} model takes no attention mask: padding would change its results")
+    options = inspect.signature(backbone_class.__init__).parameters
+    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+    return AutoModel.from_config(config, **pooler)
+
+
+def first_position(backbone: nn.Module) -> int:
+    """The position of the first real token: RoBERTa and its kind keep the first rows for padding."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0

@@ -1,0 +1,55 @@
+"""What the classification token passes before its linear in the `stock` heads.
+
+Only so does the baseline have the layers of the family's own Hugging Face head; the SoT recipes use the raw
+token. Shapes: B batch, C hidden size, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils.generic import maybe_autocast
+
+from .head import CastingLinear, SoTHead, SoTHeadOutput
+from .head_config import SoTHeadConfig
+
+
+class DenseTransform(nn.Module):
+    """dropout(tanh(dense(dropout(token)))), the stock head of RoBERTa and its kind: (B, C) -> (B, C)."""
+
+    def __init__(self, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = CastingLinear(hidden_size, hidden_size)
+
+    def forward(self, class_token: Tensor) -> Tensor:
+        """(B, C) -> (B, C)."""
+        return self.dropout(torch.tanh(self.dense(self.dropout(class_token))))
+
+
+class TransformedTokenHead(SoTHead):
+    """A `SoTHead` with the family's transform of the classification token in front.
+
+    The transform lives inside the head, so that what trains and saves the head (PEFT's `modules_to_save`, a
+    learning rate of its own) covers it.
+    """
+
+    def __init__(self, config: SoTHeadConfig, transform: nn.Module, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        self.class_token_transform = transform
+
+    def forward(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        word_mask: Tensor | None = None,
+        class_token: Tensor | None = None,
+    ) -> SoTHeadOutput:
+        """As `SoTHead.forward`, with the raw classification token (B, C)."""
+        if class_token is not None:
+            dtype = torch.promote_types(class_token.dtype, torch.float32)
+            with maybe_autocast(class_token.device.type, enabled=False):
+                class_token = self.class_token_transform(class_token.to(dtype))
+        return super().forward(hidden_states, word_mask, class_token)

@@ -1,0 +1,249 @@
+"""One config class a backbone family: the backbone's own settings, and the head's.
+
+A `config.json` that these classes write has a `model_type` of its own (`sot_bert`, ...), so that no program
+takes it for a plain backbone and drops the head's weights. Reading a plain backbone's `config.json` is what
+starts a fine-tuning: its settings are taken, and the head's come from the arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    BertConfig,
+    GPT2Config,
+    OpenAIGPTConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+)
+
+from .head_config import SoTHeadConfig, resolve_head
+
+# What a plain backbone's config says about itself and no longer holds once the head is on it.
+BACKBONE_ONLY = ("model_type", "architectures", "auto_map")
+# What belongs to the task, so to the whole model.
+TASK_FIELDS = ("id2label", "label2id", "problem_type")
+
+
+@dataclass(kw_only=True)
+class SoTConfigMixin:
+    """What every SoT config adds to its backbone's.
+
+    Args:
+        head: the head's settings as a plain dict; also accepted: a preset's name or a `SoTHeadConfig`
+            (default: the preset `text`). `head_config` gives them back as a `SoTHeadConfig`.
+        head_preset: the name of the preset that the settings come from, for the record; None where unknown.
+        separator_token_ids: ids of the special tokens inside a text, which a head with
+            `include_separators=False` leaves out of the words.
+
+    Raises:
+        ValueError: for head settings that do not hold, or a checkpoint of another family.
+    """
+
+    head: Any = None
+    head_preset: str | None = None
+    separator_token_ids: list[int] | None = None
+
+    backbone_type: ClassVar[str] = ""
+    # A Trainer would otherwise hand the branches' logits to `compute_metrics` beside the logits.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["word_logits", "class_token_logits"]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[misc]  # the backbone's config stands behind the mixin
+        self.set_head(self.head if self.head is not None else self.head_preset, preset=self.head_preset)
+
+    def set_head(
+        self, head: str | Mapping[str, Any] | SoTHeadConfig | None, preset: str | None = None
+    ) -> None:
+        """Take other head settings; `preset` names where they come from (a name in `head` says it itself)."""
+        self.head = resolve_head(head).to_dict()
+        if head is None or isinstance(head, str):
+            preset = head or "text"
+        self.head_preset = preset
+
+    @property
+    def head_config(self) -> SoTHeadConfig:
+        """The head's settings, checked."""
+        return resolve_head(self.head)
+
+    @property
+    def feature_size(self) -> int:
+        """C, the width of the backbone's last hidden state."""
+        return self.hidden_size  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        """This class's settings from a plain backbone's `config.json`."""
+        return {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY}
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """The settings in a checkpoint's `config.json`, a SoT model's or a plain backbone's."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        found = backbone_type(config_dict, pretrained_model_name_or_path)
+        if found == cls.model_type:  # type: ignore[attr-defined]
+            return config_dict, kwargs
+        if cls.backbone_type not in ("", found):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is of model type {found!r}, but {cls.__name__} reads "
+                f"{cls.backbone_type!r} and {cls.model_type!r} "  # type: ignore[attr-defined]
+                "(AutoSoTForSequenceClassification finds the right class)"
+            )
+        return cls.from_backbone(config_dict), kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the base class's; labels and head settings given as keywords replace the saved ones whole."""
+        config_dict = dict(config_dict)
+        for name in ("head", "head_preset", "problem_type"):
+            if name in kwargs:
+                config_dict[name] = kwargs.pop(name)
+                if name == "head":
+                    config_dict["head_preset"] = None
+        names = kwargs.pop("id2label", None)
+        ids = kwargs.pop("label2id", None)
+        if names is None and ids is not None:
+            names = {index: name for name, index in ids.items()}
+        if names is not None:
+            names = {int(index): name for index, name in dict(names).items()}
+            count = kwargs.pop("num_labels", None)
+            if count is not None and count != len(names):
+                raise ValueError(f"num_labels={count}, but id2label names {len(names)} labels: {names}")
+            config_dict["id2label"] = names
+            config_dict["label2id"] = ids or {name: index for index, name in names.items()}
+        elif kwargs.get("num_labels") is not None:
+            saved = config_dict.get("id2label")
+            if saved is not None and len(saved) != kwargs["num_labels"]:
+                # The old names and the old kind of problem belong to the old labels.
+                config_dict.pop("id2label")
+                config_dict.pop("label2id", None)
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+
+class SoTBertConfig(SoTConfigMixin, BertConfig):
+    """BERT with a SoT head (`SoTConfigMixin` says what it adds to BERT's settings)."""
+
+    model_type = "sot_bert"
+    backbone_type = "bert"
+    causal = False
+
+
+class SoTRobertaConfig(SoTConfigMixin, RobertaConfig):
+    """RoBERTa with a SoT head."""
+
+    model_type = "sot_roberta"
+    backbone_type = "roberta"
+    causal = False
+
+
+class SoTOpenAIGPTConfig(SoTConfigMixin, OpenAIGPTConfig):
+    """GPT with a SoT head; the last real token is the classification token."""
+
+    model_type = "sot_openai_gpt"
+    backbone_type = "openai-gpt"
+    causal = True
+
+
+class SoTGPT2Config(SoTConfigMixin, GPT2Config):
+    """GPT-2 with a SoT head; the last real token is the classification token."""
+
+    model_type = "sot_gpt2"
+    backbone_type = "gpt2"
+    causal = True
+
+
+class SoTConfig(SoTConfigMixin, PreTrainedConfig):
+    """Any other text backbone of transformers with a SoT head.
+
+    Args:
+        text_config: the backbone's own config, or its `to_dict()` with `model_type`.
+        causal: whether tokens see only what stands before them, so that the last real token is the
+            classification token; None decides by the backbone's kind and is then filled in.
+        pad_token_id: the tokenizer's, for the record; which tokens are padding, the attention mask says.
+    """
+
+    model_type = "sot"
+    # As a class attribute it works in every transformers 5; newer ones derive it from other declarations.
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
+
+    text_config: Any = None
+    causal: bool | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.text_config is None:
+            self.text_config = {"model_type": "bert"}
+        if isinstance(self.text_config, Mapping):
+            self.text_config = read_backbone(dict(self.text_config))
+        # Where the backbone came from may be a folder of the user's machine; it must not travel along.
+        self.text_config.name_or_path = ""
+        if self.causal is None:
+            self.causal = is_causal(self.text_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def feature_size(self) -> int:
+        """C, the width of the backbone's last hidden state."""
+        # OPT's smaller sizes project their output to another width.
+        size = getattr(self.text_config, "word_embed_proj_dim", None) or self.text_config.hidden_size
+        return int(size)
+
+    @classmethod
+    def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        """The backbone's settings as `text_config`; label names and the kind of problem move up."""
+        backbone = {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY[1:]}
+        moved = {name: backbone.pop(name) for name in TASK_FIELDS if name in backbone}
+        moved |= {name: backbone[name] for name in ("pad_token_id", "dtype") if name in backbone}
+        return {"text_config": backbone} | moved
+
+
+def backbone_type(config_dict: Mapping[str, Any], source: object) -> str:
+    """The `model_type` of a checkpoint, also where its `config.json` is older than that field.
+
+    Raises:
+        ValueError: if it names none and is not a BERT's either.
+    """
+    found = config_dict.get("model_type")
+    if found:
+        return str(found)
+    # The BERT-weight checkpoints of 2019 and 2020 (SpanBERT, ...) carry BERT's own settings and no type.
+    if {"hidden_size", "num_hidden_layers", "type_vocab_size", "vocab_size"} <= set(config_dict):
+        return "bert"
+    raise ValueError(f"{source}: its config.json names no model_type, so the backbone's kind is unknown")
+
+
+def read_backbone(config_dict: dict[str, Any]) -> PreTrainedConfig:
+    """A backbone's config from its plain values.
+
+    Raises:
+        ValueError: for a model type that this transformers does not know (near names are named).
+    """
+    model_type = config_dict.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3, cutoff=0.6)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(f"transformers ships no model of type {model_type!r}{hint}")
+    return CONFIG_MAPPING[model_type](**config_dict)
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Whether a backbone's tokens see only what stands before them, by what transformers trains it for."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if getattr(config, "is_decoder", False):
+        return True
+    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", None) is False:
+        return False
+    # BERT and its like are in both lists, for use as decoders.
+    return (
+        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )

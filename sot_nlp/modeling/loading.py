@@ -1,0 +1,196 @@
+"""Reading a checkpoint's weights: what is new, what does not fit, and saying so in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import MODEL_MAPPING, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from .configuration_sot import backbone_type
+from .head_config import resolve_head
+from .tokenizer import load_tokenizer, separator_ids
+
+logger = transformers_logging.get_logger(__name__)
+
+HEAD = "classifier."
+# The arguments of `from_pretrained` that say where files come from.
+HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk or on the Hub: where it is, and what its `config.json` says."""
+
+    source: str
+    saved: dict[str, Any]
+    hub_arguments: dict[str, Any]
+
+    @classmethod
+    def read(cls, source: str | os.PathLike[str], arguments: dict[str, Any]) -> Checkpoint:
+        """The checkpoint at `source`; `arguments` are those of `from_pretrained` (left unchanged).
+
+        Raises:
+            OSError: without a readable `config.json`.
+            ValueError: if that isn't a JSON object.
+        """
+        hub_arguments = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
+        saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
+        if not isinstance(saved, dict):
+            raise ValueError(
+                f"{source}: its config.json holds a {type(saved).__name__}, not an object of settings"
+            )
+        return cls(str(source), saved, hub_arguments)
+
+    def model_config(self, config_class: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The model's config, and those of `from_pretrained`'s arguments that are not for it."""
+        arguments = {name: value for name, value in arguments.items() if name not in HUB_ARGUMENTS}
+        arguments.pop("trust_remote_code", None)  # these classes are here already
+        config = arguments.pop("config", None)
+        if not isinstance(config, PreTrainedConfig):
+            config, arguments = config_class.from_pretrained(
+                self.source if config is None else config,
+                return_unused_kwargs=True,
+                **self.hub_arguments,
+                **arguments,
+            )
+        elif not isinstance(config, config_class):
+            raise ValueError(
+                f"config is a {type(config).__name__}, but {self.source} needs a {config_class.__name__}"
+            )
+        self._complete_from_tokenizer(config)
+        return config, arguments | self.hub_arguments
+
+    def _complete_from_tokenizer(self, config: Any) -> None:
+        """Fill in the special tokens' ids that only the tokenizer knows (GPT has no pad token, ...)."""
+        lacks_separators = not config.head_config.include_separators and not config.separator_token_ids
+        if config.pad_token_id is not None and not lacks_separators:
+            return
+        try:
+            tokenizer = load_tokenizer(self.source, **self.hub_arguments)
+        except (OSError, ValueError):
+            return  # a checkpoint may come without one; the model says so where it cannot do without
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.pad_token_id
+        if lacks_separators:
+            config.separator_token_ids = separator_ids(tokenizer)
+
+    def is_plain(self, config: Any) -> bool:
+        """Whether this is a backbone without a SoT head."""
+        return backbone_type(self.saved, self.source) != config.model_type
+
+    def has_new_head(self, config: Any) -> bool:
+        """Whether `config` asks for another head than the checkpoint has."""
+        return self.is_plain(config) or resolve_head(self.saved.get("head")) != config.head_config
+
+    def key_mapping(self, config: Any) -> dict[str, str]:
+        """How the checkpoint names the backbone, where the model names it otherwise."""
+        if not self.is_plain(config) or not hasattr(config, "text_config"):
+            return {}
+        backbone_class = MODEL_MAPPING.get(type(config.text_config), None)
+        prefix = getattr(backbone_class, "base_model_prefix", "model")
+        return {} if prefix in ("", "model") else {rf"^{prefix}\.": "model."}
+
+    def check(self, model: Any, info: dict[str, Any], *, allow_mismatch: bool) -> None:
+        """Refuse weights that are missing or do not fit; renew a head that is to be new; say what is new.
+
+        Args:
+            model: the model just loaded.
+            info: transformers' loading info.
+            allow_mismatch: start mismatched weights anew instead of refusing them.
+
+        Raises:
+            ValueError: naming the weights at fault.
+        """
+        config = model.config
+        missing = set(info["missing_keys"])
+        mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
+        # Only a stock BERT has a pooler, and checkpoints of language models come without.
+        new = {name for name in missing if name.startswith(f"{model.base_model_prefix}.pooler.")}
+        if self.has_new_head(config):
+            new |= {name for name in model.state_dict() if name.startswith(HEAD)}
+            if not new <= missing:
+                model.renew_head()
+        elif config.num_labels != self._saved_num_labels():
+            new |= {name for name in mismatched if name.startswith(HEAD)}
+        if allow_mismatch:
+            new |= set(mismatched)
+        problems = [f"{name} is missing" for name in sorted(missing - new)]
+        problems += [
+            f"{name} is {_shape(found)} in the file, {_shape(wanted)} by the config"
+            for name, (found, wanted) in sorted(mismatched.items())
+            if name not in new
+        ]
+        if not self.has_new_head(config):
+            problems += [
+                f"{name} is not part of the model"
+                for name in sorted(info["unexpected_keys"])
+                if name.startswith(HEAD)
+            ]
+        if problems:
+            shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+            raise ValueError(f"{self.source}: its weights do not fit its config: {shown}")
+        if new:
+            self._announce(model, new)
+        if info["unexpected_keys"]:
+            logger.info("%s: not used: %s", self.source, ", ".join(sorted(info["unexpected_keys"])))
+
+    def _saved_num_labels(self) -> int:
+        names = self.saved.get("id2label")
+        return len(names) if names else 2
+
+    def _announce(self, model: Any, new: set[str]) -> None:
+        config = model.config
+        if self.has_new_head(config):
+            what = f"the SoT head ({config.head_preset or 'own settings'}, {config.num_labels} labels)"
+            if any(not name.startswith(HEAD) for name in new):
+                what += " and the pooler"
+        else:
+            what = ", ".join(sorted(new))
+            if config.num_labels != self._saved_num_labels():
+                what += f" (for {config.num_labels} labels instead of {self._saved_num_labels()})"
+        logger.warning("%s: new, to be trained: %s", self.source, what)
+
+    @contextlib.contextmanager
+    def clear_errors(self) -> Iterator[None]:
+        """Damaged weight files as an OSError that names them."""
+        try:
+            yield
+        except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
+            raise OSError(
+                f"{self.source}: its weights cannot be read, the file is damaged: {error}"
+            ) from error
+
+
+@contextlib.contextmanager
+def quiet_report() -> Iterator[None]:
+    """Keep transformers' table of missing and unexpected weights back: `Checkpoint.check` judges them."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    source = logging.getLogger("transformers.modeling_utils")
+    source.addFilter(other)
+    try:
+        yield
+    finally:
+        source.removeFilter(other)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

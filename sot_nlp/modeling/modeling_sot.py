@@ -1,0 +1,419 @@
+"""Sequence classifiers: a backbone of transformers, and the SoT head on its tokens.
+
+What a family adds to `SoTForSequenceClassification` is a line or two: its backbone, its config, and the
+transform of its stock head. Gathering, loss, initialisation and loading stand once, in the base.
+Shapes: B batch, N tokens, C hidden size, K labels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import (
+    BertModel,
+    BertPreTrainedModel,
+    GPT2Model,
+    GPT2PreTrainedModel,
+    OpenAIGPTModel,
+    OpenAIGPTPreTrainedModel,
+    PreTrainedModel,
+    RobertaModel,
+    RobertaPreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .backbone import bare_backbone, first_position
+from .class_token import DenseTransform, TransformedTokenHead
+from .configuration_sot import (
+    SoTBertConfig,
+    SoTConfig,
+    SoTGPT2Config,
+    SoTOpenAIGPTConfig,
+    SoTRobertaConfig,
+)
+from .head import SoTHead, init_head_weights
+from .loading import Checkpoint, quiet_report
+from .remote_code import copy_modeling_files, remote_code_map
+from .tokens import classification_index, gather_token, position_ids, word_mask
+
+
+@dataclass
+class SoTClassifierOutput(SequenceClassifierOutput):
+    """transformers' output, and the branches' own logits where the fusion has branches.
+
+    Shapes: `logits`, `word_logits` and `class_token_logits` (B, K) in fp32; `loss` a scalar.
+    """
+
+    word_logits: Tensor | None = None
+    class_token_logits: Tensor | None = None
+
+
+class SoTForSequenceClassification(PreTrainedModel):
+    """The base of all SoT classifiers; `AutoSoTForSequenceClassification` picks the one for a checkpoint.
+
+    The attention mask alone says which tokens are real, which one is the classification token (the first; in
+    a causal model the last) and which are words, so neither padding, its side nor batch mates change a logit.
+    The backbone is under `base_model_prefix` (`bert`, `roberta`, `transformer`, `model`), the head is
+    `classifier`, a `SoTHead`.
+    """
+
+    backbone_class: ClassVar[Any] = None
+    # transformers' Trainer takes a forward with **kwargs for one that divides by the accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        head = config.head_config
+        stock = head.uses_class_token and head.class_token == "stock"
+        backbone = self.build_backbone(stock=stock)
+        setattr(self, self.base_model_prefix, backbone)
+        layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+        if layers is not None and head.num_layers > layers:
+            raise ValueError(
+                f"head settings: num_layers={head.num_layers}, but the backbone has {layers} layers"
+            )
+        if not head.include_separators and not config.separator_token_ids:
+            raise ValueError(
+                "head settings: include_separators=False needs the separators' ids: set separator_token_ids "
+                "in the config (from_pretrained takes them from the checkpoint's tokenizer)"
+            )
+        accepted = inspect.signature(backbone.forward).parameters
+        self.backbone_arguments = tuple(
+            name for name in ("token_type_ids", "position_ids") if name in accepted
+        )
+        self.takes_use_cache = "use_cache" in accepted
+        self.position_offset = first_position(backbone)
+        self.classifier = self.build_head()
+        self.post_init()
+
+    def build_backbone(self, *, stock: bool) -> nn.Module:
+        """The backbone without its pooler: DistributedDataParallel stops on parameters without a use."""
+        options = inspect.signature(self.backbone_class.__init__).parameters
+        pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+        return self.backbone_class(self.config, **pooler)
+
+    def build_head(self) -> SoTHead:
+        """A new head by `config.head`."""
+        config = self.config
+        head = config.head_config
+        stock = head.uses_class_token and head.class_token == "stock"
+        transform = self.class_token_transform() if stock else None
+        sizes = {
+            "hidden_size": config.feature_size,
+            "num_labels": config.num_labels,
+            "class_token_bias": not (stock and config.causal),  # as in the stock heads of causal models
+        }
+        return SoTHead(head, **sizes) if transform is None else TransformedTokenHead(head, transform, **sizes)
+
+    def renew_head(self) -> None:
+        """Put a newly initialised head in the place of the present one."""
+        head = self.build_head()
+        head.reset_parameters(self.initializer_std)
+        parameter = next(self.classifier.parameters())
+        self.classifier = head.to(parameter.device, parameter.dtype).train(self.training)
+
+    @property
+    def initializer_std(self) -> float:
+        """The standard deviation of the backbone's initial weights."""
+        return getattr(self.config.get_text_config(), "initializer_range", None) or 0.02
+
+    def class_token_transform(self) -> nn.Module | None:
+        """What the family's stock head does to the classification token before its linear; None: nothing."""
+        return None if self.config.causal else DenseTransform(self.config.feature_size, self.stock_dropout)
+
+    @property
+    def stock_dropout(self) -> float:
+        """The dropout of the family's stock head."""
+        config = self.config.get_text_config()
+        names = ("classifier_dropout", "hidden_dropout_prob", "dropout")
+        values = [value for name in names if (value := getattr(config, name, None)) is not None]
+        return float(values[0]) if values else 0.0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest text that the backbone has positions for, in tokens, special ones included, if any."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None or limit <= 0 else limit - self.position_offset
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        init_head_weights(module, self.initializer_std)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SoTClassifierOutput | tuple[Any, ...]:
+        """Logits of a batch, and the loss where labels are given.
+
+        Args:
+            input_ids: (B, N) token ids; or `inputs_embeds`, (B, N, C).
+            attention_mask: (B, N), non-zero at real tokens; without one every token is taken as real.
+            token_type_ids: (B, N), for backbones that have them; others ignore them.
+            position_ids: (B, N); by default real tokens are counted, whatever the padding's side.
+            labels: (B,) class ids for one label of K; (B,) or (B, K) scores for a regression; (B, K) of 0
+                and 1 for many labels of K. `config.problem_type` says which; unset, it is taken from K and
+                the labels' type, as in transformers, and kept.
+            output_attentions, output_hidden_states, return_dict: as in transformers.
+
+        Raises:
+            ValueError: without inputs, for a mask that is not (B, N), or labels that do not fit.
+        """
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        if inputs is None:
+            raise ValueError("give input_ids or inputs_embeds")
+        if attention_mask is None:
+            if input_ids is not None:
+                self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+            attention_mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
+        head = self.config.head_config
+        outputs = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states or head.num_layers > 1 or None,
+        )
+        last = outputs.last_hidden_state
+        index = classification_index(attention_mask, causal=self.config.causal)
+        class_token = self.pick_class_token(last, index) if head.uses_class_token else None
+        words = None
+        if head.uses_words:
+            words = word_mask(
+                attention_mask,
+                index,
+                include_class_token=head.fusion == "aggregate_all",
+                input_ids=input_ids,
+                separator_ids=() if head.include_separators else self.config.separator_token_ids,
+            )
+        # The last entry of hidden_states lacks the final norm in some families.
+        layers = (*outputs.hidden_states[-head.num_layers : -1], last) if head.num_layers > 1 else last
+        result = self.classifier(layers, words, class_token)
+
+        loss = None
+        if labels is not None and head.fusion == "late":  # the published `sum_loss`: a loss a branch
+            loss = self.classification_loss(result.word_logits, labels)
+            loss = loss + self.classification_loss(result.class_token_logits, labels)
+        elif labels is not None:
+            loss = self.classification_loss(result.logits, labels)
+        wants_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        output = SoTClassifierOutput(
+            loss=loss,
+            logits=result.logits,
+            hidden_states=outputs.hidden_states if wants_states else None,
+            attentions=outputs.attentions,
+            word_logits=result.word_logits,
+            class_token_logits=result.class_token_logits,
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def encode(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """The backbone's output for a batch; arguments as in `forward`."""
+        if positions is None:
+            positions = position_ids(attention_mask, self.position_offset)
+        given = {"token_type_ids": token_type_ids, "position_ids": positions}
+        arguments: dict[str, Any] = {name: given[name] for name in self.backbone_arguments}
+        if self.takes_use_cache:
+            arguments["use_cache"] = False
+        return self.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **arguments,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
+    def pick_class_token(self, last_hidden_state: Tensor, index: Tensor) -> Tensor:
+        """The classification tokens: (B, N, C) at (B,) -> (B, C)."""
+        return gather_token(last_hidden_state, index)
+
+    def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of (B, K) logits, by `config.problem_type`."""
+        if self.config.problem_type is None:
+            if self.num_labels == 1:
+                self.config.problem_type = "regression"
+            elif labels.is_floating_point():
+                self.config.problem_type = "multi_label_classification"
+            else:
+                self.config.problem_type = "single_label_classification"
+        kind = self.config.problem_type
+        if kind == "single_label_classification":
+            return F.cross_entropy(logits, labels.view(-1))
+        if labels.numel() != logits.numel():
+            raise ValueError(
+                f"{kind}: labels of shape {tuple(labels.shape)} do not fit logits of {tuple(logits.shape)}"
+            )
+        targets = labels.reshape(logits.shape).to(logits.dtype)
+        if kind == "regression":
+            return F.mse_loss(logits, targets)
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """A model with the weights of a SoT checkpoint, or of a plain backbone's with a new head.
+
+        Backbone weights must all be there and fit. The head's are new for a plain backbone (also one that was
+        fine-tuned with another head) and where `head` differs from the saved settings; where only the number
+        of labels does, its output layers are. What is new is said in one line.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a name on the Hub.
+            model_args: handed on.
+            output_loading_info: return (model, transformers' loading info) instead.
+            ignore_mismatched_sizes: start mismatched weights anew instead of refusing them.
+            kwargs: config fields to override (`num_labels`, `id2label`, `head`, `problem_type`, ...), and
+                transformers' own (`revision`, `dtype`, `attn_implementation`, ...).
+
+        Raises:
+            ValueError: if weights are missing or do not fit, or the config does not hold.
+            OSError: if files are missing or damaged.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(
+                None,
+                *model_args,
+                output_loading_info=output_loading_info,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                **kwargs,
+            )
+        checkpoint = Checkpoint.read(pretrained_model_name_or_path, kwargs)
+        config, kwargs = checkpoint.model_config(cls.config_class, kwargs)
+        with quiet_report(), checkpoint.clear_errors():
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                key_mapping=checkpoint.key_mapping(config) | kwargs.pop("key_mapping", {}),
+                **kwargs,
+            )
+        model, info = loaded
+        checkpoint.check(model, info, allow_mismatch=ignore_mismatched_sizes)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(  # type: ignore[override]  # what transformers names stands in kwargs
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        *,
+        save_remote_code: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Save config and weights, and the code that loads them where this package is not installed.
+
+        Args:
+            save_directory: the folder; made if needed.
+            is_main_process: whether this process is the one that writes.
+            save_remote_code: put the modelling files beside the weights and name them in the config, so that
+                `AutoModelForSequenceClassification.from_pretrained(..., trust_remote_code=True)` works.
+            kwargs: as in transformers (`push_to_hub`, `state_dict`, `max_shard_size`, ...).
+        """
+        self.config.__dict__.pop("auto_map", None)
+        if save_remote_code:
+            self.config.auto_map = remote_code_map(self)
+            if is_main_process:
+                copy_modeling_files(save_directory)
+        # Under the names of the model, not of the checkpoint that it came from.
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+
+
+class SoTBertForSequenceClassification(SoTForSequenceClassification, BertPreTrainedModel):
+    """BERT with a SoT head. Its stock head is the pretrained pooler, dropout and a linear."""
+
+    config_class = SoTBertConfig
+    backbone_class = BertModel
+
+    def build_backbone(self, *, stock: bool) -> nn.Module:
+        """BERT, with its pooler where the head uses it."""
+        return BertModel(self.config, add_pooling_layer=stock)
+
+    def class_token_transform(self) -> nn.Module:
+        """Dropout; the pooler before it is the backbone's own."""
+        return nn.Dropout(self.stock_dropout)
+
+    def pick_class_token(self, last_hidden_state: Tensor, index: Tensor) -> Tensor:
+        """The classification tokens, through the pooler where there is one: (B, N, C) at (B,) -> (B, C)."""
+        class_token = gather_token(last_hidden_state, index)
+        # The pooler takes the first token of what it is given, which under left padding is padding.
+        pooler: Any = self.base_model.pooler
+        return class_token if pooler is None else pooler(class_token.unsqueeze(1))
+
+
+class SoTRobertaForSequenceClassification(SoTForSequenceClassification, RobertaPreTrainedModel):
+    """RoBERTa with a SoT head. Its stock head is dropout, dense, tanh, dropout and a linear."""
+
+    config_class = SoTRobertaConfig
+    backbone_class = RobertaModel
+
+
+class SoTOpenAIGPTForSequenceClassification(SoTForSequenceClassification, OpenAIGPTPreTrainedModel):
+    """GPT with a SoT head. Its stock head is a linear without bias."""
+
+    config_class = SoTOpenAIGPTConfig
+    backbone_class = OpenAIGPTModel
+
+
+class SoTGPT2ForSequenceClassification(SoTForSequenceClassification, GPT2PreTrainedModel):
+    """GPT-2 with a SoT head. Its stock head is a linear without bias."""
+
+    config_class = SoTGPT2Config
+    backbone_class = GPT2Model
+
+
+class SoTGenericForSequenceClassification(SoTForSequenceClassification):
+    """Any other text backbone of transformers with a SoT head; the backbone is under `model`.
+
+    The stock head is a linear without bias on causal backbones, as transformers has it there, and RoBERTa's
+    on the others.
+    """
+
+    config_class = SoTConfig
+    base_model_prefix = "model"
+    # What the backbone itself supports is checked when it is built.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def build_backbone(self, *, stock: bool) -> nn.Module:
+        """The backbone that `AutoModel` gives for `config.text_config`, without a pooler."""
+        backbone = bare_backbone(self.config.text_config)
+        self.supports_gradient_checkpointing = backbone.supports_gradient_checkpointing
+        return backbone

@@ -1,0 +1,40 @@
+"""The modelling files beside a checkpoint's weights, so that it loads where this package is not installed.
+
+transformers runs them only for who asks by `trust_remote_code=True`. It copies a file and what that one
+imports by name from its own folder, found by a pattern over the text: hence flat files, and no such line in
+a docstring.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+ENTRY = "modeling_sot"
+
+
+def modeling_files() -> list[Path]:
+    """The files that a checkpoint needs beside it: the models' and all that it imports."""
+    entry = Path(__file__).with_name(f"{ENTRY}.py")
+    return [entry, *sorted({Path(name) for name in get_relative_import_files(entry)})]
+
+
+def remote_code_map(model: Any) -> dict[str, str]:
+    """The `auto_map` of `config.json`: which class of which file each Auto class takes."""
+    name = type(model).__name__
+    return {
+        "AutoConfig": f"configuration_sot.{type(model.config).__name__}",
+        "AutoModel": f"backbone.{name.replace('ForSequenceClassification', 'Model')}",
+        "AutoModelForSequenceClassification": f"{ENTRY}.{name}",
+    }
+
+
+def copy_modeling_files(folder: str | os.PathLike[str]) -> None:
+    """Put the modelling files into `folder`, which is made if needed."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file in modeling_files():
+        shutil.copyfile(file, Path(folder) / file.name)
