@@ -161,7 +161,7 @@ def _card(folder: Path, repo_id: str, license: str | None, *, remote_code: bool)
     """README.md and plot as the repository shall hold them; a README.md of the user's own as it is."""
     content: dict[str, str | bytes] = {}
     record = records.read(folder) if (folder / records.NAME).exists() else None
-    plot = model_card.training_plot(record) if record is not None else None
+    plot = model_card.plot_of(record) if record is not None else None
     if plot is not None:
         content[model_card.PLOT_NAME] = plot
     text = model_card.own_card(folder)

@@ -7,7 +7,6 @@ models, labels, files) is escaped: for YAML by huggingface_hub's own writer, for
 from __future__ import annotations
 
 import html
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import printable
+from sot_nlp.files import write_atomic
+from sot_nlp.training_plot import entries, mapping, training_plot
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
@@ -76,10 +77,8 @@ def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) ->
 
     A README.md of the user's own (one without the line that says who wrote it) is left as it is.
     """
-    from sot_nlp.files import write_atomic
-
     folder = Path(folder)
-    plot = training_plot(record)
+    plot = plot_of(record)
     written = []
     if plot is not None:
         write_atomic(folder / PLOT_NAME, plot)
@@ -89,6 +88,11 @@ def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) ->
         write_atomic(card, model_card(record, plot=plot is not None, **options))
         written.append(card)
     return written
+
+
+def plot_of(record: Mapping[str, Any]) -> bytes | None:
+    """The plot of a run's training; None without curves or without matplotlib (extra `plots`)."""
+    return training_plot(record, {name: title for name, (_, title) in HUB_METRICS.items()})
 
 
 def own_card(folder: Path) -> str | None:
@@ -124,7 +128,7 @@ def model_card(
         _scores(record),
         f"![Loss and scores over the training]({PLOT_NAME})" if plot else "",
         _usage(record, repo_id, remote_code),
-        _settings_table("Head", _mapping(record, "head_config")),
+        _settings_table("Head", mapping(record, "head_config")),
         _settings_table("Training", _training_settings(record)),
         _versions(record),
         f"## Citation\n\nThe head is that of [SoT]({PAPER}):\n\n```bibtex\n{CITATION}\n```",
@@ -183,21 +187,19 @@ def _hub_model(record: Mapping[str, Any]) -> str | None:
 
 
 def _hub_dataset(record: Mapping[str, Any]) -> str | None:
-    name = _spec(record).get("dataset_name") or _mapping(record, "arguments").get("dataset_name")
+    name = _spec(record).get("dataset_name") or mapping(record, "arguments").get("dataset_name")
     return name if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def _dataset_config(record: Mapping[str, Any]) -> str | None:
-    name = _spec(record).get("dataset_config_name") or _mapping(record, "arguments").get(
-        "dataset_config_name"
-    )
+    name = _spec(record).get("dataset_config_name") or mapping(record, "arguments").get("dataset_config_name")
     return printable(name) if name else None
 
 
 def best_evaluations(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The evaluations of the weights that were kept, one a split; the last ones where none was best."""
-    evaluations = [entry for entry in record.get("evaluations") or [] if isinstance(entry, Mapping)]
-    step = _mapping(record, "best").get("step")
+    evaluations = entries(record, "evaluations")
+    step = mapping(record, "best").get("step")
     kept = [entry for entry in evaluations if entry.get("step") == step] or evaluations
     return list({entry.get("split"): entry for entry in kept}.values())
 
@@ -244,8 +246,8 @@ def _scores(record: Mapping[str, Any]) -> str:
         scores = scores_of(entry)
         rows.append([escape(entry.get("split", "")), *(number(scores.get(name)) for name in names)])
     heading = ["Split", *(escape(HUB_METRICS.get(name, (name, name))[1]) for name in names)]
-    best = _mapping(record, "best")
-    epochs = {entry.get("epoch") for entry in record.get("evaluations") or [] if isinstance(entry, Mapping)}
+    best = mapping(record, "best")
+    epochs = {entry.get("epoch") for entry in entries(record, "evaluations")}
     note = ""
     if len(epochs) > 1 and best.get("epoch") is not None:
         note = (
@@ -287,14 +289,14 @@ def _settings_table(title: str, settings: Mapping[str, Any]) -> str:
 
 
 def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = _mapping(record, "arguments")
+    arguments = mapping(record, "arguments")
     lora = arguments.get("lora_r") is not None
     settings = {
         name: arguments[name]
         for name in TRAINING_SETTINGS
         if arguments.get(name) is not None and (lora or name not in LORA_ONLY)
     }
-    environment = _mapping(record, "environment")
+    environment = mapping(record, "environment")
     for name in ("processes", "mixed_precision", "device_name"):
         if environment.get(name) is not None:
             settings[name] = environment[name]
@@ -304,7 +306,7 @@ def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _versions(record: Mapping[str, Any]) -> str:
-    versions = _mapping(record, "versions")
+    versions = mapping(record, "versions")
     if not versions:
         return ""
     return "## Versions\n\n" + ", ".join(
@@ -341,13 +343,8 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
 def _spec(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _mapping(record, "task_spec")
+    return mapping(record, "task_spec")
 
 
 def _task(record: Mapping[str, Any]) -> str:
@@ -356,59 +353,3 @@ def _task(record: Mapping[str, Any]) -> str:
 
 def _title(record: Mapping[str, Any]) -> str:
     return str(_spec(record).get("title") or _task(record))
-
-
-# -- plot ---------------------------------------------------------------------------------------------
-
-
-def training_plot(record: Mapping[str, Any]) -> bytes | None:
-    """Loss and main metric over the updates, as PNG; the same bytes for the same record.
-
-    None where the record holds no curve or matplotlib (extra `plots`) is not installed.
-    """
-    losses = _points(record.get("log_history"), "loss")
-    metric = str(record.get("main_metric") or _mapping(record, "best").get("metric") or "")
-    evaluations = [entry for entry in record.get("evaluations") or [] if isinstance(entry, Mapping)]
-    splits = list(dict.fromkeys(str(entry.get("split", "validation")) for entry in evaluations))
-    if not losses and not evaluations:
-        return None
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
-    if losses:
-        left.plot(*zip(*losses, strict=True), color="#7a8ba0", linewidth=1.2, label="training")
-    for split, color in zip(splits, ("#b3502f", "#3f7d5b", "#5a4fa3", "#8a6d1f"), strict=False):
-        own = [entry for entry in evaluations if str(entry.get("split", "validation")) == split]
-        name = printable(split, 40).replace("$", r"\$")
-        for axes, key in ((left, "loss"), (right, metric)):
-            if points := _points(own, key):
-                axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=name)
-    best = _mapping(record, "best")
-    if isinstance(best.get("step"), int) and isinstance(best.get("value"), (int, float)):
-        right.axvline(best["step"], color="#999999", linewidth=0.8, linestyle=":", label="kept")
-    left.set_ylabel("loss")
-    right.set_ylabel(printable(HUB_METRICS.get(metric, (metric, metric))[1], 40).replace("$", r"\$"))
-    for axes in (left, right):
-        axes.set_xlabel("update")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize="small")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": "sot-nlp"})
-    return image.getvalue()
-
-
-def _points(entries: Any, key: str) -> list[tuple[float, float]]:
-    """(update, value) of every entry that has both as finite numbers."""
-    points = []
-    for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, Mapping):
-            continue
-        step, value = entry.get("step"), entry.get(key)
-        if isinstance(step, (int, float)) and isinstance(value, (int, float)) and math.isfinite(value):
-            points.append((float(step), float(value)))
-    return points

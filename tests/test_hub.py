@@ -228,7 +228,7 @@ def test_a_push_that_breaks_off_is_whole_when_repeated(
 def test_a_server_that_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve() as gone:
         gone.connect(monkeypatch)
-    with pytest.raises(UserError, match="no connection to http://127.0.0.1"):
+    with pytest.raises(UserError, match=r"no connection to http://127\.0\.0\.1"):
         hub.push(folder, repo_id="me/x", token=TOKEN)
 
 
