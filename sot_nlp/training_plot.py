@@ -13,7 +13,8 @@ from sot_nlp.errors import printable
 def training_plot(record: Mapping[str, Any], titles: Mapping[str, str]) -> bytes | None:
     """Loss and main metric over the updates, as PNG; the same bytes for the same record.
 
-    `titles` are metrics' names for readers. None where the record holds no curve or matplotlib (extra `plots`) is not installed.
+    `titles` are metrics' names for readers. None where the record holds no curve or
+    matplotlib (extra `plots`) is not installed.
     """
     losses = _points(entries(record, "log_history"), "loss")
     metric = str(record.get("main_metric") or mapping(record, "best").get("metric") or "")
