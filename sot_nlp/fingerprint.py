@@ -7,9 +7,9 @@ from typing import Any
 
 from sot_nlp.errors import UserError, printable
 
-# They change how long a run is, what it writes or how its work is cut; the updates stay the checkpoint's. Batch
-# size, accumulation and precision are here because what they come to (examples an update, the precision that
-# "auto" chose) is compared itself.
+# They change how long a run is, what it writes or how its work is cut; the updates stay the checkpoint's.
+# Batch size, accumulation and precision are here because what they come to (examples an update, the
+# precision that "auto" chose) is compared itself.
 MAY_CHANGE = {
     "num_train_epochs",
     "max_train_steps",

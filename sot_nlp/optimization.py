@@ -1,4 +1,4 @@
-"""What is trained, how fast each part learns, and when: frozen parts, AdamW's groups, the rate's schedule."""
+"""How fast each part of a model learns, and when: AdamW's groups, the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -40,43 +40,6 @@ def depth(name: str, stack: str, layers: int) -> int:
     if match := re.match(re.escape(stack) + r"\.(\d+)\.", name):
         return int(match[1]) + 1
     return 0 if re.search(r"embed|wte|wpe", name) else layers
-
-
-def freeze(model: nn.Module, *, freeze_backbone: bool, trainable_layers: int | None) -> None:
-    """Stop the gradient of the backbone, or of all of it but the top `trainable_layers` layers.
-
-    Raises UserError where the backbone has fewer layers.
-    """
-    if not freeze_backbone and trainable_layers is None:
-        return
-    stack, layers = backbone_layers(model)
-    keep = 0 if freeze_backbone else int(trainable_layers or 0)
-    if keep > layers:
-        raise UserError(f"--trainable_layers {keep}: the backbone has {layers} layers")
-    for name, parameter in model.named_parameters():
-        # With no layer trained, what stands with the top layer is frozen too.
-        lowest = layers + 1 - keep
-        if depth(name, stack, layers) < lowest:
-            parameter.requires_grad_(False)
-
-
-def train_mode(model: nn.Module) -> None:
-    """Put `model` into training mode, and the parts of it that are frozen as a whole into evaluation mode.
-
-    A frozen part yields constant features: no dropout is drawn in what does not learn. Modules without
-    parameters follow the part that they are in.
-    """
-    model.train()
-    _frozen_to_eval(model)
-
-
-def _frozen_to_eval(module: nn.Module) -> None:
-    parameters = list(module.parameters())
-    if parameters and not any(p.requires_grad for p in parameters):
-        module.eval()
-        return
-    for child in module.children():
-        _frozen_to_eval(child)
 
 
 def parameter_groups(model: nn.Module, arguments: Any) -> list[dict[str, Any]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
@@ -20,6 +22,11 @@ from accelerate.utils import (
 from sot_nlp import precision
 from sot_nlp.errors import UserError
 from sot_nlp.runlog import tracker_names
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -75,7 +82,7 @@ def create_accelerator(arguments: Any) -> Accelerator:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether no process holds the whole model (FSDP, DeepSpeed): accelerate then saves and loads the state."""
+    """Whether no process holds the whole model (FSDP, DeepSpeed): accelerate then saves and loads it."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -108,3 +115,13 @@ def lost_process(accelerator: Accelerator, error: RuntimeError) -> bool:
         "NCCL",
     )
     return accelerator.num_processes > 1 and any(sign.lower() in str(error).lower() for sign in signs)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that the run held, in bytes: of the GPU, else of this process (0 where unknown)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

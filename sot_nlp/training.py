@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,34 +26,30 @@ from accelerate import Accelerator
 
 from sot_nlp import checkpoints, interruption
 from sot_nlp.batching import check_token_budget, epoch_updates, num_updates
-from sot_nlp.checkpoints import CheckpointError, Progress
+from sot_nlp.checkpoints import Progress
 from sot_nlp.errors import UserError, printable
 from sot_nlp.evaluation import EvaluationStopped
-from sot_nlp.fingerprint import changes
 from sot_nlp.interruption import Interrupted
-from sot_nlp.optimization import (
-    create_optimizer,
-    freeze,
-    learning_rate_schedule,
-    parameter_groups,
-    train_mode,
+from sot_nlp.keeping import Keeper
+from sot_nlp.optimization import create_optimizer, learning_rate_schedule, parameter_groups
+from sot_nlp.preparation import prepare, train_mode
+from sot_nlp.processes import (
+    LostProcessError,
+    create_accelerator,
+    is_sharded,
+    lost_process,
+    on_main,
+    peak_memory,
 )
-from sot_nlp.processes import LostProcessError, create_accelerator, is_sharded, lost_process, on_main
 from sot_nlp.run_lock import run_lock
 from sot_nlp.runlog import RunLog, finite, tracker_config
 from sot_nlp.training_loss import adjusted_loss
 from sot_nlp.updates import Outcome, Updater
 
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None  # type: ignore[assignment]
-
 __all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
 
 logger = logging.getLogger(__name__)
 
-SHARDS = "shards"
 SHOWN_EXAMPLES = 64
 # Where so many updates in a row overflow in fp16, no loss scale will help.
 MOST_OVERFLOWS = 50
@@ -66,8 +60,9 @@ class TrainingResult:
     """What came out of `train`, apart from the weights.
 
     `model` is the trained model as predictions need it: the one given, unless it is sharded (then
-    accelerate's wrapper). `best` is {metric, value, epoch, step} of the weights that it holds. Speeds and seconds count
-    training alone, not evaluations and checkpoints. `peak_memory_bytes` is the GPU's, else the process's.
+    accelerate's wrapper). `best` is {metric, value, epoch, step} of the weights that it holds. Speeds and
+    seconds count training alone, not evaluations and checkpoints. `peak_memory_bytes` is the GPU's, else the
+    process's.
     """
 
     model: torch.nn.Module
@@ -187,7 +182,6 @@ class _Loop:
         self.split, self.arguments, self.accelerator = split, arguments, accelerator
         self.evaluate_model, self.on_log = evaluate, on_log
         self.main_metric, self.sign = main_metric, 1.0 if higher_is_better else -1.0
-        self.checkpoints = run_folder / checkpoints.FOLDER
         self.lengths = np.asarray(split.lengths)
         self.update_size = (
             arguments.per_device_train_batch_size
@@ -200,7 +194,6 @@ class _Loop:
             round(self.per_epoch * arguments.num_train_epochs, 6)
         )
         self.progress = Progress()
-        self.saved: tuple[int, bool] | None = None
         self.overflows = 0
         self.clock = time.perf_counter()
         self.warnings: list[str] = []
@@ -214,22 +207,26 @@ class _Loop:
                 "processes": accelerator.num_processes,
             },
         }
-        self.raw = model
-        freeze(
-            model,
-            freeze_backbone=arguments.freeze_backbone,
-            trainable_layers=arguments.trainable_layers,
+        self.log = RunLog(
+            run_folder,
+            active=accelerator.is_main_process,
+            total_steps=self.total,
+            show_progress=not arguments.disable_tqdm,
         )
-        if arguments.gradient_checkpointing:
-            enable_gradient_checkpointing(model)
-        if arguments.torch_compile:
-            self._compile()
+        self.raw = model
+        prepare(model, arguments, self._warn)
         groups = parameter_groups(model, arguments)
-        self.names = [group["names"] for group in groups]
         self.model, self.optimizer = accelerator.prepare(
             model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))
         )
-        self.bare = accelerator.unwrap_model(self.model)
+        self.keeper = Keeper(
+            run_folder / checkpoints.FOLDER,
+            accelerator,
+            self.model,
+            self.optimizer,
+            [group["names"] for group in groups],
+            limit=arguments.save_total_limit,
+        )
         self.updater = Updater(
             self.model,
             self.optimizer,
@@ -239,12 +236,6 @@ class _Loop:
             schedule=learning_rate_schedule(arguments, self.total),
             **collation,
         )
-        self.log = RunLog(
-            run_folder,
-            active=accelerator.is_main_process,
-            total_steps=self.total,
-            show_progress=not arguments.disable_tqdm,
-        )
 
     # --- the run ---
 
@@ -253,8 +244,13 @@ class _Loop:
         accelerator, arguments = self.accelerator, self.arguments
         if arguments.with_tracking:
             accelerator.init_trackers("sot-nlp", config=tracker_config(arguments))
-        self._resume()
+        resumed = self.keeper.resume(arguments.resume_from_checkpoint, self.fingerprint, self._warn)
+        if resumed:
+            self.progress = resumed
+            self.log.line(f"goes on from update {resumed.step}")
         progress = self.progress
+        progress.fingerprint = self.fingerprint
+        self.log.rewind(progress.step)
         while not (progress.evaluated and (progress.step >= self.total or self._out_of_patience())):
             if progress.evaluated:
                 progress.evaluated = False
@@ -263,7 +259,8 @@ class _Loop:
                     progress.updates = 0
             self._train_epoch()
             self._evaluate()
-        self._load_best()
+        if progress.best and progress.best["step"] != progress.step:
+            self.keeper.load_best(progress.best["step"])
         if arguments.with_tracking:
             accelerator.end_training()
         return self._result()
@@ -368,14 +365,12 @@ class _Loop:
             self._warn(f"skipped {what}")
             return
         self.log.line(f"stopped at {what}")
-        whole = checkpoints.step_folders(self.checkpoints)
-        good = f"last good checkpoint: {printable(whole[-1])}" if whole else "no checkpoint was written yet"
         limit = (
             f"--max_nan_skips {arguments.max_nan_skips} is used up"
             if arguments.on_nan == "skip"
             else "a lower --learning_rate may help; --on_nan skip passes over such updates"
         )
-        raise UserError(f"not a finite number at {what}; {good}; {limit}")
+        raise UserError(f"not a finite number at {what}; {self.keeper.last()}; {limit}")
 
     # --- evaluation ---
 
@@ -405,7 +400,7 @@ class _Loop:
         self._publish(entry)
         goes_on = progress.step < self.total and not self._out_of_patience()
         if goes_on and progress.best["step"] == progress.step:
-            self._save_best()
+            self.keeper.save_best(progress.step)
         every = self.arguments.checkpointing_steps
         if every is not None and (every == "epoch" or progress.step % int(every) == 0 or not goes_on):
             self._save()
@@ -416,134 +411,23 @@ class _Loop:
         patience = self.arguments.early_stopping_patience
         return patience is not None and self.progress.evaluations_without_gain >= patience
 
-    # --- checkpoints ---
-
-    def _resume(self) -> None:
-        """Take up the state of the checkpoint that this run is to go on from, if there is one."""
-        accelerator, arguments = self.accelerator, self.arguments
-        wanted = arguments.resume_from_checkpoint
-
-        def find() -> tuple[Path, Progress] | None:
-            checkpoints.recover(self.checkpoints)
-            found = checkpoints.find(wanted, self.checkpoints, self._warn)
-            if found is None and wanted is not None:
-                self._warn(f"--resume_from_checkpoint {wanted}: there is no checkpoint yet; starting anew")
-            return found
-
-        found = on_main(accelerator, find)
-        if found is None:
-            self.progress.fingerprint = self.fingerprint
-            self.log.rewind(0)
-            return
-        folder, progress = found
-        changed = changes(progress.fingerprint, self.fingerprint)
-        self._restore(folder, progress)
-        progress.resumed_from.append({"checkpoint": folder.name, "step": progress.step, "changed": changed})
-        progress.fingerprint = self.fingerprint
-        self.progress = progress
-        self.log.rewind(progress.step)
-        self.log.line(f"goes on from {printable(folder)}")
-        for name, (there, here) in changed.items():
-            self._warn(f"resumed with another {name}: {there} in the checkpoint, {here} here")
-        if progress.best and progress.best["step"] == progress.step:
-            self._save_best()
-        elif progress.best and folder.parent != self.checkpoints:
-            self._copy_best(folder.parent)
-
-    def _restore(self, folder: Path, progress: Progress) -> None:
-        accelerator = self.accelerator
-        try:
-            if is_sharded(accelerator):
-                accelerator.load_state(str(folder / SHARDS))
-                return
-            checkpoints.load_model(folder / checkpoints.MODEL, self.bare)
-            checkpoints.load_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
-            if accelerator.scaler is not None and progress.scaler is not None:
-                accelerator.scaler.load_state_dict(progress.scaler)
-        except CheckpointError as error:
-            raise UserError(f"checkpoint {printable(folder)}: {error}") from None
-
-    def _copy_best(self, source: Path) -> None:
-        step = self.progress.best["step"] if self.progress.best else 0
-        target = checkpoints.best_folder(self.checkpoints, step)
-
-        def copy(folder: Path) -> None:
-            shutil.copyfile(
-                checkpoints.best_folder(source, step) / checkpoints.MODEL, folder / checkpoints.MODEL
-            )
-
-        on_main(self.accelerator, lambda: checkpoints.save_folder(target, copy))
+    # --- small ---
 
     def _save(self) -> None:
-        """Write a checkpoint of this very point, then delete those that are no longer wanted."""
         self._drain()
-        progress, accelerator = self.progress, self.accelerator
         self._stop_clock()
-        if self.saved == (progress.step, progress.evaluated):
-            return
-        progress.scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        target = checkpoints.step_folder(self.checkpoints, progress.step)
-        if is_sharded(accelerator):
-            self._save_shards(target)
-        else:
-            on_main(accelerator, lambda: checkpoints.save_folder(target, self._fill))
-        self.saved = (progress.step, progress.evaluated)
-        limit = self.arguments.save_total_limit
-        on_main(accelerator, lambda: checkpoints.rotate(self.checkpoints, progress.step, limit))
+        self.keeper.save(self.progress)
         self.clock = time.perf_counter()
-
-    def _fill(self, folder: Path) -> None:
-        checkpoints.save_model(folder / checkpoints.MODEL, self.bare)
-        checkpoints.save_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
-        self.progress.write(folder)
-
-    def _save_shards(self, target: Path) -> None:
-        """All processes write their part through accelerate; the main one seals the whole."""
-        accelerator = self.accelerator
-        folder = on_main(accelerator, lambda: checkpoints.unfinished(target))
-        accelerator.save_state(str(folder / SHARDS))
-        accelerator.wait_for_everyone()
-
-        def seal() -> None:
-            self.progress.write(folder)
-            checkpoints.seal(folder, target)
-
-        on_main(accelerator, seal)
-
-    def _save_best(self) -> None:
-        step = self.progress.step
-        target = checkpoints.best_folder(self.checkpoints, step)
-        # On sharded models every process takes part in this.
-        state = self.accelerator.get_state_dict(self.model) if is_sharded(self.accelerator) else None
-
-        def fill(folder: Path) -> None:
-            checkpoints.save_tensors(folder / checkpoints.MODEL, state or self.bare.state_dict())
-
-        on_main(self.accelerator, lambda: checkpoints.save_folder(target, fill))
-
-    def _load_best(self) -> None:
-        best = self.progress.best
-        if best is None or best["step"] == self.progress.step:
-            return
-        folder = checkpoints.best_folder(self.checkpoints, best["step"])
-        try:
-            checkpoints.verify(folder)
-            checkpoints.load_model(folder / checkpoints.MODEL, self.bare)
-        except CheckpointError as error:
-            raise UserError(f"the best model {printable(folder)}: {error}") from None
 
     def _interrupt(self, signum: int) -> None:
         self._save()
-        name = Signals(signum).name
-        where = printable(checkpoints.step_folder(self.checkpoints, self.progress.step))
+        where = printable(checkpoints.step_folder(self.keeper.folder, self.progress.step))
         message = (
-            f"{name}: stopped after update {self.progress.step} of {self.total}; checkpoint {where} is "
-            "written, and the same command goes on from it"
+            f"{Signals(signum).name}: stopped after update {self.progress.step} of {self.total}; checkpoint "
+            f"{where} is written, and the same command goes on from it"
         )
         self.log.line(message)
         raise Interrupted(signum, message)
-
-    # --- small ---
 
     def _drain(self) -> None:
         for outcome in self.updater.drain():
@@ -572,12 +456,6 @@ class _Loop:
         if self.accelerator.is_main_process:
             logger.warning(message)
 
-    def _compile(self) -> None:
-        if (problem := compile_problem()) is None:
-            self.raw.compile(dynamic=True)
-        else:
-            self.warnings.append(f"--torch_compile: not compiled, since a trial failed: {problem}")
-
     def _result(self) -> TrainingResult:
         progress = self.progress
         return TrainingResult(
@@ -601,33 +479,6 @@ class _Loop:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.raw.__dict__.pop("_is_accelerate_prepared", None)
         self.raw.zero_grad(set_to_none=True)
-        del self.updater, self.optimizer, self.model
+        del self.updater, self.keeper, self.optimizer, self.model
         self.accelerator.free_memory()
         self.raw.eval()
-
-
-def enable_gradient_checkpointing(model: Any) -> None:
-    """Recompute the backbone's activations in the backward pass. UserError where the backbone can't."""
-    try:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"--gradient_checkpointing: {printable(error)}") from None
-
-
-def compile_problem() -> str | None:
-    """Why torch.compile does not work on this machine; None where a trial works."""
-    try:
-        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8))
-    except (RuntimeError, OSError, ImportError) as error:
-        return printable(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
-    return None
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most memory that the run held, in bytes: of the GPU, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if resource is None:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

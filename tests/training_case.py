@@ -1,4 +1,4 @@
-"""A small case for the tests of the loop: an invented split, a tiny model, settings, and one call of train."""
+"""A small case for the tests of the loop: an invented split, a tiny model, settings, a call of train."""
 
 from __future__ import annotations
 
