@@ -1,75 +1,216 @@
-"""A model made ready for training: frozen parts, recomputed activations, compilation."""
+"""Settings -> what a run works with: task, head, tokenizer, data, model. Each mistake names its flag."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
-from sot_nlp.optimization import backbone_layers, depth
+from sot_nlp.labels import Alignment, align_labels
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sot_nlp.data import TaskData, TokenSplit
+    from sot_nlp.modeling.head_config import SoTHeadConfig
+    from sot_nlp.task_spec import TaskSpec
+
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi_label": "multi_label_classification",
+}
 
 
-def prepare(model: Any, arguments: Any, warn: Callable[[str], None]) -> None:
-    """Freeze, compile and set up `model` in place, as the settings say. Raises UserError."""
-    freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
-    if arguments.gradient_checkpointing:
-        try:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"--gradient_checkpointing: {printable(error)}") from None
-    if arguments.torch_compile:
-        problem = compile_problem()
-        if problem is None:
-            model.compile(dynamic=True)
-        else:
-            warn(f"--torch_compile: not compiled, since a trial of it failed here: {problem}")
+def task_of(arguments: Arguments) -> TaskSpec:
+    """The task that the settings name, or the one that their own files make."""
+    if arguments.task is not None and not (arguments.train_file or arguments.dataset_name):
+        from sot_nlp.task_spec import load_task
+
+        spec = load_task(arguments.task)
+        if spec.model_from is not None:
+            raise UserError(
+                f"--task {spec.name}: has no training data; train --task {spec.model_from} and then run "
+                f"`sot-nlp evaluate FOLDER --task {spec.name}`"
+            )
+        return spec
+    from sot_nlp.data import user_task
+
+    return user_task(arguments)
 
 
-def compile_problem() -> str | None:
-    """Why torch.compile does not work on this machine (no compiler, ...); None where a trial works."""
+def head_of(arguments: Arguments) -> SoTHeadConfig:
+    """The head's settings: the preset with the fields that were given over it."""
+    from sot_nlp.modeling.head_config import resolve_head
+
     try:
-        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8))
-    except (RuntimeError, OSError, ImportError) as error:
-        lines = str(error).strip().splitlines()
-        return printable(lines[0] if lines else repr(error))
-    return None
+        return resolve_head(arguments.head, **arguments.head_overrides)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--head {printable(arguments.head)}: {error}") from None
 
 
-def freeze(model: nn.Module, *, freeze_backbone: bool, trainable_layers: int | None) -> None:
-    """Stop the gradient of the backbone, or of all of it but the top `trainable_layers` layers.
+def check_model_folder(name_or_path: str) -> None:
+    """Refuse what is clearly meant as a folder and is none, or holds no model."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"--model_name_or_path {printable(path)}: no config.json in this folder")
+    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise UserError(f"--model_name_or_path {printable(path)}: no such folder")
 
-    Raises UserError where the backbone has fewer layers.
+
+@contextlib.contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Turn a library's refusal of what the user named into one line that names it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{what}: {printable(reason, 600)}") from error
+
+
+def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, with a pad token."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from sot_nlp.modeling.tokenizer import load_tokenizer as load
+
+        return load(
+            arguments.model_name_or_path,
+            revision=arguments.model_revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+
+
+def load_data(
+    arguments: Arguments,
+    spec: TaskSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    splits: Sequence[str],
+) -> TaskData:
+    """The tokens of `splits`; the main process makes the cache, the others read it."""
+    from sot_nlp import data
+
+    with accelerator.main_process_first():
+        return data.load_data(spec, arguments, tokenizer, splits=splits)
+
+
+def load_model(
+    arguments: Arguments, head: SoTHeadConfig, data: TaskData, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, Alignment | None]:
+    """The checkpoint's backbone with the head, for the labels of `data`, and where those are in its outputs.
+
+    A SoT checkpoint keeps its own head, and with the same label names its own order of them, unless a flag or
+    the `--config` file asks for another head. The alignment is None where the outputs are new.
     """
-    if not freeze_backbone and trainable_layers is None:
-        return
-    stack, layers = backbone_layers(model)
-    keep = 0 if freeze_backbone else int(trainable_layers or 0)
-    if keep > layers:
-        raise UserError(f"--trainable_layers {keep}: the backbone has {layers} layers")
-    for name, parameter in model.named_parameters():
-        # With no layer trained, what stands with the top layer is frozen too.
-        lowest = layers + 1 - keep
-        if depth(name, stack, layers) < lowest:
-            parameter.requires_grad_(False)
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from transformers import PreTrainedConfig
+
+        from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+        from sot_nlp.modeling.tokenizer import separator_ids
+
+        options: dict[str, Any] = {"revision": arguments.model_revision}
+        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
+        asked = any(
+            not arguments.sources.get(name, "recipe").startswith("recipe")
+            for name in ("head", "head_overrides")
+        )
+        alignment = None
+        if asked or not str(saved.get("model_type", "")).startswith("sot"):
+            options |= {"head": head, "head_preset": arguments.head}
+        elif data.labels is not None and saved.get("id2label"):
+            with contextlib.suppress(UserError):  # another task's labels: the outputs are trained anew
+                alignment = align_labels(saved["id2label"], data.labels)
+        if data.labels is None:
+            options["num_labels"] = 1
+        elif alignment is None:
+            options["id2label"] = dict(enumerate(data.labels))
+            options["label2id"] = {name: i for i, name in enumerate(data.labels)}
+        if arguments.attn_implementation:
+            options["attn_implementation"] = arguments.attn_implementation
+        model = AutoSoTForSequenceClassification.from_pretrained(
+            arguments.model_name_or_path,
+            problem_type=PROBLEM_TYPES[data.kind],
+            trust_remote_code=arguments.trust_remote_code,
+            pad_token_id=tokenizer.pad_token_id,
+            separator_token_ids=separator_ids(tokenizer),
+            **options,
+        )
+        return model, alignment
 
 
-def train_mode(model: nn.Module) -> None:
-    """Put `model` into training mode, and the parts of it that are frozen as a whole into evaluation mode.
+def load_saved(arguments: Arguments, data: TaskData) -> tuple[PreTrainedModel, Alignment | None]:
+    """A saved SoT classifier as it is, and where the labels of `data` are in its outputs."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from transformers import PreTrainedConfig
 
-    A frozen part yields constant features: no dropout is drawn in what does not learn. Modules without
-    parameters follow the part that they are in.
-    """
-    model.train()
-    _frozen_to_eval(model)
+        from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+
+        options: dict[str, Any] = {"revision": arguments.model_revision}
+        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
+        if not str(saved.get("model_type", "")).startswith("sot"):
+            raise UserError(
+                f"--model_name_or_path {printable(arguments.model_name_or_path)}: is not a SoT classifier "
+                f"(model_type {printable(saved.get('model_type'))}); train one first"
+            )
+        if arguments.attn_implementation:
+            options["attn_implementation"] = arguments.attn_implementation
+        model = AutoSoTForSequenceClassification.from_pretrained(
+            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code, **options
+        )
+        if data.labels is None:
+            if model.config.num_labels != 1:
+                raise UserError(
+                    f"the model has {model.config.num_labels} labels, but the task is a regression"
+                )
+            return model, None
+        return model, align_labels(model.config.id2label, data.labels)
 
 
-def _frozen_to_eval(module: nn.Module) -> None:
-    parameters = list(module.parameters())
-    if parameters and not any(p.requires_grad for p in parameters):
-        module.eval()
-        return
-    for child in module.children():
-        _frozen_to_eval(child)
+def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | None) -> torch.Tensor | None:
+    """One weight a model output (the loss scales them to a mean of 1); None where all weigh the same."""
+    if arguments.class_weights is None:
+        return None
+    import numpy as np
+    import torch
+
+    if data.kind != "classification" or data.labels is None:
+        raise UserError("--class_weights: only for tasks with one label an example")
+    counts = np.bincount(data.splits["train"].labels, minlength=len(data.labels))
+    if arguments.class_weights == "balanced":
+        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    else:
+        try:
+            weights = np.array([float(part) for part in arguments.class_weights.split(",")])
+        except ValueError:
+            weights = np.zeros(0)
+        if len(weights) != len(counts) or not (weights > 0).all() or not np.isfinite(weights).all():
+            raise UserError(
+                f"--class_weights {printable(arguments.class_weights)}: expected 'balanced' or "
+                f"{len(counts)} positive numbers, for {', '.join(map(printable, data.labels))}"
+            )
+    if alignment is not None:
+        weights = weights[np.argsort(alignment.columns)]
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit:
+    """The training examples with their labels as the model numbers them."""
+    import numpy as np
+
+    split = data.splits["train"]
+    if alignment is None or alignment.same_order or split.labels is None:
+        return split
+    columns = np.asarray(alignment.columns)
+    labels = columns[split.labels] if data.kind == "classification" else split.labels[:, columns.argsort()]
+    return dataclasses.replace(split, labels=labels)

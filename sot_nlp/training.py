@@ -32,7 +32,6 @@ from sot_nlp.evaluation import EvaluationStopped
 from sot_nlp.interruption import Interrupted
 from sot_nlp.keeping import Keeper
 from sot_nlp.optimization import create_optimizer, learning_rate_schedule, parameter_groups
-from sot_nlp.preparation import prepare, train_mode
 from sot_nlp.processes import (
     LostProcessError,
     create_accelerator,
@@ -43,6 +42,7 @@ from sot_nlp.processes import (
 )
 from sot_nlp.run_lock import run_lock
 from sot_nlp.runlog import RunLog, finite, tracker_config
+from sot_nlp.trainable import prepare, train_mode
 from sot_nlp.training_loss import adjusted_loss
 from sot_nlp.updates import Outcome, Updater
 
