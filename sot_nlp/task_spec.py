@@ -207,9 +207,10 @@ def read_task(path: Path) -> TaskSpec:
     """The task in the YAML file at `path`; UserError names every mistake by line and key."""
     top = read_yaml_mapping(path)
     kind = top.text("kind", choices=KINDS) or "classification"
-    text_columns = top.texts("text_columns", required=True) or ()
-    if len(text_columns) > 2:
-        top.problem(f"has {len(text_columns)} columns; one, or two for a pair", key="text_columns")
+    found = top.texts("text_columns", required=True)
+    if found is not None and len(found) not in (1, 2):
+        top.problem(f"has {len(found)} columns; one, or two for a pair", key="text_columns")
+    text_columns = found or ()
     label_column = top.text("label_column")
     if label_column in text_columns:
         top.problem(f"{printable(label_column)!r} is among text_columns too", key="label_column")
@@ -264,7 +265,7 @@ def _label_words(top: YamlMapping, labels: tuple[str, ...] | None) -> FrozenMapp
     words = top.mapping("label_words")
     if words is None:
         return FrozenMapping()
-    if labels is None:
+    if "labels" not in top:
         top.problem("needs `labels`, the names that it maps to", key="label_words")
     found = {word: words.text(word, choices=labels or ()) for word in words.values}
     missing = [label for label in labels or () if label not in found.values()]
@@ -316,6 +317,8 @@ def _files(top: YamlMapping, columns: tuple[str, ...]) -> FrozenMapping[str, Tas
             found[split] = TaskFile(file=files.text(split) or "", columns=shared)
         elif (entry := files.mapping(split)) is not None:
             found[split] = _file(entry, columns, shared)
+    if files is not None and not files.values:
+        files.problem("names no file")
     return FrozenMapping(found)
 
 

@@ -89,6 +89,7 @@ class YamlMapping:
             return None
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: list[str] = []
+        problems = len(self.problems)
         for item in items:
             text = self._scalar_text(item, key)
             if text is None:
@@ -99,7 +100,7 @@ class YamlMapping:
                 self.problem(f"{printable(text)!r} stands twice", item, key)
             else:
                 found.append(text)
-        return tuple(found)
+        return tuple(found) if len(self.problems) == problems else None
 
     def flag(self, key: str) -> bool | None:
         """The key's value, `true` or `false`."""
