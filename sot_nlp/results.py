@@ -1,0 +1,155 @@
+"""The results of a study: one cell a (task, model, setting, arm, seed), as plain numbers.
+
+What a study's tables and plots are made of, and all that they are made of. No text of the data gets in, nor a
+path of the machine; `collecting.py` makes it from the records of runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.files import write_json
+
+FORMAT_VERSION = 1
+NAME = "results.json"
+LAST, BEST = "last", "best"
+SCORE_RULES = {
+    LAST: "the score after the last epoch: nothing was selected",
+    BEST: "the best epoch's score on the data that chose that epoch: optimistic",
+}
+FINISHED, FAILED, RUNNING, MISSING = "finished", "failed", "running", "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One seed of one arm. `score` and `curve` are in the metric's own unit (a correlation, a share)."""
+
+    task: str
+    model: str
+    setting: str
+    arm: str
+    seed: int
+    data_seed: int | None = None
+    status: str = MISSING
+    reason: str = ""
+    metric: str = ""
+    score: float | None = None
+    epoch: float | None = None
+    curve: tuple[tuple[float, float], ...] = ()
+    collapsed: bool = False
+    seconds: float | None = None
+    examples_per_second: float | None = None
+    # Examples that only this run, or only the baseline's run of the same seed, got right.
+    only_here: int | None = None
+    only_baseline: int | None = None
+    data: str = ""
+    versions: str = ""
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What is compared with each other: the arms of one task, model and setting."""
+        return (self.task, self.model, self.setting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A study's cells, and what a reader must know about them."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    command: str = ""
+    baseline: str
+    arms: tuple[str, ...]
+    score: str = LAST
+    holm: str = "tasks"
+    cells: tuple[Cell, ...]
+    # arm -> model -> task -> published score in percent
+    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    published_source: str = ""
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `from_dict` gives an equal value back."""
+        values = dataclasses.asdict(self)
+        default = {f.name: f.default for f in dataclasses.fields(Cell)}
+        values["cells"] = [
+            {key: value for key, value in dataclasses.asdict(cell).items() if value != default[key]}
+            for cell in self.cells
+        ]
+        return {"format_version": FORMAT_VERSION, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Results:
+        """What `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        rest = dict(values)
+        if rest.pop("format_version") != FORMAT_VERSION:
+            raise ValueError(f"format_version is not {FORMAT_VERSION}")
+        cells = []
+        for cell in rest.pop("cells"):
+            curve = tuple((float(x), float(y)) for x, y in cell.get("curve", ()))
+            cells.append(Cell(**{**cell, "curve": curve}))
+        rest["arms"] = tuple(rest["arms"])
+        rest["marks"] = tuple(rest.get("marks", ()))
+        return cls(cells=tuple(cells), **rest)
+
+    def write(self, path: str | Path) -> None:
+        """Write the numbers that every table and plot can be made of again."""
+        write_json(path, self.to_dict())
+
+
+def read_file(path: Path) -> Results:
+    """The results that `Results.write` wrote. UserError where it is another file."""
+    try:
+        return Results.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{printable(path)}: cannot be read: {printable(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{printable(path)}: not a results file of this version: {printable(repr(error))}"
+        ) from None
+
+
+def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
+    """Refuse runs of one group on different data, by name; mark those made by different versions."""
+    marks = list(results.marks)
+    groups: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+    for cell in results.cells:
+        if cell.status == FINISHED:
+            groups[cell.group].append(cell)
+    for group, cells in groups.items():
+        title = " / ".join(part for part in group if part)
+        odd = _first_odd(cells, "data")
+        if odd is not None:
+            text = f"{title}: {_title(odd[0])} and {_title(odd[1])} ran on different data"
+            if not allow_mixed:
+                raise UserError(f"{text}; run them again on the same, or give --allow_mixed to mark them")
+            marks.append(text)
+        odd = _first_odd(cells, "versions")
+        if odd is not None:
+            first, second = (results.versions.get(cell.versions, {}) for cell in odd)
+            differing = [
+                f"{name} {first.get(name, 'absent')} / {second.get(name, 'absent')}"
+                for name in sorted(first.keys() | second.keys())
+                if first.get(name) != second.get(name)
+            ]
+            marks.append(f"{title}: runs of different versions: {', '.join(differing)}")
+    return dataclasses.replace(results, marks=tuple(dict.fromkeys(marks)))
+
+
+def _first_odd(cells: list[Cell], name: str) -> tuple[Cell, Cell] | None:
+    """The first cell, and the first other one, whose known value of `name` is not the first's."""
+    known = [cell for cell in cells if getattr(cell, name)]
+    return next(((known[0], c) for c in known if getattr(c, name) != getattr(known[0], name)), None)
+
+
+def _title(cell: Cell) -> str:
+    return f"{printable(cell.arm)} (seed {cell.seed})"
