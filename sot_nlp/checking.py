@@ -29,8 +29,7 @@ class Source:
     """A table, and which of its columns are an example.
 
     `label_column` None: no labels are read. `labels_optional`: the table may leave all of them out.
-    `files` are what its content is told by (none: it is streamed). `settings`, JSON values, say how the
-    files are read.
+    `files` are what its content is told by (none: it is streamed).
     """
 
     table: Table
@@ -39,7 +38,6 @@ class Source:
     labels_optional: bool
     encoder: LabelEncoder
     files: tuple[Path, ...]
-    settings: dict[str, Any]
 
     def texts(self) -> Iterator[tuple[Rows, list[list[str]]]]:
         """The rows chunk by chunk, with their text columns."""

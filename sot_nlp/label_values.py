@@ -179,7 +179,7 @@ class LabelEncoder:
         return [self.kind, self.labels, dict(self.words), self.score_range]
 
     def is_missing(self, value: Any) -> bool:
-        """Whether `value` says that there is no label: nothing, or the -1 of data sets without public ones."""
+        """Whether `value` says that there is no label: nothing, or the -1 of sets with private labels."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return True
         numbers = self.kind != "regression" or self.score_range is not None

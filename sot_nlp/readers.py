@@ -56,6 +56,10 @@ class DelimitedTable(Table):
             columns = [str(i) for i in range(num_columns or len(first))]
         super().__init__(self.name, columns)
 
+    def reading(self) -> list[Any]:
+        """As `Table.reading`."""
+        return ["delimited", self.delimiter, self.quoting, self.header, len(self.columns), self.tolerant]
+
     def _check_header(self, columns: list[str]) -> None:
         if len(columns) > 1:
             return

@@ -40,6 +40,10 @@ class Table:
         if twice := sorted({column for column in named if named.count(column) > 1}):
             raise UserError(f"{name} has the column {list_names(twice)} more than once; rename one")
 
+    def reading(self) -> list[Any]:
+        """How the same bytes are read, as JSON values: another way may give other examples."""
+        return [type(self).__name__]
+
     def where(self, line: int) -> str:
         """The place of an example, for a message."""
         return f"{self.name}, {self.unit} {line}"

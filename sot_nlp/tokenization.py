@@ -122,7 +122,7 @@ def _key(source: Source, content: str, fingerprint: str, max_length: int) -> str
         "max_length": max_length,
         "columns": [*source.text_columns, source.label_column, source.labels_optional],
         "labels": source.encoder.settings(),
-        "source": source.settings,
+        "reading": source.table.reading(),
     }
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:40]
 
