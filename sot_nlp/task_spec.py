@@ -268,6 +268,9 @@ def _label_words(top: YamlMapping, labels: tuple[str, ...] | None) -> FrozenMapp
     if "labels" not in top:
         top.problem("needs `labels`, the names that it maps to", key="label_words")
     found = {word: words.text(word, choices=labels or ()) for word in words.values}
+    for word, label in found.items():
+        if label is not None and word != label and word in (labels or ()):
+            words.problem("is itself a label's name", key=word)
     missing = [label for label in labels or () if label not in found.values()]
     if missing:
         top.problem(f"no word stands for {', '.join(map(printable, missing))}", key="label_words")

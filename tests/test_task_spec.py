@@ -93,7 +93,8 @@ def test_every_task_is_whole(name):
         assert spec.dataset_name == "nyu-mll/glue"
         assert spec.dataset_config_name == name
         assert tuple(spec.submission) == spec.test_splits
-        assert not any(file.quoting for file in spec.files.values())
+        assert all(file.quoting is False for file in spec.files.values())
+        assert any(file.broken_lines for file in spec.files.values()) == (name == "qqp")
 
 
 def test_mnli_has_two_of_each_and_stsb_a_range():
@@ -239,6 +240,7 @@ label_column: again
         ("label_words: {0: a}", ":4: label_words: needs `labels`"),
         ("labels: [a, b]\nlabel_words: {0: a, 1: c}", ":5: label_words.1: 'c' is not known"),
         ("labels: [a, b]\nlabel_words: {0: a}", ":5: label_words: no word stands for b"),
+        ("labels: [a, b]\nlabel_words: {a: b, b: a}", ":5: label_words.a: is itself a label's name"),
         ("score_range: {low: 0, high: 1}", ":4: score_range: is for a regression; kind is classification"),
         ("kind: regression\nscore_range: {low: 2, high: 1}", ":5: score_range: low 2 is not below high 1"),
         ("kind: regression\nscore_range: {low: 2}", ":5: score_range: must be"),
