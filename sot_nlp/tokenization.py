@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -30,20 +31,22 @@ from sot_nlp.token_cache import FORMAT_VERSION, ArrayWriter, DamagedCacheError, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+REUSED = "reused"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """A source's arrays (see the top of this file) and what was found while making them.
 
-    `facts`: `unreadable` [[line, why], ...], `nul_texts`. `sha256` of the files, None without any.
-    `cache`: "built", "reused", or why it was rebuilt.
+    `source` names the table. `facts`: `unreadable` [[line, why], ...], `nul_texts`. `sha256` of the files,
+    None without any. `cache`: "built", "reused", or why it was rebuilt.
     """
 
+    source: str
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
     sha256: str | None
     cache: str
-    folder: Path
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -87,23 +90,28 @@ def tokenize_sources(
     fingerprint = tokenizer_fingerprint(tokenizer)
     hashes = [_content(source) for source in sources]
     folders = [
-        cache / (_key(source, content, fingerprint, max_length) if content else f"unkept-{i}")
-        for i, (source, content) in enumerate(zip(sources, hashes, strict=True))
+        cache / (_key(source, content, fingerprint, max_length) if content else f"streamed-{uuid4().hex}")
+        for source, content in zip(sources, hashes, strict=True)
     ]
-    found = [_reuse(folder, overwrite) for folder in folders]
+    cached = [_cached(folder, overwrite) for folder in folders]
     checked = [
         check_source(source, progress) if isinstance(known, str) else None
-        for source, known in zip(sources, found, strict=True)
+        for source, known in zip(sources, cached, strict=True)
     ]
-    tokens = []
-    for source, content, folder, known, kept in zip(sources, hashes, folders, found, checked, strict=True):
-        state = known if isinstance(known, str) else "reused"
+    found = []
+    for source, content, folder, known, kept in zip(sources, hashes, folders, cached, checked, strict=True):
         if kept is not None:
             with ArrayWriter(folder) as writer:
                 _tokenize(source, kept, tokenizer, max_length, writer, progress)
-        arrays, facts = known if not isinstance(known, str) else read_arrays(folder)
-        tokens.append(Tokens(arrays=arrays, facts=facts, sha256=content, cache=state, folder=folder))
-    return tokens
+        state = known if isinstance(known, str) else REUSED
+        arrays, facts = read_arrays(folder) if isinstance(known, str) else known
+        if content is None:
+            # Nothing can find it again, and what is mapped outlives its name.
+            shutil.rmtree(folder, ignore_errors=True)
+        found.append(
+            Tokens(source=source.table.name, arrays=arrays, facts=facts, sha256=content, cache=state)
+        )
+    return found
 
 
 def _content(source: Source) -> str | None:
@@ -127,16 +135,16 @@ def _key(source: Source, content: str, fingerprint: str, max_length: int) -> str
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def _reuse(folder: Path, overwrite: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]] | str:
-    """(arrays, facts) of an intact cache; else why there is none, with nothing left in its place."""
+def _cached(folder: Path, overwrite: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]] | str:
+    """(arrays, facts) of an intact cache; else why one is to be built, with nothing left in its place."""
     try:
         if not overwrite:
             return read_arrays(folder)
-        state = "rebuilt as asked" if folder.exists() else "built"
+        state = "rebuilt, as asked" if folder.exists() else "built"
     except FileNotFoundError:
         return "built"
     except DamagedCacheError as error:
-        state = f"rebuilt, the old one was damaged: {printable(error)}"
+        state = f"rebuilt, for the old one was damaged ({printable(error)})"
     shutil.rmtree(folder, ignore_errors=True)
     return state
 
@@ -200,11 +208,10 @@ def encode_texts(
             ids[i] = cut["input_ids"][place]
             if types is not None:
                 types[i] = cut["token_type_ids"][place]
-    for i, sequence in enumerate(ids):
-        if not sequence:
-            ids[i] = [_filler(tokenizer)]
-            if types is not None:
-                types[i] = [0]
+    for i in [i for i, sequence in enumerate(ids) if not sequence]:
+        ids[i] = [_filler(tokenizer)]
+        if types is not None:
+            types[i] = [0]
     return ids, types, lost
 
 
