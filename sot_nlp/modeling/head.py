@@ -234,7 +234,7 @@ def init_head_weights(module: nn.Module, std: float) -> None:
         if config.pooling == "attention":
             init.normal_(module.queries, mean=0.0, std=std)
         if config.normalization == "svpn" and module.is_matrix:
-            init.normal_(module.start, mean=0.0, std=1.0)
+            init.normal_(module.starts, mean=0.0, std=1.0)
         elif config.normalization == "layer_norm":
             init.ones_(module.norm_weight)
             init.zeros_(module.norm_bias)

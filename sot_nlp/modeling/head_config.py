@@ -73,8 +73,8 @@ class SoTHeadConfig:
         num_singular_values: r, how many leading singular triples the fast svPN finds; published 1.
         num_iterations: power iterations for each of them; published 1.
         num_newton_schulz_iterations: steps of `isqrt_cov`; published 5.
-        start_side: the map on whose width the fast svPN's learned start vector lives: `x` (text code) or
-            `y` (vision code).
+        start_side: the map on whose width the fast svPN's learned start vectors (one a singular triple) live:
+            `x` (text code) or `y` (vision code).
         fusion: how words and classification token meet: `sum` of both branches' logits (published
             default), `concat` before one linear, `aggregate_all` (the classification token is pooled with
             the words), `late` (a loss a branch, logits summed at inference), or one branch alone:

@@ -18,18 +18,17 @@ EPS = 1e-6
 LARGE = 1e10
 
 
-def smooth_norm(vectors: Tensor) -> Tensor:
-    """sqrt(sum(x^2) + EPS^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
+def smooth_norm(vectors: Tensor, eps: float = EPS) -> Tensor:
+    """sqrt(sum(x^2) + eps^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
     scale = _overflow_scale(vectors)
-    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + (EPS / scale).square()).sqrt()
+    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + (eps / scale).square()).sqrt()
 
 
 def svpn(
     matrix: Tensor,
-    start: Tensor,
+    starts: Tensor,
     *,
     alpha: float = 0.5,
-    num_singular_values: int = 1,
     num_iterations: int = 1,
     start_side: str = "x",
 ) -> Tensor:
@@ -38,23 +37,25 @@ def svpn(
     The r leading singular triples (u_i, s_i, v_i) are found one after the other, each on what is left of
     the matrix; they are raised to alpha, and the remainder is divided by s_r^(1 - alpha). Written out, with
     `g_i = s_i^(alpha - 1)`, that is `S g_r + sum_{i < r} s_i (g_i - g_r) u_i v_i^T`: for the published r = 1
-    just `S / s_1^(1 - alpha)`. One iteration gives a rough s_1 by design.
+    just `S g_1` (see `svpn_gain`). Few iterations give rough triples by design.
+
+    Departure: the published code starts every triple from the same vector. After one iteration, what is left
+    of the matrix maps that vector to zero, so each triple has a start of its own here.
 
     Args:
         matrix: (B, M, P, Q).
-        start: (P,) for `start_side` "x", (Q,) for "y"; shared by the heads.
+        starts: (r, P) for `start_side` "x", (r, Q) for "y"; shared by the heads.
         alpha: exponent in (0, 1).
-        num_singular_values: r.
         num_iterations: power iterations for each triple.
-        start_side: the side of the matrix on which `start` lives.
+        start_side: the side of the matrix on which the start vectors live.
 
     Returns:
         (B, M, P, Q).
     """
     remainder = _towards_start(matrix, start_side)
     triples: list[tuple[Tensor, Tensor, Tensor]] = []
-    for found in range(num_singular_values):
-        if found:
+    for start in starts.unbind():
+        if triples:
             u, size, v = triples[-1]
             remainder = remainder - size.unsqueeze(-1) * u.unsqueeze(-1) * v.unsqueeze(-2)
         triples.append(_leading_triple(remainder, start, num_iterations))
@@ -72,9 +73,10 @@ def svpn(
 def svpn_gain(
     matrix: Tensor, start: Tensor, *, alpha: float = 0.5, num_iterations: int = 1, start_side: str = "x"
 ) -> Tensor:
-    """s_1^(alpha - 1), by which the fast svPN of r = 1 multiplies the matrix; arguments as in `svpn`.
+    """s_1^(alpha - 1), by which the fast svPN of r = 1 multiplies the matrix: (B, M, P, Q) -> (B, M).
 
-    One iteration is two matrix-vector products, and the gradient's are as few. (B, M, P, Q) -> (B, M).
+    One iteration is two matrix-vector products. `start` is one vector, (P,) or (Q,); the other arguments are
+    as in `svpn`.
     """
     _, size, _ = _leading_triple(_towards_start(matrix, start_side), start, num_iterations)
     return size.squeeze(-1) ** (alpha - 1)
@@ -189,7 +191,8 @@ def power_normalization(features: Tensor, alpha: float = 0.5) -> Tensor:
     """sign(x) |x|^alpha of each feature, then length 1; (..., D) -> (..., D)."""
     # hypot neither overflows nor, unlike sqrt|x|, has an infinite slope at 0.
     powered = features * torch.hypot(features, features.new_full((), EPS)) ** (alpha - 1)
-    return powered / smooth_norm(powered)
+    # EPS in the units of |x|^alpha: the slope at a zero vector is then 1 / EPS, which fp16 can still hold.
+    return powered / smooth_norm(powered, EPS**alpha)
 
 
 def layer_normalization(features: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

@@ -57,7 +57,8 @@ class WordPooling(nn.Module):
             elif config.map_norm == "layer_norm":
                 self.map_norm = MapLayerNorm(self.groups)
             if config.normalization == "svpn":
-                self.start = nn.Parameter(torch.empty(width_x if config.start_side == "x" else width_y))
+                start_width = width_x if config.start_side == "x" else width_y
+                self.starts = nn.Parameter(torch.empty(config.num_singular_values, start_width))
             self.row_size = width_y
             # The published code's 1/sqrt(d), for d x d matrices; here d is the geometric mean of the widths.
             self.fixed_scale = (width_x * width_y) ** -0.25
@@ -130,7 +131,7 @@ class WordPooling(nn.Module):
         if config.normalization == "svpn":
             return svpn_gain(
                 pooled,
-                self.start.to(pooled.dtype),
+                self.starts[0].to(pooled.dtype),
                 alpha=config.alpha,
                 num_iterations=config.num_iterations,
                 start_side=config.start_side,
@@ -148,9 +149,8 @@ class WordPooling(nn.Module):
         elif config.normalization == "svpn":
             pooled = svpn(
                 pooled,
-                self.start.to(pooled.dtype),
+                self.starts.to(pooled.dtype),
                 alpha=config.alpha,
-                num_singular_values=config.num_singular_values,
                 num_iterations=config.num_iterations,
                 start_side=config.start_side,
             )

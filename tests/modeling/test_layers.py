@@ -1,0 +1,42 @@
+"""The head's layers against torch's own."""
+
+import torch
+from torch import nn
+
+from sot_nlp.modeling.layers import CastingLinear, MapLayerNorm, UniformDropout
+
+
+def test_casting_linear_computes_in_the_inputs_precision():
+    layer = CastingLinear(4, 3).to(torch.bfloat16)
+    inputs = torch.randn(2, 4)
+    expected = inputs @ layer.weight.float().T + layer.bias.float()
+    assert layer(inputs).dtype == torch.float32
+    torch.testing.assert_close(layer(inputs), expected)
+
+
+def test_map_layer_norm_normalises_each_heads_channels_of_each_map():
+    layer = MapLayerNorm(((2, 3), (2, 4)))
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(1.0, 15.0))
+        layer.bias.copy_(torch.arange(14.0))
+    features = torch.randn(2, 5, 14)
+    parts, begin = [], 0
+    for width in (3, 3, 4, 4):
+        own = nn.LayerNorm(width)
+        with torch.no_grad():
+            own.weight.copy_(layer.weight[begin : begin + width])
+            own.bias.copy_(layer.bias[begin : begin + width])
+        parts.append(own(features[..., begin : begin + width]))
+        begin += width
+    result = layer(features, torch.ones(2, 5, dtype=torch.bool))
+    torch.testing.assert_close(result, torch.cat(parts, -1))
+
+
+def test_dropout_keeps_the_mean_and_its_rate():
+    torch.manual_seed(0)
+    layer = UniformDropout(0.7)
+    result = layer(torch.ones(100_000))
+    assert set(result.unique().tolist()) == {0.0, torch.tensor(1 / (1 - 0.7)).item()}
+    assert abs((result == 0).float().mean().item() - 0.7) < 0.01
+    assert torch.equal(layer.eval()(torch.ones(5)), torch.ones(5))
+    assert torch.equal(UniformDropout(0.0)(torch.ones(5)), torch.ones(5))
