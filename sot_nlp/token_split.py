@@ -54,18 +54,20 @@ class TokenSplit:
         width = int(lengths.max()) if len(rows) else 0
         if pad_to_multiple_of:
             width = -(-width // pad_to_multiple_of) * pad_to_multiple_of
-        # (B, N): where each place of the batch comes from, and whether it is a token at all.
-        shift = width - lengths if padding_side == "left" else np.zeros_like(lengths)
-        token = np.arange(width) - shift[:, None]
-        real = (token >= 0) & (token < lengths[:, None])
+        # (B, N): the number of the token at each place of the batch, and whether there is one.
+        token = np.arange(width)
+        if padding_side == "left":
+            token = token - (width - lengths)[:, None]
+            real = token >= 0
+        else:
+            real = token < lengths[:, None]
         place = np.where(real, starts[:, None] + token, 0)
-        batch = {
-            "input_ids": np.where(real, self.input_ids[place], pad_token_id),
-            "attention_mask": real,
-        }
+        input_ids = self.input_ids[place].astype(np.int64)
+        input_ids[~real] = pad_token_id
+        mask = real.astype(np.int64)
+        tensors = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}
         if self.token_type_ids is not None:
-            batch["token_type_ids"] = self.token_type_ids[place] * real
-        tensors = {name: torch.from_numpy(array.astype(np.int64)) for name, array in batch.items()}
+            tensors["token_type_ids"] = torch.from_numpy(self.token_type_ids[place] * mask)
         if self.labels is not None:
             tensors["labels"] = torch.from_numpy(self.labels[rows])
         return tensors
