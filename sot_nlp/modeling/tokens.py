@@ -30,7 +30,9 @@ def classification_index(attention_mask: Tensor, *, causal: bool) -> Tensor:
         return ((place + 1) * real).amax(-1).sub(1).clamp_min(0)
     length = attention_mask.shape[1]
     # The largest of N - place over real tokens belongs to the first; without any it is 0, and the place 0.
-    return (length - ((length - place) * real).amax(-1)).remainder(length)
+    # (A remainder by N would say the same, but its export to ONNX with dynamic shapes fails.)
+    first = length - ((length - place) * real).amax(-1)
+    return first * (first < length)
 
 
 def word_mask(
