@@ -79,6 +79,8 @@ def show(results: Results) -> None:
         # Piped into a file or a pager, a table must not be cut to 80 columns.
         console = Console(highlight=False, width=200)
     console.print(f"{printable(results.title or results.name)}\n", markup=False, style="bold")
+    if len(groups) > 1:
+        console.print(report_tables.terminal_overview(results, groups))
     for group in groups:
         console.print(report_tables.terminal_table(group, results))
     for note in report_tables.notes(results, groups):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sot_nlp import report_svg
 from sot_nlp.comparison import Group
 from sot_nlp.report_svg import escaped
-from sot_nlp.report_tables import notes, row, used_columns
+from sot_nlp.report_tables import metric_title, notes, overview, row, used_columns
 from sot_nlp.results import Results
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too; the first is the baseline's grey.
@@ -55,8 +55,10 @@ svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-seri
 .grid { stroke: var(--line); stroke-width: 1 }
 .zero { stroke: var(--text); stroke-width: 1.2; stroke-dasharray: 3 3 }
 .tick { fill: var(--faint); font-size: 10px }
-.label { font-size: 11.5px }
-.value { font-size: 11.5px; font-variant-numeric: tabular-nums }
+.label, .value {
+  font-size: 11.5px; font-variant-numeric: tabular-nums;
+  paint-order: stroke; stroke: var(--card); stroke-width: 5px; stroke-linejoin: round;
+}
 .pair { stroke: var(--faint); stroke-width: 1; opacity: .38 }
 .dot { fill: var(--p); opacity: .72 }
 .hollow { fill: var(--card); stroke: var(--p); stroke-width: 1.6 }
@@ -72,6 +74,7 @@ svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-seri
   td { display: flex; justify-content: space-between; gap: 14px; border: 0; padding: 1px 0 }
   td:first-child { font-weight: 600; justify-content: flex-start; align-items: center; gap: 0 }
   td:not(:first-child)::before { content: attr(data-title); color: var(--faint); text-align: left }
+  td:not(:first-child) > span { white-space: nowrap }
   td[data-empty] { display: none }
 }
 @media print { section { break-inside: avoid } }
@@ -84,6 +87,8 @@ def page(results: Results, groups: Sequence[Group]) -> str:
     body = [f"<h1>{title}</h1>"]
     if results.description:
         body.append(f'<p class="lead">{escaped(results.description, 2000)}</p>')
+    if len(groups) > 1:
+        body.append(_overview(results, groups))
     body += [_section(group, results) for group in groups]
     listed = "".join(f"<li>{escaped(note, 600)}</li>" for note in notes(results, groups))
     body.append(f'<ul class="notes">{listed}</ul>')
@@ -104,6 +109,20 @@ def _versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def _overview(results: Results, groups: Sequence[Group]) -> str:
+    header, rows = overview(results, groups)
+    head = "".join(f"<th>{escaped(title)}</th>" for title in header)
+    lines = []
+    for texts in rows:
+        cells = zip(header, texts, strict=True)
+        line = (
+            f'<td data-title="{escaped(title)}"><span>{escaped(text)}</span></td>' for title, text in cells
+        )
+        lines.append(f"<tr>{''.join(line)}</tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f"<section><h2>Overview</h2>{table}</section>"
+
+
 def _section(group: Group, results: Results) -> str:
     plots = [
         ("Every seed's score; a line joins runs of one seed, a bar is the mean", report_svg.scores),
@@ -116,7 +135,7 @@ def _section(group: Group, results: Results) -> str:
         if drawing:
             figures.append(f"<figure><figcaption>{escaped(caption)}</figcaption>{drawing}</figure>")
     return (
-        f"<section><h2>{escaped(group.title)} <small>{escaped(group.metric)}</small></h2>"
+        f"<section><h2>{escaped(group.title)} <small>{escaped(metric_title(group))}</small></h2>"
         f'{_table(group, results)}<div class="plots">{"".join(figures)}</div></section>'
     )
 
@@ -136,6 +155,6 @@ def _table(group: Group, results: Results) -> str:
                 )
             text = escaped(texts[column.key])
             empty = "" if text else " data-empty"
-            cells.append(f'<td data-title="{escaped(column.title)}"{empty}>{swatch}{text}</td>')
+            cells.append(f'<td data-title="{escaped(column.title)}"{empty}>{swatch}<span>{text}</span></td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp.comparison import ArmResult, Group
 from sot_nlp.errors import UserError, printable
 from sot_nlp.report_svg import mean_curve
+from sot_nlp.report_tables import metric_title
 from sot_nlp.results import Results
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _scores(axes: Axes, group: Group, results: Results) -> None:
     arms = group.arms
     _rows(axes, arms)
     axes.set_title(_text(group.title), fontsize=10, loc="left")
-    axes.set_xlabel(f"{_text(group.metric)} x 100")
+    axes.set_xlabel(f"{_text(metric_title(group))} x 100")
     for i, (above, below) in enumerate(itertools.pairwise(arms)):
         for seed in sorted(above.scores.keys() & below.scores.keys()):
             ends = [100 * above.scores[seed], 100 * below.scores[seed]]
@@ -102,11 +103,14 @@ def _differences(axes: Axes, group: Group, results: Results) -> None:
 
 
 def _curves(axes: Axes, group: Group, results: Results) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     drawn = [(arm, [cell.curve for cell in arm.cells if len(cell.curve) > 1]) for arm in group.arms]
     if not any(found for _, found in drawn):
         axes.set_axis_off()
         return
     axes.grid(axis="y", color="#dcdcd7")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     for arm, found in drawn:
         color = _color(results, arm)

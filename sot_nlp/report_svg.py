@@ -173,7 +173,8 @@ def curves(group: Group, results: Results, height: int = 230) -> str:
             f'<line class="grid" x1="40" y1="{y(value):.1f}" x2="{WIDTH - RIGHT}" y2="{y(value):.1f}"/>'
             f'<text class="tick" x="36" y="{y(value) + 3.5:.1f}" text-anchor="end">{_number(value)}</text>'
         )
-    for value in x.ticks():
+    whole = [value for value in x.ticks() if value == int(value)]
+    for value in whole if len(whole) > 1 else x.ticks():
         parts.append(
             f'<text class="tick" x="{x(value):.1f}" y="{height - 16}" text-anchor="middle">'
             f"{_number(value)}</text>"

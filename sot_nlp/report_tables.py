@@ -32,7 +32,8 @@ RUNS_HEADER = (
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
     "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "·": r"$\cdot$",
-    "<": r"$<$", ">": r"$>$", "−": r"$-$",
+    "<": r"$<$", ">": r"$>$", "−": r"$-$", "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$",
+    "○": r"$\circ$",
 }  # fmt: skip
 
 
@@ -151,6 +152,39 @@ def _paper(arm: ArmResult, group: Group, results: Results) -> str:
     return f"{text} ({arm.published - base.published:+.2f})".replace("-", "−")
 
 
+def metric_title(group: Group) -> str:
+    """The metric's name for readers."""
+    return printable(group.metric).replace("_", " ")
+
+
+def overview(results: Results, groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the study in one table: a row a group, the baseline's mean and the differences.
+
+    A sign says where the interval lies: ▲ above 0, ▼ below 0, ○ over it.
+    """
+    others = [arm for arm in results.arms if arm != results.baseline]
+    header = ["task · model · setting", results.baseline, *others]
+    rows = []
+    for group in groups:
+        base = group.arm(results.baseline)
+        texts = [printable(group.title), percent(base.mean) if base else "–"]
+        for name in others:
+            arm = group.arm(name)
+            texts.append("–" if arm is None else _verdict(arm))
+        rows.append(texts)
+    return [printable(title) for title in header], rows
+
+
+def _verdict(arm: ArmResult) -> str:
+    if arm.mean is None:
+        return "failed" if arm.failed and not arm.missing else MISSING_TEXT
+    if arm.difference is None or arm.difference.interval is None:
+        return _difference(arm.difference)
+    low, high = arm.difference.interval
+    sign = "▲" if low > 0 else "▼" if high < 0 else "○"
+    return f"{sign} {_difference(arm.difference)}"
+
+
 def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     """What a reader must know: how each number was made, what failed or is missing, what is marked."""
     lines = [
@@ -162,6 +196,8 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         "Seeds needed: for 80 % power of a paired t-test at 5 %, if the effect were just the one seen.",
         "Collapsed: runs that predict one class or score a Matthews correlation of 0.",
     ]
+    if len(groups) > 1:
+        lines.append("Signs: ▲ the interval lies above 0, ▼ below 0, ○ over it.")
     if any(arm.mcnemar for group in groups for arm in group.arms):
         lines.append(
             "McNemar: of the paired seeds, those whose two models differ on the validation examples with an "
@@ -181,12 +217,26 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     return lines
 
 
+def terminal_overview(results: Results, groups: Sequence[Group]) -> Table:
+    """The overview for a terminal, by rich."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, rows = overview(results, groups)
+    table = Table()
+    for i, title in enumerate(header):
+        table.add_column(Text(title), justify="right" if i else "left")
+    for texts in rows:
+        table.add_row(*map(Text, texts))
+    return table
+
+
 def terminal_table(group: Group, results: Results) -> Table:
     """A group's table for a terminal, by rich."""
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{printable(group.title)} ({printable(group.metric)})"
+    title = f"{printable(group.title)} ({metric_title(group)})"
     table = Table(title=Text(title, style="bold"), title_justify="left")
     rows = [row(arm, group, results) for arm in group.arms]
     columns = used_columns(rows)
@@ -202,11 +252,22 @@ def markdown(results: Results, groups: Sequence[Group]) -> str:
     parts = [f"# {_markdown_text(results.title or results.name)}"]
     if results.description:
         parts.append(_markdown_text(results.description))
+    if len(groups) > 1:
+        header, lines = overview(results, groups)
+        parts.append(
+            "\n".join(
+                [
+                    "| " + " | ".join(map(_markdown_text, header)) + " |",
+                    "|---" + "|---:" * (len(header) - 1) + "|",
+                    *("| " + " | ".join(map(_markdown_text, texts)) + " |" for texts in lines),
+                ]
+            )
+        )
     for group in groups:
         rows = [row(arm, group, results) for arm in group.arms]
         columns = used_columns(rows)
-        lines = [
-            f"## {_markdown_text(group.title)} ({_markdown_text(group.metric)})",
+        table = [
+            f"## {_markdown_text(group.title)} ({_markdown_text(metric_title(group))})",
             "",
             "| " + " | ".join(column.title for column in columns) + " |",
             "|" + "|".join("---:" if column.right else "---" for column in columns) + "|",
@@ -215,7 +276,7 @@ def markdown(results: Results, groups: Sequence[Group]) -> str:
                 for each in rows
             ),
         ]
-        parts.append("\n".join(lines))
+        parts.append("\n".join(table))
     parts.append("\n".join(f"- {_markdown_text(note)}" for note in notes(results, groups)))
     if results.command:
         parts.append(f"Made by `{printable(results.command, 1000).replace('`', '')}`.")
@@ -239,7 +300,7 @@ def latex(results: Results, groups: Sequence[Group]) -> str:
     ]
     for group in groups:
         lines.append("\\midrule")
-        title = _latex_text(f"{group.title} ({group.metric})")
+        title = _latex_text(f"{group.title} ({metric_title(group)})")
         lines.append(f"\\multicolumn{{{len(columns)}}}{{l}}{{\\textbf{{{title}}}}} \\\\")
         for arm in group.arms:
             texts = row(arm, group, results)

@@ -88,7 +88,12 @@ def write_study(
                     right = [source.random() < 0.6 + 8 * effect for _ in range(60)]
                     write_run(run, record(task=task, head=arm, seed=seed, score=score), right)
     plan = {
-        **{"format_version": 1, "name": "fake", "title": "A made-up study", "description": "No run was made."},
+        **{
+            "format_version": 1,
+            "name": "fake",
+            "title": "A made-up study",
+            "description": "No run was made.",
+        },
         **{"command": "sot-nlp compare fake.yaml", "baseline": "stock", "arms": list(effects)},
         **{"score": "last", "holm": "tasks", "published": {}, "published_source": "", "marks": []},
         "cells": cells,
