@@ -307,7 +307,8 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
             same[name] = first[where]
         else:
             unique[name] = tensor.detach().contiguous()
-    save_file(unique, path, metadata={"format": "pt", "same": json.dumps(same)})
+    # One entry: the order of several is not fixed, and equal states are to give equal files.
+    save_file(unique, path, metadata={"same": json.dumps(same)})
 
 
 def load_tensors(path: Path, into: dict[str, torch.Tensor], what: str) -> None:

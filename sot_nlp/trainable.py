@@ -17,7 +17,9 @@ def prepare(model: Any, arguments: Any, warn: Callable[[str], None]) -> None:
     freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
     if arguments.gradient_checkpointing:
         try:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # transformers renamed it within version 5.
+            new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+            getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
         except (ValueError, AttributeError) as error:
             raise UserError(f"--gradient_checkpointing: {printable(error)}") from None
     if arguments.torch_compile:
