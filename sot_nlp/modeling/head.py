@@ -165,11 +165,10 @@ class SoTHead(nn.Module):
             readout = words.readout(self.word_output.weight[:, -words.output_size :].to(mixed.dtype))
             if not words.is_matrix:
                 token_weights = words.token_weights(mixed, mask, weights)
-                return vector_shares(mixed, token_weights * words.gain(mixed), readout)
+                return vector_shares(mixed, token_weights * words.gain(mixed)[..., None], readout)
             mapped = words.mapped(mixed, mask)
             x, y = words.sides(words.centered(mapped, weights))
-            gain = words.gain(cross_covariance(x, y, weights))
-            gain = gain[:, None, :, None] if gain.dim() else gain  # (B, 1, M, 1)
+            gain = words.gain(cross_covariance(x, y, weights))[:, None, :, None]  # (B, 1, M, 1)
             if pairs:
                 x, y = words.sides(mapped)
                 return pair_shares(x * gain, y, weights, readout, self.config.centering)

@@ -73,7 +73,7 @@ class WordPooling(nn.Module):
             self.norm_weight = nn.Parameter(torch.empty(self.row_size))
             self.norm_bias = nn.Parameter(torch.empty(self.row_size))
         elif config.normalization == "learned_scale":
-            self.scale = nn.Parameter(torch.empty(()))
+            self.scale = nn.Parameter(torch.empty(1))  # not a scalar: sharded training has no place for those
 
     @property
     def output_size(self) -> int:
@@ -125,7 +125,7 @@ class WordPooling(nn.Module):
     def gain(self, pooled: Tensor) -> Tensor:
         """The one number by which the normalisation multiplies each head, where it is such a one.
 
-        (B, M, P, Q) or (B, M, C) -> (B, M), or fewer dimensions where all texts or heads share it.
+        (B, M, P, Q) or (B, M, C) -> (B, M), or (1, 1) where all texts and heads share it.
         """
         config = self.config
         if config.normalization == "svpn":
@@ -137,15 +137,15 @@ class WordPooling(nn.Module):
                 start_side=config.start_side,
             )
         if config.normalization == "learned_scale":
-            return self.scale.to(pooled.dtype)
-        return pooled.new_full((), self.fixed_scale if config.normalization == "fixed_scale" else 1.0)
+            return self.scale.to(pooled.dtype).unsqueeze(0)
+        return pooled.new_full((1, 1), self.fixed_scale if config.normalization == "fixed_scale" else 1.0)
 
     def normalize(self, pooled: Tensor) -> Tensor:
         """(B, M, P, Q) or (B, M, C) -> (B, M, D); of a covariance's matrix the upper triangle is kept."""
         config = self.config
         if config.has_scalar_gain:
             gain = self.gain(pooled)
-            pooled = pooled * (gain[..., None, None] if gain.dim() else gain)
+            pooled = pooled * (gain[..., None, None] if self.is_matrix else gain[..., None])
         elif config.normalization == "svpn":
             pooled = svpn(
                 pooled,
