@@ -57,7 +57,9 @@ class Arguments:
     dataset_name: str | None = setting(None, "a data set of the Hub", TASK)
     dataset_config_name: str | None = setting(None, "its configuration", TASK)
     streaming: bool = setting(
-        False, "read a data set of the Hub without storing it; only its tokens lie on disk, for this run", TASK
+        False,
+        "read a data set of the Hub without storing it; only its tokens lie on disk, and for this run alone",
+        TASK,
     )
     text_column_names: list[str] | None = setting(
         None, "the one or two columns that hold text; guessed and printed when not given", TASK

@@ -67,7 +67,9 @@ def load_data(
         for split in spec.validation_splits
         if "train" in spec.splits and place(spec, split, arguments) == place(spec, "train", arguments)
     ]
-    first_of = {where: split for split, where in reversed(places.items())}
+    first_of: dict[Any, str] = {}
+    for split, where in places.items():
+        first_of.setdefault(where, split)
     tokenized = tokenize_sources(
         [open_source(spec, split, arguments) for split in first_of.values()],
         tokenizer,

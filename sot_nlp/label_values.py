@@ -16,6 +16,7 @@ import numpy as np
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.file_format import list_names
+from sot_nlp.tables import Table
 
 # More different labels than this are more likely texts, or the examples' own numbers.
 MOST_LABELS = 10_000
@@ -73,9 +74,8 @@ def _read_text(text: str) -> tuple[str, Label]:
 class LabelSurvey:
     """What labels there are, seen chunk by chunk; `finish` says which kind of task they make."""
 
-    def __init__(self, where: Callable[[int], str], typed: bool, words: Mapping[str, str]):
-        self.where = where
-        self.typed = typed
+    def __init__(self, table: Table, words: Mapping[str, str]):
+        self.name, self.where, self.typed = table.name, table.where, table.typed
         self.words = words
         self.names: set[str] = set()
         self.first: dict[str, tuple[int, Any]] = {}
@@ -93,7 +93,7 @@ class LabelSurvey:
                 self.names.update(label if isinstance(label, tuple) else (str(label),))
 
     def _read(self, value: Any) -> tuple[str, Label]:
-        if isinstance(value, list):
+        if isinstance(value, list | dict):  # not hashable
             kind, label = read_label(value, self.typed)
             return kind, _renamed(label, self.words)
         key = (type(value), value)
@@ -112,7 +112,9 @@ class LabelSurvey:
         Raises UserError for labels of mixed types, for one label alone, and for too many.
         """
         kinds = set(self.first)
-        if kinds and kinds <= {"integer", "decimal"} and "decimal" in kinds:
+        if not kinds:
+            raise UserError(f"{self.name} holds no examples")
+        if kinds <= {"integer", "decimal"} and "decimal" in kinds:
             return "regression", None
         if len(kinds) > 1:
             found = [
@@ -120,7 +122,7 @@ class LabelSurvey:
                 for kind, (line, value) in self.first.items()
             ]
             raise UserError(f"labels of mixed types: {'; '.join(found)}; expected one type of label")
-        line = next(iter(self.first.values()))[0] if self.first else 1
+        line = next(iter(self.first.values()))[0]
         if len(self.names) > MOST_LABELS:
             raise UserError(
                 f"{self.where(line)}: more than {MOST_LABELS} different labels; is this the label column "

@@ -246,7 +246,7 @@ def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
     assert spec.label_column is not None
     column = columns_in_file(spec, split, arguments).get(spec.label_column, spec.label_column)
     order = table.label_names(str(column))
-    survey = LabelSurvey(table.where, table.typed, spec.label_words)
+    survey = LabelSurvey(table, spec.label_words)
     for rows in table.rows([column]):
         survey.add(rows.columns[0], rows.lines)
         if order is not None:
