@@ -22,7 +22,7 @@ from sot_nlp.tables import Table
 MOST_LABELS = 10_000
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _KINDS = {
     "integer": "a whole number",
     "decimal": "a decimal number",
@@ -61,7 +61,8 @@ def _read_text(text: str) -> tuple[str, Label]:
         return "null", None
     if _INTEGER.fullmatch(text):
         return "integer", text
-    if _DECIMAL.fullmatch(text):
+    # A whole number written in another way, such as 007, is more likely a code.
+    if _NUMBER.fullmatch(text) and not text.lstrip("+-").isdecimal():
         return "decimal", float(text)
     if text.startswith("[") and text.endswith("]"):
         try:
@@ -220,7 +221,7 @@ class LabelEncoder:
     def _score(self, label: Label) -> float:
         if isinstance(label, str):
             label = self.words.get(label, label)
-            if not _DECIMAL.fullmatch(label):
+            if not _NUMBER.fullmatch(label):
                 raise ValueError(f"score {printable(label, 40)!r} is not a number")
             label = float(label)
         if not isinstance(label, float) or not math.isfinite(np.float32(label)):
