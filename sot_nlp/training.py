@@ -214,6 +214,7 @@ class _Loop:
             show_progress=not arguments.disable_tqdm,
         )
         self.raw = model
+        self.own_forward = {"forward": model.forward} if "forward" in vars(model) else {}
         prepare(model, arguments, self._warn)
         groups = parameter_groups(model, arguments)
         self.model, self.optimizer = accelerator.prepare(
@@ -476,8 +477,9 @@ class _Loop:
         """Give the model back as it came: without accelerate's wrapper, gradients and optimizer."""
         if is_sharded(self.accelerator):
             return
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.raw.__dict__.pop("_is_accelerate_prepared", None)
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(self.raw).pop(name, None)
+        vars(self.raw).update(self.own_forward)
         self.raw.zero_grad(set_to_none=True)
         del self.updater, self.keeper, self.optimizer, self.model
         self.accelerator.free_memory()
