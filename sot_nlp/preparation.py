@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sot_nlp import lora
 from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.labels import Alignment, align_labels
@@ -43,6 +44,12 @@ def task_of(arguments: Arguments) -> TaskSpec:
     from sot_nlp.data import user_task
 
     return user_task(arguments)
+
+
+def check_extras(arguments: Arguments) -> None:
+    """Refuse settings whose optional package is missing, before anything is loaded."""
+    if arguments.lora_r is not None:
+        lora.check_installed()
 
 
 def head_of(arguments: Arguments) -> SoTHeadConfig:

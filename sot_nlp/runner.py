@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import preparation, records, run_folder
+from sot_nlp import lora, preparation, records, run_folder
 from sot_nlp.arguments import Arguments
 from sot_nlp.collapse import collapse_warnings
+from sot_nlp.data_report import describe
 from sot_nlp.errors import UserError, printable
 from sot_nlp.interruption import Interrupted
 from sot_nlp.run_lock import run_lock
@@ -51,15 +52,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
     spec = preparation.task_of(arguments)
     head = preparation.head_of(arguments)
     preparation.check_model_folder(arguments.model_name_or_path)
+    preparation.check_extras(arguments)
     folder = Path(arguments.output_dir or run_folder.default_folder(spec.name, arguments))
     main_process = os.environ.get("RANK", "0") == "0"
     with run_lock(folder) if main_process else contextlib.nullcontext():
         unfinished = run_folder.claim(folder, arguments) if main_process else None
         from accelerate.utils import broadcast_object_list, set_seed
+        from transformers.utils import logging
 
         from sot_nlp import training
         from sot_nlp.scoring import Scorer
 
+        logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
         accelerator = training.create_accelerator(arguments)
         if unfinished is not None and arguments.resume_from_checkpoint is None:
             arguments.resume_from_checkpoint = "latest"
@@ -69,6 +73,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
         set_seed(arguments.seed)
         model, alignment = preparation.load_model(arguments, head, data, tokenizer)
+        if arguments.lora_r is not None:
+            model = lora.with_lora(model, arguments)
         scorer = Scorer(
             spec=spec,
             labels=data.labels,
@@ -90,7 +96,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             started=started,
         )
         record = new_record(current)
-        say(accelerator, summary(record))
+        say(accelerator, summary(record, data))
         with recorded(current, record):
             result = training.train(
                 model,
@@ -131,6 +137,7 @@ def new_record(run: Run) -> dict[str, Any]:
         "evaluations": [],
         "train_examples_per_second": None,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_trainable_parameters": None,
         "warnings": [],
         "collapsed": False,
         "arguments": arguments.to_dict(),
@@ -147,8 +154,14 @@ def new_record(run: Run) -> dict[str, Any]:
 
 def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
-    shaping = ("task", "model", "head_config", "labels", "data", "num_parameters")
-    return {**{name: record[name] for name in shaping}, "arguments": record["arguments"]}
+    shaping = ("task", "head_config", "labels", "num_parameters", "arguments")
+    # What the files hold counts, not where they lie.
+    files = {
+        name: {key: split[key] for key in ("sha256", "examples")}
+        for name, split in record["data"]["splits"].items()
+        if name == "train" or name.startswith("validation")
+    }
+    return {**{name: record[name] for name in shaping}, "data": files}
 
 
 @contextlib.contextmanager
@@ -184,6 +197,7 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     losses = [entry["loss"] for entry in record["log_history"] if "loss" in entry]
     signs = collapse_warnings([row["prediction"] for row in rows[first]], losses, kept, run.data.kind)
     record |= {
+        "num_trainable_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         "best": result.best,
         "evaluations": result.evaluations,
         "train_examples_per_second": result.train_examples_per_second,
@@ -199,6 +213,8 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     }
     if run.accelerator.is_main_process:
         write_rows(run.folder, run.scorer, rows)
+        if run.arguments.lora_r is not None:
+            run.model = lora.save_and_merge(run.model, run.folder)
         run_folder.save_model(
             run.folder, run.model, run.tokenizer, remote_code=run.arguments.save_remote_code
         )
@@ -226,10 +242,11 @@ def say(accelerator: Accelerator, lines: list[str]) -> None:
         print("\n".join(lines), flush=True)
 
 
-def summary(record: dict[str, Any]) -> list[str]:
+def summary(record: dict[str, Any], data: TaskData) -> list[str]:
     """What is about to be trained, on what and by what, in a few lines."""
     environment = record["environment"]
     return [
+        *describe(data),
         f"{record['task']}: {record['model_class']} from {printable(record['model'])}, "
         f"head {record['head']}, {record['num_parameters'] / 1e6:.1f} M parameters, "
         f"on {environment['processes']} x {environment['device']} ({environment['mixed_precision']})",

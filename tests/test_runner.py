@@ -139,6 +139,42 @@ def test_every_family_trains_saves_and_reloads(family, glue, backbone_folder, tm
     torch.testing.assert_close(logits.softmax(-1), torch.tensor(saved), atol=2e-6, rtol=0)
 
 
+def test_lora_saves_the_adapter_and_the_merged_model(glue, backbone_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    out = tmp_path / "lora"
+    flags = ("--lora_r", "4", "--num_train_epochs", "1")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
+    record = records.read(out)
+    assert 0 < record["num_trainable_parameters"] < record["num_parameters"]
+    merged, tokenizer = AutoSoTForSequenceClassification.from_pretrained(out).eval(), load_tokenizer(out)
+    base = AutoSoTForSequenceClassification.from_pretrained(
+        backbone_folder("bert"), head=record["head_config"], num_labels=2
+    )
+    adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
+    batch = tokenizer(tiny.sentences(8), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**batch).logits, adapted(**batch).logits, atol=1e-5, rtol=0)
+        query = "bert.encoder.layer.0.attention.self.query.weight"
+        assert not torch.equal(
+            merged.get_parameter(query),
+            base.get_parameter(query.replace("query.weight", "query.base_layer.weight")),
+        )
+
+
+def test_a_frozen_backbone_stays_as_it_was(glue, backbone_folder, tmp_path):
+    out = tmp_path / "frozen"
+    flags = ("--freeze_backbone", "--num_train_epochs", "1")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
+    before = AutoSoTForSequenceClassification.from_pretrained(backbone_folder("bert"), num_labels=2)
+    after = AutoSoTForSequenceClassification.from_pretrained(out)
+    for name, parameter in after.named_parameters():
+        if name.startswith("bert."):
+            assert torch.equal(parameter, before.get_parameter(name)), name
+    record = records.read(out)
+    head = sum(parameter.numel() for parameter in after.classifier.parameters())
+    assert record["num_trainable_parameters"] == head
+
+
 def test_a_model_with_another_order_of_labels_scores_the_same(finished, glue, tmp_path, capsys):
     """The outputs and their names turned round: the task's scores must not change."""
     model = AutoSoTForSequenceClassification.from_pretrained(finished)

@@ -1,0 +1,51 @@
+"""LoRA on the backbone with the head trained beside it, by PEFT: made, saved as an adapter, and merged."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp.arguments import Arguments
+from sot_nlp.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ADAPTER = "adapter"
+
+
+def check_installed() -> None:
+    """Raise UserError where PEFT is missing; asked before a model is loaded."""
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("--lora_r: needs the package peft: pip install 'sot-nlp[lora]'")
+
+
+def with_lora(model: PreTrainedModel, arguments: Arguments) -> Any:
+    """`model` with `--lora_r` adapters on its backbone (a peft.PeftModel); its head learns as a whole.
+
+    Wraps the query and value projections unless `--lora_target_modules` names others. Raises UserError.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from sot_nlp.modeling.lora import lora_target_modules
+
+    try:
+        config = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=arguments.lora_r,
+            lora_alpha=arguments.lora_alpha,
+            lora_dropout=arguments.lora_dropout,
+            target_modules=arguments.lora_target_modules or lora_target_modules(model),
+            modules_to_save=["classifier"],
+        )
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"--lora_target_modules: {printable(error, 600)}") from None
+
+
+def save_and_merge(model: Any, folder: Path) -> PreTrainedModel:
+    """Write the adapter to `folder/adapter`; returns the model with the adapter merged into its weights."""
+    model.save_pretrained(folder / ADAPTER)
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged
