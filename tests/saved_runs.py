@@ -24,11 +24,12 @@ def save_run(
     labels: tuple[str, ...] | None = LABELS,
     problem_type: str = "single_label_classification",
     text_columns: tuple[str, ...] = ("text",),
-    head: str = "text",
+    head: str | dict[str, Any] = "text",
     remote_code: bool = True,
+    **backbone_settings: Any,
 ) -> Path:
     """Write a run of a tiny model of `family` into `folder` (made if needed) and return it."""
-    backbone = tiny.save_backbone(family, folder / "checkpoints" / "backbone")
+    backbone = tiny.save_backbone(family, folder / "checkpoints" / "backbone", **backbone_settings)
     names = {"id2label": dict(enumerate(labels))} if labels else {"num_labels": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

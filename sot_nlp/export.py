@@ -1,0 +1,320 @@
+"""A saved classifier -> ONNX, checked against torch before it is said to be done; int8 as an option.
+
+Shapes: B batch, N tokens, K labels; B and N are free in the exported graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.files import sync_folder
+from sot_nlp.saved_model import SavedModel, open_model
+
+MODEL_NAME = "model.onnx"
+INT8_NAME = "model_int8.onnx"
+# The largest difference between torch's logits and onnxruntime's that is taken for rounding.
+TOLERANCE = 1e-4
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What the check reads: of one word to more than most models take, with characters beyond ASCII.
+CHECK_TEXTS = (
+    "Yes.",
+    "Nobody had told the ferryman that the river was closed.",
+    "The letters that she wrote, but never sent, lay in a drawer under the window.",
+    "¿Qué dirían los vecinos? — Nothing, naïvely enough; 42 % of them were away!",
+    "",
+    "Before the rain had stopped the children were out again, and the dog with them. " * 4,
+    "A report of this length was read by no one, and so it grew a page longer each year. " * 40,
+)
+
+Score = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(kw_only=True)
+class OnnxExport:
+    """What was written and how it compares: `files` by name, `difference` of logits by file, `scores`.
+
+    `scores`: for "torch" and each file, what `score` gave; empty without it.
+    """
+
+    folder: Path
+    files: list[str] = field(default_factory=list)
+    megabytes: dict[str, float] = field(default_factory=dict)
+    difference: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    num_checked: int = 0
+
+    def report(self) -> str:
+        """What was found, in a few lines."""
+        lines = []
+        for name, difference in self.difference.items():
+            lines.append(
+                f"{printable(self.folder / name)}: {self.megabytes[name]:.1f} MB, logits of "
+                f"{self.num_checked} batches differ from torch's by at most {difference:.1e}"
+            )
+        if "torch" in self.scores:
+            for metric, before in self.scores["torch"].items():
+                parts = [f"torch {before:.4f}"]
+                for name in self.difference:
+                    after = self.scores[name][metric]
+                    parts.append(f"{name} {after:.4f} ({after - before:+.4f})")
+                lines.append(f"{metric} on the validation split: {', '.join(parts)}")
+        return "\n".join(lines)
+
+
+def export_onnx(
+    name_or_path: str | Path,
+    *,
+    output: str | Path | None = None,
+    quantize: str | None = None,
+    score: Score | None = None,
+    revision: str = "main",
+) -> OnnxExport:
+    """Write `model.onnx`, tokenizer and `config.json` of a classifier into a folder, once they are checked.
+
+    The graph takes int64 `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`, each
+    (B, N), padded on any side, and gives float32 `logits` (B, K). It is run in onnxruntime on batches of
+    texts of several lengths; nothing is written if its logits differ from torch's by more than 1e-4.
+
+    Args:
+        name_or_path: the run's folder, or a name on the Hub.
+        output: the folder to write to; `onnx` inside the run's folder when None.
+        quantize: "int8" also writes `model_int8.onnx`, whose backbone's weights are int8 (dynamic
+            quantisation; the head stays in fp32).
+        score: model -> scores on the validation split; called with torch's model and with each ONNX file's
+            `OnnxClassifier`, for the report.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: for a missing package, a model that can't be exported, or a check that fails.
+    """
+    if quantize not in (None, "int8"):
+        raise UserError(f"--quantize {printable(quantize)!r}: the one format is int8")
+    require_packages()
+    folder = _output_folder(name_or_path, output)
+    saved = open_model(name_or_path, revision=revision)
+    result = OnnxExport(folder=folder)
+    if score is not None:
+        result.scores["torch"] = dict(score(saved.model))
+        saved.model.cpu().eval()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        _write(saved, Path(beside) / MODEL_NAME)
+        _check(saved, Path(beside) / MODEL_NAME, result, tolerance=TOLERANCE)
+        if quantize is not None:
+            _quantize(Path(beside) / MODEL_NAME, Path(beside) / INT8_NAME)
+            _check(saved, Path(beside) / INT8_NAME, result, tolerance=None)
+        if score is not None:
+            for name in result.difference:
+                result.scores[name] = dict(score(OnnxClassifier(Path(beside) / name)))
+        _write_companions(saved, Path(beside))
+        _move(Path(beside), folder, result)
+    return result
+
+
+def require_packages() -> None:
+    """Raise UserError naming the packages of the extra `onnx` that are not installed."""
+    import importlib.util
+
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"ONNX needs {', '.join(missing)}, not installed here: pip install 'sot-nlp[onnx]'")
+
+
+class OnnxClassifier(nn.Module):
+    """An exported classifier on the CPU, called as the torch one is: `model(**batch).logits` is (B, K)."""
+
+    def __init__(self, path: str | Path, *, num_threads: int | None = None):
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about what its optimiser did not find
+        options.intra_op_num_threads = num_threads or torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.names = [each.name for each in self.session.get_inputs()]
+
+    def forward(self, **batch: Tensor) -> SimpleNamespace:
+        """Logits of a batch; inputs that the graph does not have are left out."""
+        inputs = {name: batch[name].cpu().numpy().astype(np.int64) for name in self.names}
+        (logits,) = self.session.run(["logits"], inputs)
+        return SimpleNamespace(logits=torch.from_numpy(logits))
+
+
+def _output_folder(name_or_path: str | Path, output: str | Path | None) -> Path:
+    if output is not None:
+        folder = Path(output)
+    elif Path(name_or_path).is_dir():
+        folder = Path(name_or_path) / "onnx"
+    else:
+        raise UserError("--output: needed for a model from the Hub")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {printable(folder)}: is a file, not a folder")
+    return folder
+
+
+class _LogitsOnly(nn.Module):
+    """The classifier with its inputs in a row and logits alone as output, as an ONNX graph has them."""
+
+    def __init__(self, model: nn.Module, names: list[str]):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Inputs (B, N) int64 in the order of `names` -> (B, K) float32."""
+        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
+
+
+def _input_names(saved: SavedModel) -> list[str]:
+    takes_types = "token_type_ids" in getattr(saved.model, "backbone_arguments", ())
+    makes_types = "token_type_ids" in saved.tokenizer.model_input_names
+    return [*INPUTS[:2], *(INPUTS[2:] if takes_types and makes_types else ())]
+
+
+def _write(saved: SavedModel, path: Path) -> None:
+    """Export to `path`."""
+    names = _input_names(saved)
+    example = _encode(saved, CHECK_TEXTS[1:4], padding_side="right")
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    shapes = (tuple({0: batch, 1: sequence} for _ in names),)
+    exported = _LogitsOnly(saved.model, names).eval()
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                exported,
+                tuple(example[name] for name in names),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=names,
+                output_names=["logits"],
+                verbose=False,
+            )
+            assert program is not None
+            program.save(path)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(
+            f"{type(saved.model).__name__} can't be exported to ONNX by torch {torch.__version__}: "
+            f"{printable(reason, 300)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without remarks on packages that are not installed and on the exporter's own deprecations."""
+    # onnxruntime's quantisation logs to the root.
+    loggers = [logging.getLogger(name) for name in (None, "torch.onnx._internal.exporter", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _encode(saved: SavedModel, texts: tuple[str, ...], *, padding_side: str) -> dict[str, Tensor]:
+    """Texts, for a model of pairs each with the next one, as a padded batch (B, N)."""
+    from sot_nlp.tokenization import encode_texts
+
+    columns = [list(texts)]
+    if len(saved.text_columns) == 2:
+        columns.append([*texts[1:], texts[0]])
+    ids, types, _ = encode_texts(columns, saved.tokenizer, saved.max_length)
+    length = max(map(len, ids))
+    pad = saved.tokenizer.pad_token_id
+
+    def padded(rows: list[list[int]], filler: int) -> Tensor:
+        fill = [[filler] * (length - len(row)) for row in rows]
+        pairs = zip(rows, fill, strict=True)
+        return torch.tensor([row + gap if padding_side == "right" else gap + row for row, gap in pairs])
+
+    batch = {"input_ids": padded(ids, pad), "attention_mask": padded([[1] * len(row) for row in ids], 0)}
+    if types is not None:
+        batch["token_type_ids"] = padded(types, 0)
+    return batch
+
+
+def _check(saved: SavedModel, path: Path, result: OnnxExport, *, tolerance: float | None) -> None:
+    """Compare with torch's logits: single texts, all in one padded batch, both padding sides."""
+    onnx_model = OnnxClassifier(path)
+    groups = [(text,) for text in CHECK_TEXTS] + [CHECK_TEXTS[:2], CHECK_TEXTS]
+    worst = 0.0
+    for texts, side in itertools.product(groups, ("right", "left")):
+        batch = _encode(saved, texts, padding_side=side)
+        with torch.inference_mode():
+            expected = saved.model(**{name: batch[name] for name in _input_names(saved)}).logits
+        found = onnx_model(**batch).logits
+        if found.shape != expected.shape or not torch.isfinite(found).all():
+            worst = float("inf")
+        else:
+            worst = max(worst, (found - expected).abs().max().item())
+    result.num_checked = 2 * len(groups)
+    result.difference[path.name] = worst
+    if tolerance is not None and not worst <= tolerance:
+        raise UserError(
+            f"the exported model's logits differ from torch's by {worst:.1e}, more than {tolerance:.0e}: "
+            "nothing was written"
+        )
+
+
+def _quantize(source: Path, target: Path) -> None:
+    """Dynamic int8 quantisation of the backbone's matrices and embeddings; the head stays as it is."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(source, load_external_data=False).graph
+    head = [node.name for node in graph.node if _belongs_to_head(node)]
+    with _quiet():
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, nodes_to_exclude=head)
+
+
+def _belongs_to_head(node: Any) -> bool:
+    """Whether a node came from the module `classifier`, by the scopes that the exporter notes."""
+    return any(
+        entry.key.endswith("name_scopes") and "'model.classifier'" in entry.value
+        for entry in node.metadata_props
+    )
+
+
+def _write_companions(saved: SavedModel, folder: Path) -> None:
+    """Tokenizer and config beside the graph; the config without the modelling code, which is not here."""
+    saved.tokenizer.save_pretrained(folder)
+    config = json.loads(saved.model.config.to_json_string(use_diff=True))
+    config.pop("auto_map", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _move(beside: Path, folder: Path, result: OnnxExport) -> None:
+    """Rename the checked files into `folder`, the graphs last."""
+    folder.mkdir(exist_ok=True)
+    files = sorted(beside.iterdir(), key=lambda path: (path.name in result.difference, path.name))
+    for file in files:
+        if file.name in result.difference:
+            size = sum(
+                part.stat().st_size for part in (file, file.with_name(f"{file.name}.data")) if part.exists()
+            )
+            result.megabytes[file.name] = size / 1e6
+    for file in files:
+        file.replace(folder / file.name)
+    result.files = [file.name for file in files]
+    sync_folder(folder)

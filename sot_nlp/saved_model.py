@@ -1,0 +1,106 @@
+"""A saved SoT classifier, opened for use: the model, its tokenizer, and what its record says of its texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp import records
+from sot_nlp.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+KINDS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+# Where neither the record nor the model bounds the length of a text.
+DEFAULT_LENGTH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """A classifier in evaluation mode with its tokenizer.
+
+    `kind`: classification, multi_label or regression. `labels`: names in the order of their ids, None for a
+    regression. `text_columns`: of the data it was trained on, () where no record tells. `max_length`: tokens
+    of an example, special ones included, as in training where a record tells, and no more than fit.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: str
+    labels: tuple[str, ...] | None
+    text_columns: tuple[str, ...]
+    max_length: int
+
+
+def open_model(
+    name_or_path: str | Path, *, revision: str = "main", max_length: int | None = None
+) -> SavedModel:
+    """The SoT classifier in a folder, or of that name on the Hub, in fp32; no code that it carries is run.
+
+    `max_length` overrides the record's. Raises UserError for what is none or can't be loaded.
+    """
+    name = str(name_or_path)
+    shown = printable(name)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{shown}: no config.json in this folder; give the folder of a finished run")
+    elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"{shown}: no such folder")
+
+    from sot_nlp.preparation import user_errors
+
+    with user_errors(shown):
+        import torch
+        from transformers import PreTrainedConfig
+
+        from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+        from sot_nlp.modeling.tokenizer import load_tokenizer
+
+        saved, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        if not str(saved.get("model_type", "")).startswith("sot"):
+            raise UserError(
+                f"{shown}: not a SoT classifier (model_type {printable(saved.get('model_type'))}); "
+                "train one with `sot-nlp train`"
+            )
+        tokenizer = load_tokenizer(name, revision=revision)
+        model = AutoSoTForSequenceClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
+    record = records.read(path) if (path / records.NAME).is_file() else {}
+    longest = _longest(model, tokenizer)
+    wanted = max_length or _of_record(record, "arguments", "max_length") or min(longest, DEFAULT_LENGTH)
+    if max_length is not None and max_length > longest:
+        raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
+    config = model.config
+    kind = KINDS.get(str(config.problem_type)) or (
+        "regression" if config.num_labels == 1 else "classification"
+    )
+    columns = _of_record(record, "task_spec", "text_columns") or ()
+    return SavedModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        kind=kind,
+        labels=None if kind == "regression" else tuple(config.id2label[i] for i in range(config.num_labels)),
+        text_columns=tuple(str(column) for column in columns),
+        max_length=min(int(wanted), longest),
+    )
+
+
+def _of_record(record: dict[str, Any], outer: str, inner: str) -> Any:
+    values = record.get(outer)
+    return values.get(inner) if isinstance(values, dict) else None
+
+
+def _longest(model: Any, tokenizer: Any) -> int:
+    """Tokens that fit into the model, by its position embeddings and its tokenizer."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    bounds = [int(tokenizer.model_max_length)]
+    if positions:
+        bounds.append(int(positions) - getattr(model, "position_offset", 0))
+    return min(bounds)
