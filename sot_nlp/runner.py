@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from sot_nlp.interruption import Interrupted
 from sot_nlp.run_lock import run_lock
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -103,7 +104,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 preparation.training_split(data, alignment),
                 arguments,
                 accelerator,
-                evaluate=scorer,
+                evaluate=scorer if arguments.hub_strategy == "end" else pushed_scorer(current),
                 run_folder=folder,
                 pad_token_id=tokenizer.pad_token_id,
                 padding_side=tokenizer.padding_side,
@@ -115,7 +116,43 @@ def run(arguments: Arguments) -> dict[str, Any]:
             )
             finish(current, record, result)
         say(accelerator, outcome(folder, record))
+        if arguments.push_to_hub and accelerator.is_main_process:
+            say(accelerator, [f"pushed: {push(current)}"])
     return record
+
+
+def push(run: Run) -> str:
+    """Push what lies in the run's folder; returns the commit's URL. Raises UserError."""
+    from sot_nlp import hub
+
+    return hub.push(
+        run.folder,
+        repo_id=run.arguments.hub_model_id or run.folder.resolve().name,
+        private=run.arguments.hub_private_repo,
+        token=run.arguments.hub_token,
+    )
+
+
+def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
+    """`run.scorer`, and behind each evaluation the model as it is then is saved and pushed.
+
+    A push that fails on the way is told and does not end the training; the one at the end counts.
+    """
+
+    def evaluate(model: torch.nn.Module) -> dict[str, Any]:
+        scores = run.scorer(model)
+        if run.arguments.push_to_hub and run.accelerator.is_main_process:
+            inner = run.accelerator.unwrap_model(model)
+            run_folder.save_model(
+                run.folder, inner, run.tokenizer, remote_code=run.arguments.save_remote_code
+            )
+            try:
+                push(run)
+            except UserError as error:
+                say(run.accelerator, [f"warning: not pushed: {error}"])
+        return scores
+
+    return evaluate
 
 
 def new_record(run: Run) -> dict[str, Any]:

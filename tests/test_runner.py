@@ -11,6 +11,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer, records
 from sot_nlp.cli import main
+from sot_nlp.errors import UserError
 from tests import tiny
 
 FAMILIES = ("bert", "roberta", "openai-gpt", "gpt2")
@@ -173,6 +174,36 @@ def test_a_frozen_backbone_stays_as_it_was(glue, backbone_folder, tmp_path):
     record = records.read(out)
     head = sum(parameter.numel() for parameter in after.classifier.parameters())
     assert record["num_trainable_parameters"] == head
+
+
+def test_a_push_without_a_token_leaves_the_finished_run(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    out = tmp_path / "pushed"
+    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--num_train_epochs", "1")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "no token" in told
+    assert f"sot-nlp push {out}" in told
+    assert records.read(out)["status"] == records.FINISHED
+    assert (out / "model.safetensors").is_file()
+
+
+def test_every_save_pushes_behind_each_evaluation(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+    pushed = []
+
+    def push(folder, **settings):
+        pushed.append((settings["repo_id"], (folder / "model.safetensors").read_bytes()))
+        if len(pushed) == 1:
+            raise UserError("the network is gone")
+        return "url"
+
+    monkeypatch.setattr("sot_nlp.hub.push", push)
+    out = tmp_path / "pushed"
+    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--hub_strategy", "every_save")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
+    assert [name for name, _ in pushed] == ["me/cola"] * 3
+    assert pushed[0][1] != pushed[1][1]
+    assert "not pushed: the network is gone" in capsys.readouterr().out
 
 
 def test_a_model_with_another_order_of_labels_scores_the_same(finished, glue, tmp_path, capsys):
