@@ -6,7 +6,7 @@ Shapes: n examples, K labels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def check_source(source: Source, progress: bool = False) -> Checked:
         for rows in source.table.rows(wanted):
             unreadable += rows.unreadable
             texts = rows.columns[: len(source.text_columns)]
-            _check_texts(source, rows, texts)
+            check_texts(source.table, source.text_columns, rows, texts)
             stripped = [[text.strip() for text in column] for column in texts]
             indices.append(np.array(rows.indices, dtype=np.int64))
             digests.append(_digests(stripped))
@@ -119,27 +119,26 @@ def _first_unreadable(unreadable: list[tuple[int, str]]) -> str:
     return f"; line {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
 
 
-def _check_texts(source: Source, rows: Rows, texts: list[list[Any]]) -> None:
-    for name, column in zip(source.text_columns, texts, strict=True):
-        if source.table.typed:
+def check_texts(table: Table, names: Sequence[str | int], rows: Rows, texts: Sequence[Sequence[Any]]) -> None:
+    """Raise UserError, naming line and column, for a value of the columns `names` that is no text."""
+    for name, column in zip(names, texts, strict=True):
+        if table.typed:
             for value, line in zip(column, rows.lines, strict=True):
                 if not isinstance(value, str):
                     found = "null" if value is None else f"no text but {printable(value, 40)}"
-                    raise UserError(
-                        f"{source.table.where(line)}: {printable(name)!r} is {found}; expected a text"
-                    )
+                    raise UserError(f"{table.where(line)}: {printable(name)!r} is {found}; expected a text")
                 if not value.isascii():
-                    _check_unicode(source, line, name, value)
+                    _check_unicode(table, line, name, value)
 
 
-def _check_unicode(source: Source, line: int, name: str | int, text: str) -> None:
+def _check_unicode(table: Table, line: int, name: str | int, text: str) -> None:
     """JSON can write half of a surrogate pair, which is no character and has no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = printable(text[error.start])
         raise UserError(
-            f"{source.table.where(line)}: {printable(name)!r} holds {half}, half of a surrogate pair; "
+            f"{table.where(line)}: {printable(name)!r} holds {half}, half of a surrogate pair; "
             "expected whole characters"
         ) from None
 
