@@ -95,7 +95,7 @@ class Arguments:
     freeze_backbone: bool = setting(False, "train the head alone", MODEL)
     trainable_layers: int | None = setting(None, "train the head and only the top N backbone layers", MODEL)
     lora_r: int | None = setting(None, "rank of LoRA on the backbone (needs peft)", MODEL)
-    lora_alpha: float = setting(16.0, "LoRA's scale", MODEL)
+    lora_alpha: int = setting(16, "LoRA's scale: its update counts lora_alpha / lora_r", MODEL)
     lora_dropout: float = setting(0.05, "dropout of LoRA", MODEL)
     lora_target_modules: list[str] | None = setting(
         None, "modules that LoRA wraps; by model family when not given", MODEL
@@ -222,7 +222,7 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "max_nan_skips": (0, True, math.inf),
     "trainable_layers": (0, True, math.inf),
     "lora_r": (1, True, math.inf),
-    "lora_alpha": (0, False, math.inf),
+    "lora_alpha": (1, True, math.inf),
     "lora_dropout": (0, True, 0.999999),
     "save_total_limit": (1, True, math.inf),
     "logging_steps": (1, True, math.inf),

@@ -21,8 +21,8 @@ def check_installed() -> None:
         raise UserError("--lora_r: needs the package peft: pip install 'sot-nlp[lora]'")
 
 
-def with_lora(model: PreTrainedModel, arguments: Arguments) -> Any:
-    """`model` with `--lora_r` adapters on its backbone (a peft.PeftModel); its head learns as a whole.
+def with_lora(model: PreTrainedModel, rank: int, arguments: Arguments) -> Any:
+    """`model` with adapters of `rank` on its backbone (a peft.PeftModel); its head learns as a whole.
 
     Wraps the query and value projections unless `--lora_target_modules` names others. Raises UserError.
     """
@@ -33,7 +33,7 @@ def with_lora(model: PreTrainedModel, arguments: Arguments) -> Any:
     try:
         config = LoraConfig(
             task_type=TaskType.SEQ_CLS,
-            r=arguments.lora_r,
+            r=rank,
             lora_alpha=arguments.lora_alpha,
             lora_dropout=arguments.lora_dropout,
             target_modules=arguments.lora_target_modules or lora_target_modules(model),

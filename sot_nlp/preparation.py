@@ -191,9 +191,10 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
     import numpy as np
     import torch
 
-    if data.kind != "classification" or data.labels is None:
+    labels = data.splits["train"].labels
+    if data.kind != "classification" or data.labels is None or labels is None:
         raise UserError("--class_weights: only for tasks with one label an example")
-    counts = np.bincount(data.splits["train"].labels, minlength=len(data.labels))
+    counts = np.bincount(labels, minlength=len(data.labels))
     if arguments.class_weights == "balanced":
         weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
     else:

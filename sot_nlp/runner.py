@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         set_seed(arguments.seed)
         model, alignment = preparation.load_model(arguments, head, data, tokenizer)
         if arguments.lora_r is not None:
-            model = lora.with_lora(model, arguments)
+            model = lora.with_lora(model, arguments.lora_r, arguments)
         scorer = Scorer(
             spec=spec,
             labels=data.labels,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import evaluation, metrics
+from sot_nlp.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,8 @@ class Scorer:
     def score(self, split: TokenSplit, logits: np.ndarray) -> dict[str, float]:
         """Loss and metrics of `logits` (n, K) against the labels of `split`."""
         kind = self.spec.kind
+        if split.labels is None:
+            raise UserError(f"the split {split.name} has no labels to score against")
         scores = metrics.compute(self.spec.metrics, decisions(logits, kind), split.labels)
         return {"loss": evaluation.loss(logits, split.labels, kind), **scores}
 
