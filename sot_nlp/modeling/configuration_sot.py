@@ -24,10 +24,8 @@ from transformers import (
 
 from .head_config import SoTHeadConfig, resolve_head
 
-# What a plain backbone's config says about itself and no longer holds once the head is on it.
-BACKBONE_ONLY = ("model_type", "architectures", "auto_map")
-# What belongs to the task, so to the whole model.
-TASK_FIELDS = ("id2label", "label2id", "problem_type")
+# What a plain backbone's config says about itself and no longer holds once another head is on it.
+BACKBONE_ONLY = ("architectures", "auto_map", "problem_type")
 
 
 @dataclass(kw_only=True)
@@ -79,7 +77,7 @@ class SoTConfigMixin:
     @classmethod
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
         """This class's settings from a plain backbone's `config.json`."""
-        return {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY}
+        return {n: value for n, value in config_dict.items() if n not in ("model_type", *BACKBONE_ONLY)}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
@@ -100,11 +98,9 @@ class SoTConfigMixin:
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the base class's; labels and head settings given as keywords replace the saved ones whole."""
         config_dict = dict(config_dict)
-        for name in ("head", "head_preset", "problem_type"):
-            if name in kwargs:
-                config_dict[name] = kwargs.pop(name)
-                if name == "head":
-                    config_dict["head_preset"] = None
+        if "head" in kwargs:
+            config_dict["head_preset"] = None
+        saved_count = len(config_dict.get("id2label") or (0, 1))
         names = kwargs.pop("id2label", None)
         ids = kwargs.pop("label2id", None)
         if names is None and ids is not None:
@@ -116,12 +112,17 @@ class SoTConfigMixin:
                 raise ValueError(f"num_labels={count}, but id2label names {len(names)} labels: {names}")
             config_dict["id2label"] = names
             config_dict["label2id"] = ids or {name: index for index, name in names.items()}
-        elif kwargs.get("num_labels") is not None:
-            saved = config_dict.get("id2label")
-            if saved is not None and len(saved) != kwargs["num_labels"]:
-                # The old names and the old kind of problem belong to the old labels.
-                config_dict.pop("id2label")
+        count = len(names) if names is not None else kwargs.get("num_labels") or saved_count
+        if count != saved_count:
+            # The names and the kind of problem that were saved belong to the labels that were.
+            config_dict.pop("problem_type", None)
+            if names is None:
+                config_dict.pop("id2label", None)
                 config_dict.pop("label2id", None)
+        # From here: the base class would set these one by one, on a config already checked without them.
+        for name in ("head", "head_preset", "problem_type"):
+            if name in kwargs:
+                config_dict[name] = kwargs.pop(name)
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
@@ -195,9 +196,9 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
-        """The backbone's settings as `text_config`; label names and the kind of problem move up."""
-        backbone = {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY[1:]}
-        moved = {name: backbone.pop(name) for name in TASK_FIELDS if name in backbone}
+        """The backbone's settings as `text_config`; the labels' names move up."""
+        backbone = {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY}
+        moved = {name: backbone.pop(name) for name in ("id2label", "label2id") if name in backbone}
         moved |= {name: backbone[name] for name in ("pad_token_id", "dtype") if name in backbone}
         return {"text_config": backbone} | moved
 
@@ -242,8 +243,6 @@ def is_causal(config: PreTrainedConfig) -> bool:
         return True
     if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", None) is False:
         return False
-    # BERT and its like are in both lists, for use as decoders.
-    return (
-        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
+    # BERT and its like are in both lists, for use as decoders; bert-generation is an encoder unless told.
+    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
+    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in encoders

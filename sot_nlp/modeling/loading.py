@@ -12,13 +12,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import MODEL_MAPPING, PreTrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from .configuration_sot import backbone_type
 from .head_config import resolve_head
 from .tokenizer import load_tokenizer, separator_ids
 
-logger = transformers_logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 HEAD = "classifier."
 # The arguments of `from_pretrained` that say where files come from.

@@ -86,7 +86,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             )
         accepted = inspect.signature(backbone.forward).parameters
         self.backbone_arguments = tuple(
-            name for name in ("token_type_ids", "position_ids") if name in accepted
+            name for name in ("token_type_ids", "position_ids", "global_attention_mask") if name in accepted
         )
         self.takes_use_cache = "use_cache" in accepted
         self.position_offset = first_position(backbone)
@@ -219,7 +219,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             loss=loss,
             logits=result.logits,
             hidden_states=outputs.hidden_states if wants_states else None,
-            attentions=outputs.attentions,
+            attentions=getattr(outputs, "attentions", None),
             word_logits=result.word_logits,
             class_token_logits=result.class_token_logits,
         )
@@ -238,8 +238,12 @@ class SoTForSequenceClassification(PreTrainedModel):
         """The backbone's output for a batch; arguments as in `forward`."""
         if positions is None:
             positions = position_ids(attention_mask, self.position_offset)
-        given = {"token_type_ids": token_type_ids, "position_ids": positions}
-        arguments: dict[str, Any] = {name: given[name] for name in self.backbone_arguments}
+        given: dict[str, Any] = {"token_type_ids": token_type_ids, "position_ids": positions}
+        if "global_attention_mask" in self.backbone_arguments:
+            # Longformer: the classification token attends to the whole text, as in its own classifier.
+            index = classification_index(attention_mask, causal=self.config.causal)
+            given["global_attention_mask"] = F.one_hot(index, attention_mask.shape[1])
+        arguments = {name: given[name] for name in self.backbone_arguments}
         if self.takes_use_cache:
             arguments["use_cache"] = False
         return self.base_model(
