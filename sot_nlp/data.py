@@ -62,11 +62,7 @@ def load_data(
     wanted = tuple(splits or ("train", *spec.validation_splits))
     check_max_length(arguments.max_length, tokenizer, len(spec.text_columns), model_max_length)
     places = {split: place(spec, split, arguments) for split in wanted}
-    held = [
-        split
-        for split in spec.validation_splits
-        if "train" in spec.splits and place(spec, split, arguments) == place(spec, "train", arguments)
-    ]
+    held = _held_out(spec, arguments)
     first_of: dict[Any, str] = {}
     for split, where in places.items():
         first_of.setdefault(where, split)
@@ -130,6 +126,14 @@ def check_max_length(
         raise UserError(
             f"--max_length {max_length} leaves no room for text beside the special tokens: at least {least}"
         )
+
+
+def _held_out(spec: TaskSpec, arguments: Any) -> list[str]:
+    """The validation splits at the place of the training data, unless a setting put them there."""
+    if "train" not in spec.splits or arguments.validation_file is not None:
+        return []
+    train = place(spec, "train", arguments)
+    return [split for split in spec.validation_splits if place(spec, split, arguments) == train]
 
 
 def _share(split: str, tokens: Tokens, arguments: Any) -> np.ndarray:
