@@ -299,14 +299,19 @@ def remove_unfinished(checkpoints: Path) -> None:
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write named tensors as safetensors; those that share memory once, under the first name."""
     first: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
     unique: dict[str, torch.Tensor] = {}
     same: dict[str, str] = {}
     for name, tensor in tensors.items():
         where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and first.setdefault(where, name) != name:
             same[name] = first[where]
-        else:
-            unique[name] = tensor.detach().contiguous()
+            continue
+        unique[name] = tensor.detach().contiguous()
+        storage = unique[name].untyped_storage().data_ptr()
+        if storage in storages:  # another view of memory that is written already
+            unique[name] = unique[name].clone()
+        storages.add(storage)
     # One entry: the order of several is not fixed, and equal states are to give equal files.
     save_file(unique, path, metadata={"same": json.dumps(same)})
 
