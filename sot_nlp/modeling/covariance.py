@@ -51,7 +51,7 @@ def center(features: Tensor, weights: Tensor, mode: str, groups: Groups) -> Tens
     if mode == "scalar":
         by_head = split_heads(mean, groups)  # (B, M, P) and (B, M, Q)
         mean = torch.cat([m.mean(-1, keepdim=True).expand_as(m).flatten(1) for m in by_head], -1)
-    return features - mean.unsqueeze(1)
+    return features + (-mean).unsqueeze(1)  # a difference's gradient would negate all of `features`' size
 
 
 def cross_covariance(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

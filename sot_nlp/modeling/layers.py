@@ -45,4 +45,4 @@ class UniformDropout(nn.Dropout):
         """Any shape, which is kept."""
         if not self.training or self.p == 0:
             return input
-        return input * (torch.rand_like(input) >= self.p) / (1 - self.p)
+        return input * torch.rand_like(input).ge_(self.p).div_(1 - self.p)

@@ -189,8 +189,11 @@ def isqrt_covariance(covariance: Tensor, num_iterations: int = 5) -> Tensor:
 
 def power_normalization(features: Tensor, alpha: float = 0.5) -> Tensor:
     """sign(x) |x|^alpha of each feature, then length 1; (..., D) -> (..., D)."""
-    # hypot neither overflows nor, unlike sqrt|x|, has an infinite slope at 0.
-    powered = features * torch.hypot(features, features.new_full((), EPS)) ** (alpha - 1)
+    size = features.abs()
+    small = size < LARGE
+    # The inner choice keeps overflowing squares out of the gradient. (torch.hypot would do, but not in ONNX.)
+    near = torch.where(small, features, 0).square() + EPS**2
+    powered = features * torch.where(small, near.sqrt(), size) ** (alpha - 1)
     # EPS in the units of |x|^alpha: the slope at a zero vector is then 1 / EPS, which fp16 can still hold.
     return powered / smooth_norm(powered, EPS**alpha)
 

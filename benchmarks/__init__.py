@@ -1,0 +1,1 @@
+"""Measurements behind the README's speed figures: `python -m benchmarks NAME` prints one as JSON."""
