@@ -30,20 +30,18 @@ PROBLEM_TYPES = {
 
 
 def task_of(arguments: Arguments) -> TaskSpec:
-    """The task that the settings name, or the one that their own files make."""
-    if arguments.task is not None and not (arguments.train_file or arguments.dataset_name):
-        from sot_nlp.task_spec import load_task
+    """The task that the settings name, with own files over its own, or the one that own files make."""
+    from sot_nlp.own_data import user_task
 
-        spec = load_task(arguments.task)
-        if spec.model_from is not None:
-            raise UserError(
-                f"--task {spec.name}: has no training data; train --task {spec.model_from} and then run "
-                f"`sot-nlp evaluate FOLDER --task {spec.name}`"
-            )
-        return spec
-    from sot_nlp.data import user_task
-
-    return user_task(arguments)
+    spec = user_task(arguments)
+    if "train" not in spec.splits:
+        model = (
+            f"train --task {spec.model_from} and then run" if spec.model_from else "with a trained model, run"
+        )
+        raise UserError(
+            f"task {spec.name} has no training data; {model} `sot-nlp evaluate FOLDER --task {spec.name}`"
+        )
+    return spec
 
 
 def check_extras(arguments: Arguments) -> None:
