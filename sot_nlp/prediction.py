@@ -1,0 +1,373 @@
+"""`sot-nlp predict`: texts of a file or of standard input -> labels and probabilities, streamed in order.
+
+Texts are taken some thousands at a time; each such window is tokenised, put into batches of little padding,
+and written before the next one is read, so memory does not grow with the file.
+Shapes: n texts of a window, K labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.file_format import check_file, list_names
+from sot_nlp.files import atomic_file
+
+if TYPE_CHECKING:
+    from sot_nlp.saved_model import SavedModel
+    from sot_nlp.tables import Table
+    from sot_nlp.token_split import TokenSplit
+
+FORMATS = ("csv", "jsonl")
+WINDOW = 10_000  # texts; as many as a table hands out at a time
+MAX_LINE = 1 << 26  # bytes
+OUTPUT_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+}
+STDIN = "standard input"
+
+Columns = list[list[str]]  # one list of texts, or two of the same length
+
+
+@dataclass
+class Summary:
+    """What was predicted: examples, how many were cut to the longest length, padded over real tokens."""
+
+    columns: tuple[str, ...] = ()
+    max_length: int = 0
+    count: int = 0
+    cut: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def padding(self) -> float:
+        """Padded over real tokens: 1.0 is no waste."""
+        return self.padded_tokens / max(1, self.tokens)
+
+    def report(self) -> str:
+        """The summary in a line."""
+        rate = self.count / max(self.seconds, 1e-9)
+        source = f" from {' and '.join(map(printable, self.columns))}" if self.columns else ""
+        cut = f"; {self.cut} were cut to {self.max_length} tokens" if self.cut else ""
+        return f"{self.count} examples{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}"
+
+
+def predict_file(
+    name_or_path: str | Path,
+    *,
+    file: str | Path | None = None,
+    output: str | Path | None = None,
+    format: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    batch_size: int = 64,
+    max_length: int | None = None,
+    mixed_precision: str = "auto",
+    cpu: bool = False,
+    revision: str = "main",
+) -> Summary:
+    """Predict every text of `file`, one row an example, in the file's order.
+
+    A row is the label and the probability of each label. As CSV: `label`, then `probability_<name>` for
+    each; as JSON lines: `{"label": ..., "probabilities": {name: ...}}`. A regression gives `score` alone.
+    With several labels an example, `label` is the list (JSON) of those with a probability above 0.5.
+
+    Args:
+        name_or_path: the folder of a run, or a name on the Hub.
+        file: CSV, TSV, JSON, JSONL or Parquet with text columns, or .txt with one text a line; None or "-" is
+            standard input, one text a line. A pair of texts on a line is separated by a tab.
+        output: the file to write, whole or not at all; None or "-" is standard output.
+        format: "csv" or "jsonl"; by the output's ending when None, else CSV.
+        text_columns: the one or two columns to read; those of the training data, or guessed, when None.
+        batch_size: examples a forward pass.
+        max_length: tokens an example is cut to; as in training when None.
+        mixed_precision: auto, no, bf16 or fp16, as in training.
+        cpu: do not use a GPU.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: for input that is none, with file and line.
+        BrokenPipeError: when whoever reads standard output has gone.
+    """
+    style = _output_format(output, format)
+    path = None if file is None or str(file) == "-" else Path(file)
+    if path is not None:
+        check_file(path, "--file")
+        if output is not None and Path(output).exists() and path.resolve() == Path(output).resolve():
+            raise UserError(f"--output {printable(output)}: is the file that is read; give another")
+    if batch_size < 1:
+        raise UserError(f"--batch_size {batch_size}: must be at least 1")
+
+    from sot_nlp.arguments import Arguments
+    from sot_nlp.processes import create_accelerator
+    from sot_nlp.saved_model import open_model
+
+    saved = open_model(name_or_path, revision=revision, max_length=max_length)
+    summary = Summary(max_length=saved.max_length)
+    windows = _windows(path, saved, text_columns, summary)
+    accelerator = create_accelerator(Arguments(mixed_precision=mixed_precision, cpu=cpu))
+    saved.model.to(accelerator.device)
+    begin = time.perf_counter()
+    with _open_output(output) as target:
+        writer = _Writer(target, style, saved)
+        for columns in windows:
+            writer.write(_logits(saved, columns, accelerator, batch_size, summary))
+    summary.seconds = time.perf_counter() - begin
+    return summary
+
+
+# -- reading ------------------------------------------------------------------------------------------
+
+
+def _windows(
+    path: Path | None, saved: SavedModel, names: Sequence[str] | None, summary: Summary
+) -> Iterator[Columns]:
+    """The texts, a window at a time; what is wrong before the first text is raised here."""
+    if path is not None and path.suffix.lower() != ".txt":
+        from sot_nlp.readers import open_table
+
+        table = open_table(path, flag="--file")
+        summary.columns = _choose_columns(table, saved, names)
+        return _table_windows(table, summary.columns)
+    if names:
+        raise UserError("--text_column_names: only a file with columns has them; here a tab separates a pair")
+    if path is None:
+        return _line_windows(sys.stdin.buffer, STDIN, saved)
+    return _file_line_windows(path, saved)
+
+
+def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns to read: those named, those of the training data, or those of a telling name."""
+    from sot_nlp.own_data import guess_label, guess_texts
+
+    wanted = len(saved.text_columns)
+    if names:
+        for name in names:
+            table.position(name)
+        if len(names) != (wanted or len(names)) or len(names) > 2:
+            raise UserError(
+                f"--text_column_names {list_names(list(names))}: the model takes "
+                f"{wanted or '1 or 2'} text{'s' * (wanted != 1)} an example"
+            )
+        return tuple(names)
+    if wanted and set(saved.text_columns) <= set(table.columns):
+        return saved.text_columns
+    found = guess_texts(table.columns, guess_label(table.columns))
+    if found and len(found) == (wanted or len(found)):
+        return found
+    raise UserError(
+        f"{table.name}: which {'two columns hold' if wanted == 2 else 'column holds'} text? "
+        f"Say it by --text_column_names; its columns are {list_names(list(table.columns))}"
+    )
+
+
+def _table_windows(table: Table, names: tuple[str, ...]) -> Iterator[Columns]:
+    from sot_nlp.checking import check_texts
+
+    for rows in table.rows(names):
+        check_texts(table, names, rows, rows.columns)
+        yield rows.columns
+
+
+def _file_line_windows(path: Path, saved: SavedModel) -> Iterator[Columns]:
+    with path.open("rb") as file:
+        yield from _line_windows(file, printable(path), saved)
+
+
+def _line_windows(stream: BinaryIO, name: str, saved: SavedModel) -> Iterator[Columns]:
+    """Lines of UTF-8, each a text or, tab-separated, a pair. A terminal is answered line by line."""
+    size = 1 if stream.isatty() else WINDOW
+    pair = len(saved.text_columns) == 2
+    examples: list[list[str]] = []
+    for number, line in enumerate(_lines(stream, name), 1):
+        if number == 1 and not saved.text_columns:
+            pair = line.count("\t") == 1
+        parts = line.split("\t") if pair else [line]
+        if pair and len(parts) != 2:
+            raise UserError(
+                f"{name}, line {number} has {len(parts) - 1} tabs; the model takes a pair of texts: "
+                "expected them separated by one tab"
+            )
+        examples.append(parts)
+        if len(examples) == size:
+            yield [list(column) for column in zip(*examples, strict=True)]
+            examples.clear()
+    if examples:
+        yield [list(column) for column in zip(*examples, strict=True)]
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    number = 0
+    while raw := stream.readline(MAX_LINE + 1):
+        number += 1
+        if len(raw) > MAX_LINE:
+            raise UserError(
+                f"{name}, line {number} is longer than {MAX_LINE >> 20} MiB; expected a text a line"
+            )
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            wrong = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+            raise UserError(f"{name}, line {number} is not UTF-8 ({wrong}); save the text as UTF-8") from None
+        yield text.removesuffix("\n").removesuffix("\r")
+
+
+# -- predicting ---------------------------------------------------------------------------------------
+
+
+def _logits(
+    saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int, summary: Summary
+) -> np.ndarray:
+    """Logits (n, K) of a window, in its order."""
+    from sot_nlp import evaluation
+    from sot_nlp.batching import evaluation_batches, padded_tokens
+
+    split, cut = _tokens(saved, columns)
+    logits = evaluation.predict(
+        saved.model,
+        split,
+        accelerator,
+        batch_size=batch_size,
+        pad_token_id=saved.tokenizer.pad_token_id,
+        padding_side=saved.tokenizer.padding_side,
+    )
+    batches = evaluation_batches(split.lengths, num_processes=1, batch_size=batch_size)
+    summary.count += len(split)
+    summary.cut += cut
+    summary.tokens += int(split.lengths.sum())
+    summary.padded_tokens += sum(padded_tokens(batch, split.lengths) for [batch] in batches)
+    return logits
+
+
+def _tokens(saved: SavedModel, columns: Columns) -> tuple[TokenSplit, int]:
+    """A window as tokens, and how many of its examples were cut."""
+    from sot_nlp.token_split import TokenSplit
+    from sot_nlp.tokenization import encode_texts
+
+    ids, types, lost = encode_texts(columns, saved.tokenizer, saved.max_length)
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    split = TokenSplit(
+        name="texts",
+        input_ids=np.concatenate([np.asarray(row, dtype=np.int32) for row in ids]),
+        token_type_ids=None if types is None else np.concatenate([np.asarray(t, np.uint8) for t in types]),
+        starts=ends - lengths,
+        lengths=lengths,
+        labels=None,
+        indices=np.arange(len(ids)),
+    )
+    return split, int((lost > 0).sum())
+
+
+# -- writing ------------------------------------------------------------------------------------------
+
+
+def _output_format(output: str | Path | None, format: str | None) -> str:
+    if format is not None:
+        if format not in FORMATS:
+            raise UserError(f"--format {printable(format)!r}: expected {' or '.join(FORMATS)}")
+        return format
+    ending = Path(output).suffix[1:].lower() if output is not None and str(output) != "-" else "csv"
+    if ending in ("json", "ndjson"):
+        ending = "jsonl"
+    if ending not in FORMATS:
+        raise UserError(f"--output {printable(output)}: give --format csv or jsonl, or such an ending")
+    return ending
+
+
+@contextmanager
+def _open_output(output: str | Path | None) -> Iterator[BinaryIO]:
+    """Standard output, a pipe or device, or a file that appears when it is whole."""
+    if output is None or str(output) == "-":
+        yield sys.stdout.buffer
+        return
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise UserError(f"--output {printable(path)}: its folder does not exist")
+    # A pipe or a device stays what it is.
+    keep = path.exists() and not path.is_file()
+    try:
+        with path.open("wb") if keep else atomic_file(path) as raw:
+            yield raw
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        raise UserError(f"--output {printable(path)}: cannot be written: {error.strerror}") from None
+
+
+class _Writer:
+    """Rows of predictions, as CSV or JSON lines in UTF-8, each window flushed."""
+
+    def __init__(self, target: BinaryIO, style: str, saved: SavedModel):
+        self.target = target
+        self.kind = saved.kind
+        self.labels = saved.labels or ()
+        self.lines = self._csv_lines if style == "csv" else self._json_lines
+        if style == "csv":
+            names = [f"probability_{name}" for name in self.labels]
+            self._send(_csv([["score"] if self.kind == "regression" else ["label", *names]]))
+
+    def write(self, logits: np.ndarray) -> None:
+        """Write one row for each of (n, K) logits."""
+        from sot_nlp.evaluation import probabilities
+        from sot_nlp.scoring import decisions
+
+        labels = [self._label(decision) for decision in decisions(logits, self.kind)]
+        shares = [[round(share, 6) for share in row] for row in probabilities(logits, self.kind).tolist()]
+        self._send(self.lines(labels, shares))
+
+    def _label(self, decision: Any) -> Any:
+        if self.kind == "regression":
+            return round(float(decision), 6)
+        if self.kind == "multi_label":
+            return [name for name, on in zip(self.labels, decision, strict=True) if on]
+        return self.labels[int(decision)]
+
+    def _csv_lines(self, labels: list[Any], shares: list[list[float]]) -> str:
+        if self.kind == "regression":
+            return _csv([score] for score in labels)
+        if self.kind == "multi_label":
+            labels = [json.dumps(names, ensure_ascii=False) for names in labels]
+        return _csv([label, *row] for label, row in zip(labels, shares, strict=True))
+
+    def _json_lines(self, labels: list[Any], shares: list[list[float]]) -> str:
+        rows: list[dict[str, Any]]
+        if self.kind == "regression":
+            rows = [{"score": score} for score in labels]
+        else:
+            rows = [
+                {"label": label, "probabilities": dict(zip(self.labels, row, strict=True))}
+                for label, row in zip(labels, shares, strict=True)
+            ]
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def _send(self, text: str) -> None:
+        self.target.write(text.encode())
+        self.target.flush()
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
