@@ -16,6 +16,7 @@ from typing import NoReturn
 from sot_nlp.arguments import Arguments, build_arguments
 from sot_nlp.command_line import parse_flags, read_config
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.interruption import Interrupted, LostProcessError
 
 USER_MISTAKE = 2
 
@@ -172,7 +173,7 @@ def usage(prog: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
-    """Run one command; returns the exit code: 0, 2 for a user's mistake, 128 + n after signal n."""
+    """Run one command; returns the exit code: 0, 1 after a lost process, 2 for a user's mistake, 128 + signal."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("-h", "--help", "help"):
@@ -190,6 +191,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
         return command.run(words[1:], name)
     except UserError as error:
         return _report(str(error), prog)
+    except Interrupted as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{prog}: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except LostProcessError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # Whoever read our output has gone: nothing is left to say, and Python's own flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

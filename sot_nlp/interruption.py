@@ -31,6 +31,10 @@ class Interrupted(Exception):  # noqa: N818 - asked for, not an error
         return 128 + self.signum
 
 
+class LostProcessError(RuntimeError):
+    """Another process of this run has ended, so that this one can't go on."""
+
+
 class _Received:
     signum = 0
     at = 0.0

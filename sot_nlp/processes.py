@@ -36,10 +36,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT = timedelta(minutes=15)
 
 
-class LostProcessError(RuntimeError):
-    """Another process of this run has ended, so that this one can't go on."""
-
-
 def create_accelerator(arguments: Any) -> Accelerator:
     """The accelerator of a run: precision, trackers, and what the launcher said about devices.
 

@@ -29,17 +29,10 @@ from sot_nlp.batching import check_token_budget, epoch_updates, num_updates
 from sot_nlp.checkpoints import Progress
 from sot_nlp.errors import UserError, printable
 from sot_nlp.evaluation import EvaluationStopped
-from sot_nlp.interruption import Interrupted
+from sot_nlp.interruption import Interrupted, LostProcessError
 from sot_nlp.keeping import Keeper
 from sot_nlp.optimization import create_optimizer, learning_rate_schedule, parameter_groups
-from sot_nlp.processes import (
-    LostProcessError,
-    create_accelerator,
-    is_sharded,
-    lost_process,
-    on_main,
-    peak_memory,
-)
+from sot_nlp.processes import create_accelerator, is_sharded, lost_process, on_main, peak_memory
 from sot_nlp.run_lock import run_lock
 from sot_nlp.runlog import RunLog, finite, tracker_config
 from sot_nlp.trainable import prepare, train_mode
