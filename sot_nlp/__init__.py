@@ -13,6 +13,7 @@ from . import registration
 
 if TYPE_CHECKING:
     from .errors import UserError
+    from .explanation import explain
     from .modeling.auto import AutoSoTForSequenceClassification
     from .modeling.configuration_sot import (
         SoTBertConfig,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("UserError",),
+    "explanation": ("explain",),
     "modeling.auto": ("AutoSoTForSequenceClassification",),
     "modeling.configuration_sot": (
         "SoTBertConfig",
@@ -79,6 +81,7 @@ __all__ = [
     "SoTRobertaForSequenceClassification",
     "UserError",
     "__version__",
+    "explain",
     "load_tokenizer",
     "lora_target_modules",
     "resolve_head",

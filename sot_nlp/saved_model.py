@@ -39,11 +39,16 @@ class SavedModel:
 
 
 def open_model(
-    name_or_path: str | Path, *, revision: str = "main", max_length: int | None = None
+    name_or_path: str | Path,
+    *,
+    revision: str = "main",
+    max_length: int | None = None,
+    any_classifier: bool = False,
 ) -> SavedModel:
     """The SoT classifier in a folder, or of that name on the Hub, in fp32; no code that it carries is run.
 
-    `max_length` overrides the record's. Raises UserError for what is none or can't be loaded.
+    `max_length` overrides the record's; with `any_classifier` other trained text classifiers are opened too.
+    Raises UserError for what is none or can't be loaded.
     """
     name = str(name_or_path)
     shown = printable(name)
@@ -64,15 +69,21 @@ def open_model(
         from sot_nlp.modeling.tokenizer import load_tokenizer
 
         saved, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-        if not str(saved.get("model_type", "")).startswith("sot"):
+        is_sot = str(saved.get("model_type", "")).startswith("sot")
+        if not is_sot and not any_classifier:
             raise UserError(
                 f"{shown}: not a SoT classifier (model_type {printable(saved.get('model_type'))}); "
                 "train one with `sot-nlp train`"
             )
         tokenizer = load_tokenizer(name, revision=revision)
-        model = AutoSoTForSequenceClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
+        if is_sot:
+            model = AutoSoTForSequenceClassification.from_pretrained(
+                name, revision=revision, dtype=torch.float32
+            )
+        else:
+            model = _other_classifier(name, revision)
     record = records.read(path) if (path / records.NAME).is_file() else {}
-    longest = _longest(model, tokenizer)
+    longest = longest_text(model, tokenizer)
     wanted = max_length or _of_record(record, "arguments", "max_length") or min(longest, DEFAULT_LENGTH)
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
@@ -91,13 +102,28 @@ def open_model(
     )
 
 
+def _other_classifier(name: str, revision: str) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        name, revision=revision, dtype=torch.float32, output_loading_info=True
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{printable(name)}: not a trained classifier (no weights for {', '.join(missing[:3])}); "
+            "train one with `sot-nlp train`"
+        )
+    return model
+
+
 def _of_record(record: dict[str, Any], outer: str, inner: str) -> Any:
     values = record.get(outer)
     return values.get(inner) if isinstance(values, dict) else None
 
 
-def _longest(model: Any, tokenizer: Any) -> int:
-    """Tokens that fit into the model, by its position embeddings and its tokenizer."""
+def longest_text(model: Any, tokenizer: Any) -> int:
+    """Tokens of the longest text that fits the model, special ones included."""
     config = model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     bounds = [int(tokenizer.model_max_length)]

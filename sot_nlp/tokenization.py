@@ -66,7 +66,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         type(tokenizer).__name__,
         tokenizer.truncation_side,
         list(tokenizer.model_input_names),
-        _filler(tokenizer),
+        filler_token(tokenizer),
     )
     digest.update(json.dumps(settings).encode())
     return digest.hexdigest()
@@ -209,13 +209,13 @@ def encode_texts(
             if types is not None:
                 types[i] = cut["token_type_ids"][place]
     for i in [i for i, sequence in enumerate(ids) if not sequence]:
-        ids[i] = [_filler(tokenizer)]
+        ids[i] = [filler_token(tokenizer)]
         if types is not None:
             types[i] = [0]
     return ids, types, lost
 
 
-def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
+def filler_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that stands for an empty text."""
     for candidate in (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id):
         if candidate is not None:

@@ -49,7 +49,15 @@ class TransformedTokenHead(SoTHead):
     ) -> SoTHeadOutput:
         """As `SoTHead.forward`, with the raw classification token (B, C)."""
         if class_token is not None:
-            dtype = torch.promote_types(class_token.dtype, torch.float32)
-            with maybe_autocast(class_token.device.type, enabled=False):
-                class_token = self.class_token_transform(class_token.to(dtype))
+            class_token = self._transformed(class_token)
         return super().forward(hidden_states, word_mask, class_token)
+
+    def class_token_contributions(self, class_token: Tensor) -> Tensor:
+        """As `SoTHead.class_token_contributions`, with the raw classification token (B, C)."""
+        return super().class_token_contributions(self._transformed(class_token))
+
+    def _transformed(self, class_token: Tensor) -> Tensor:
+        dtype = torch.promote_types(class_token.dtype, torch.float32)
+        with maybe_autocast(class_token.device.type, enabled=False):
+            transformed: Tensor = self.class_token_transform(class_token.to(dtype))
+            return transformed

@@ -152,6 +152,38 @@ class SoTHead(nn.Module):
         """
         return self._contributions(hidden_states, word_mask, pairs=True)
 
+    def class_token_contributions(self, class_token: Tensor) -> Tensor:
+        """What the classification token adds to each logit, exactly, where it has a branch of its own.
+
+        Args:
+            class_token: (B, C), as in `forward`.
+
+        Returns:
+            (B, K), without a bias; with the words' contributions and `output_bias` it makes the logits.
+
+        Raises:
+            ValueError: where the fusion gives the classification token no branch.
+        """
+        if not self.config.uses_class_token:
+            raise ValueError(f"fusion={self.config.fusion!r} gives the classification token no branch")
+        class_token = class_token.to(torch.promote_types(class_token.dtype, torch.float32))
+        with maybe_autocast(class_token.device.type, enabled=False):
+            if self.config.fusion == "concat":
+                weight = self.word_output.weight[:, : -self.words.output_size]
+            else:
+                weight = self.class_token_output.weight
+            return class_token @ weight.to(class_token.dtype).T
+
+    @property
+    def output_bias(self) -> Tensor:
+        """What the head adds to every text's logits: (K,)."""
+        outputs = [getattr(self, name, None) for name in ("word_output", "class_token_output")]
+        present = [output for output in outputs if output is not None]
+        bias = present[0].weight.new_zeros(present[0].out_features, dtype=torch.float32)
+        for output in present:
+            bias = bias if output.bias is None else bias + output.bias
+        return bias
+
     def _contributions(
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor, *, pairs: bool
     ) -> Tensor:
