@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from sot_nlp import collecting, report_html, report_plots, report_tables
 from sot_nlp.comparison import Group, compare
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
+from sot_nlp.flag_parser import FlagParser
 from sot_nlp.results import NAME, Results
 
 SUMMARY = (
@@ -31,14 +30,9 @@ FORMATS: dict[str, dict[str, Writer]] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: Sequence[str], prog: str) -> int:
     """The command line of `sot-nlp report`."""
-    parser = _Parser(prog=prog, description=SUMMARY, allow_abbrev=False)
+    parser = FlagParser(prog=prog, description=SUMMARY)
     parser.add_argument("path", metavar="PATH", help="a study's folder, a folder of runs, or a results.json")
     parser.add_argument("--output_dir", metavar="DIR", help="where the files go (default: PATH's folder)")
     parser.add_argument(
