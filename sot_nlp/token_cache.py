@@ -120,6 +120,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _read_array(path: Path, entry: dict[str, Any]) -> np.ndarray:
     dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+    if dtype.kind not in "iuf":  # the bytes of an array of objects would be taken for addresses
+        raise DamagedCacheError(f"{path.name} is said to hold {dtype}; expected numbers")
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if path.stat().st_size != size:
         raise DamagedCacheError(f"{path.name} has {path.stat().st_size} bytes; expected {size}")
