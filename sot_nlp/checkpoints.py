@@ -260,19 +260,23 @@ def rotate(checkpoints: Path, current: int, limit: int | None) -> None:
     folders = step_folders(checkpoints)
     past = [path for path in folders if int(path.name.split("-")[1]) <= current]
     keep = set(past if limit is None else past[-limit:])
-    needed = set()
-    for path in keep:
-        try:
-            best = Progress.read(path).best
-        except CheckpointError:
-            continue
-        if best:
-            needed.add(best_folder(checkpoints, best["step"]))
-    stale = [path for path in folders if path not in keep]
-    stale += [path for path in _numbered(checkpoints, BEST_NAME) if path not in needed]
-    for path in stale:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folders:
+        if path not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+    remove_old_best(checkpoints)
     remove_unfinished(checkpoints)
+
+
+def remove_old_best(checkpoints: Path, current: int | None = None) -> None:
+    """Delete the best models that no checkpoint refers to, other than that of update `current`."""
+    needed = {best_folder(checkpoints, current)} if current is not None else set()
+    for path in step_folders(checkpoints):
+        with contextlib.suppress(CheckpointError):
+            if best := Progress.read(path).best:
+                needed.add(best_folder(checkpoints, best["step"]))
+    for path in _numbered(checkpoints, BEST_NAME):
+        if path not in needed:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def recover(checkpoints: Path) -> None:

@@ -173,7 +173,7 @@ def usage(prog: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
-    """Run one command; returns the exit code: 0, 1 after a lost process, 2 for a user's mistake, 128 + signal."""
+    """Run one command; returns the exit code: 0, 1 after a lost process, 2 for a mistake, 128 + signal."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("-h", "--help", "help"):

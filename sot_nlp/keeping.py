@@ -105,8 +105,11 @@ class Keeper:
         def fill(folder: Path) -> None:
             checkpoints.save_tensors(folder / checkpoints.MODEL, state or self.bare.state_dict())
 
-        target = checkpoints.best_folder(self.folder, step)
-        on_main(self.accelerator, lambda: checkpoints.save_folder(target, fill))
+        def save() -> None:
+            checkpoints.save_folder(checkpoints.best_folder(self.folder, step), fill)
+            checkpoints.remove_old_best(self.folder, step)
+
+        on_main(self.accelerator, save)
 
     def load_best(self, step: int) -> None:
         """Give the model the weights that `save_best` kept. Raises UserError where they are damaged."""

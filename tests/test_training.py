@@ -112,6 +112,7 @@ def test_the_best_weights_are_kept_and_loaded(tmp_path: Path) -> None:
 
     assert result.best == {"metric": "accuracy", "value": 0.7, "epoch": 2.0, "step": 20}
     assert all(torch.equal(tensor, evaluate.seen[1][name]) for name, tensor in weights(model).items())
+    assert [path.name for path in (tmp_path / "checkpoints").glob("best-*")] == ["best-00000020"]
     assert [(e["epoch"], e["step"], e["accuracy"]) for e in result.evaluations] == [
         (1.0, 10, 0.1),
         (2.0, 20, 0.7),
