@@ -87,7 +87,19 @@ class SoTGenericModel(PreTrainedModel):
 
 
 def bare_backbone(config: Any) -> Any:
-    """The backbone of a config, without its pooler where it can go without.
+    """The backbone of a config, without its pooler where it can go without; checked by `backbone_class`."""
+    options = inspect.signature(backbone_class(config).__init__).parameters
+    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+    backbone = AutoModel.from_config(config, **pooler)
+    unused = getattr(backbone, "pooler", None)
+    if unused is not None:
+        # Some build one always; DistributedDataParallel waits for the gradients of all that want one.
+        unused.requires_grad_(False)
+    return backbone
+
+
+def backbone_class(config: Any) -> Any:
+    """The class that `AutoModel` builds for a backbone's config.
 
     Raises:
         ValueError: naming the model type, if it isn't a text encoder or decoder that a head can stand on.
@@ -100,24 +112,17 @@ def bare_backbone(config: Any) -> Any:
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"transformers' AutoModel has no backbone for model type {model_type!r}")
     found: Any = MODEL_MAPPING[type(config)]
-    backbone_class = found[0] if isinstance(found, tuple) else found
-    modalities = backbone_class.input_modalities
+    model_class = found[0] if isinstance(found, tuple) else found
+    modalities = model_class.input_modalities
     modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
-    if backbone_class.main_input_name != "input_ids" or modalities != ("text",):
+    if model_class.main_input_name != "input_ids" or modalities != ("text",):
         raise ValueError(
             f"a {model_type!r} model reads {' and '.join(modalities)}"
-            f" ({backbone_class.main_input_name}): a SoT head for text needs a text backbone"
+            f" ({model_class.main_input_name}): a SoT head for text needs a text backbone"
         )
     if model_type in PADDING_LEAKS:
         raise ValueError(f"a {model_type!r} model lets padding and batch mates change a text's results")
-    options = inspect.signature(backbone_class.__init__).parameters
-    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
-    backbone = AutoModel.from_config(config, **pooler)
-    unused = getattr(backbone, "pooler", None)
-    if unused is not None:
-        # Some build one always; DistributedDataParallel waits for the gradients of all that want one.
-        unused.requires_grad_(False)
-    return backbone
+    return model_class
 
 
 def first_position(backbone: nn.Module) -> int:

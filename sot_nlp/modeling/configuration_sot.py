@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -123,7 +124,10 @@ class SoTConfigMixin:
         for name in ("head", "head_preset", "problem_type"):
             if name in kwargs:
                 config_dict[name] = kwargs.pop(name)
-        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        try:
+            return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        except StrictDataclassError as error:  # not a ValueError, and of two lines
+            raise ValueError(f"config: {error.__cause__ or error}") from error
 
 
 class SoTBertConfig(SoTConfigMixin, BertConfig):
@@ -198,9 +202,11 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
         """The backbone's settings as `text_config`; the labels' names move up."""
         backbone = {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY}
-        moved = {name: backbone.pop(name) for name in ("id2label", "label2id") if name in backbone}
-        moved |= {name: backbone[name] for name in ("pad_token_id", "dtype") if name in backbone}
-        return {"text_config": backbone} | moved
+        shared = ("id2label", "label2id", "pad_token_id", "dtype")
+        settings = {"text_config": backbone} | {name: backbone[name] for name in shared if name in backbone}
+        backbone.pop("id2label", None)
+        backbone.pop("label2id", None)
+        return settings
 
 
 def backbone_type(config_dict: Mapping[str, Any], source: object) -> str:

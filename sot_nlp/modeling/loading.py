@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import MODEL_MAPPING, PreTrainedConfig
+from transformers import PreTrainedConfig
 
+from .backbone import backbone_class
 from .configuration_sot import backbone_type
 from .head_config import resolve_head
 from .tokenizer import load_tokenizer, separator_ids
@@ -68,10 +69,13 @@ class Checkpoint:
                 **self.hub_arguments,
                 **arguments,
             )
-        elif not isinstance(config, config_class):
+        # By name: as remote code, transformers loads the config's file twice, so there are two such classes.
+        elif config.model_type != config_class.model_type:
             raise ValueError(
                 f"config is a {type(config).__name__}, but {self.source} needs a {config_class.__name__}"
             )
+        if hasattr(config, "text_config"):
+            backbone_class(config.text_config)  # refuses what no head can stand on before any weight is read
         self._complete_from_tokenizer(config)
         return config, arguments | self.hub_arguments
 
@@ -95,14 +99,13 @@ class Checkpoint:
 
     def has_new_head(self, config: Any) -> bool:
         """Whether `config` asks for another head than the checkpoint has."""
-        return self.is_plain(config) or resolve_head(self.saved.get("head")) != config.head_config
+        return self.is_plain(config) or resolve_head(self.saved.get("head")).to_dict() != config.head
 
     def key_mapping(self, config: Any) -> dict[str, str]:
         """How the checkpoint names the backbone, where the model names it otherwise."""
         if not self.is_plain(config) or not hasattr(config, "text_config"):
             return {}
-        backbone_class = MODEL_MAPPING.get(type(config.text_config), None)
-        prefix = getattr(backbone_class, "base_model_prefix", "model")
+        prefix = backbone_class(config.text_config).base_model_prefix
         return {} if prefix in ("", "model") else {rf"^{prefix}\.": "model."}
 
     def check(self, model: Any, info: dict[str, Any], *, allow_mismatch: bool) -> None:
