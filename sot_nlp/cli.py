@@ -131,6 +131,13 @@ def push(argv: Sequence[str], prog: str) -> int:
     return 0
 
 
+def explain(argv: Sequence[str], prog: str) -> int:
+    """Show which words drive a model's decision."""
+    from sot_nlp.explain_command import main as explain_main
+
+    return explain_main(argv, prog)
+
+
 def tasks(argv: Sequence[str], prog: str) -> int:
     """List the tasks that come with the package."""
     from sot_nlp.task_spec import available_tasks, load_task
@@ -150,6 +157,7 @@ TRAIN_SUMMARY = (
 COMMANDS: dict[str, Command] = {
     "train": Command("fine-tune, evaluate and save a classifier", train),
     "evaluate": Command("score a saved model on a task's splits", evaluate),
+    "explain": Command("show which words drive a saved model's decision", explain),
     "submission": Command("gather test predictions into the zip that GLUE's server takes", submission),
     "push": Command("push a run's model and its card to the Hugging Face Hub", push),
     "tasks": Command("list the tasks that come with the package", tasks),

@@ -6,6 +6,7 @@ Shapes: B texts, T tokens of a text without padding, W its words, K outputs.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,6 +209,14 @@ def explain(
         )
         for each, found in zip(encoded, parts, strict=True)
     ]
+
+
+def default_method(model: Any) -> str:
+    """The method when none is named: exact where it can be, else gradients, without captum occlusion."""
+    head = getattr(model.config, "head_config", None)
+    if head is not None and head.has_exact_contributions:
+        return "exact"
+    return "integrated_gradients" if importlib.util.find_spec("captum") else "occlusion"
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def predict_file(
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)
     summary = Summary(max_length=saved.max_length)
-    windows = _windows(path, saved, text_columns, summary)
+    windows = text_windows(path, saved, text_columns, summary)
     accelerator = create_accelerator(Arguments(mixed_precision=mixed_precision, cpu=cpu))
     saved.model.to(accelerator.device)
     begin = time.perf_counter()
@@ -138,7 +138,7 @@ def predict_file(
 # -- reading ------------------------------------------------------------------------------------------
 
 
-def _windows(
+def text_windows(
     path: Path | None, saved: SavedModel, names: Sequence[str] | None, summary: Summary
 ) -> Iterator[Columns]:
     """The texts, a window at a time; what is wrong before the first text is raised here."""

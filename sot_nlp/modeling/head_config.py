@@ -189,6 +189,11 @@ class SoTHeadConfig:
         )
 
     @property
+    def has_exact_contributions(self) -> bool:
+        """Whether each word's share of the word logits is known exactly."""
+        return self.pooling not in ("none", "max") and self.has_scalar_gain
+
+    @property
     def widths(self) -> tuple[int, int]:
         """(P, Q) of a head's matrix."""
         return (self.width_x, self.width_x if self.pooling == "covariance" else self.width_y)
