@@ -15,7 +15,7 @@ from typing import Any
 
 from sot_nlp.errors import printable
 from sot_nlp.files import write_atomic
-from sot_nlp.training_plot import entries, mapping, training_plot
+from sot_nlp.training_plot import evaluations_of, mapping, training_plot
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
@@ -128,6 +128,7 @@ def model_card(
         _scores(record),
         f"![Loss and scores over the training]({PLOT_NAME})" if plot else "",
         _usage(record, repo_id, remote_code),
+        _data(record),
         _settings_table("Head", mapping(record, "head_config")),
         _settings_table("Training", _training_settings(record)),
         _versions(record),
@@ -187,7 +188,10 @@ def _hub_model(record: Mapping[str, Any]) -> str | None:
 
 
 def _hub_dataset(record: Mapping[str, Any]) -> str | None:
-    name = _spec(record).get("dataset_name") or mapping(record, "arguments").get("dataset_name")
+    arguments = mapping(record, "arguments")
+    if arguments.get("train_file"):
+        return None
+    name = _spec(record).get("dataset_name") or arguments.get("dataset_name")
     return name if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
@@ -196,12 +200,12 @@ def _dataset_config(record: Mapping[str, Any]) -> str | None:
     return printable(name) if name else None
 
 
-def best_evaluations(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def best_evaluations(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The evaluations of the weights that were kept, one a split; the last ones where none was best."""
-    evaluations = entries(record, "evaluations")
+    evaluations = evaluations_of(record)
     step = mapping(record, "best").get("step")
-    kept = [entry for entry in evaluations if entry.get("step") == step] or evaluations
-    return list({entry.get("split"): entry for entry in kept}.values())
+    kept = [entry for entry in evaluations if entry["step"] == step] or evaluations
+    return list({str(entry["split"]): entry for entry in kept}.values())
 
 
 def scores_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -222,14 +226,16 @@ def scores_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
 def _introduction(record: Mapping[str, Any]) -> str:
     base = _hub_model(record)
     model = f"[{escape(base)}](https://huggingface.co/{base})" if base else "A pretrained model"
-    text = (
-        f"# {escape(_title(record))}\n\n{model}, fine-tuned with a classification head of the family of "
-        f"[SoT]({PAPER}) (Xie et al., 2021), which reads the word tokens' second-order statistics beside the "
-        "classification token."
-    )
-    head = record.get("head")
-    if head:
-        text += f" Preset of the head: {escape(head)}."
+    pooling = mapping(record, "head_config").get("pooling")
+    if pooling == "none":
+        head = "a linear classifier on its classification token, the baseline of"
+    elif pooling in ("cross_covariance", "covariance"):
+        head = "a head that reads second-order statistics of all its word tokens, of the kind of"
+    else:
+        head = "a head that pools its word tokens, a variant of"
+    name = record.get("head")
+    preset = f" (preset `{name}`)" if isinstance(name, str) and name.isidentifier() else ""
+    text = f"# {escape(_title(record))}\n\n{model}, fine-tuned with {head} [SoT]({PAPER}){preset}."
     status = record.get("status")
     if status not in (None, "finished"):
         text += f"\n\n**This training is not finished** (status: {escape(status)})."
@@ -244,18 +250,33 @@ def _scores(record: Mapping[str, Any]) -> str:
     rows = []
     for entry in evaluations:
         scores = scores_of(entry)
-        rows.append([escape(entry.get("split", "")), *(number(scores.get(name)) for name in names)])
+        found = (f"{scores[name]:.4f}" if name in scores else "" for name in names)
+        rows.append([escape(entry["split"]), *found])
     heading = ["Split", *(escape(HUB_METRICS.get(name, (name, name))[1]) for name in names)]
+    parts = ["## Scores", table(heading, rows)]
     best = mapping(record, "best")
-    epochs = {entry.get("epoch") for entry in entries(record, "evaluations")}
-    note = ""
-    if len(epochs) > 1 and best.get("epoch") is not None:
-        note = (
-            f"\n\nThese are the weights of epoch {number(best['epoch'])}, the best of {len(epochs)} "
-            f"evaluated ones by {escape(best.get('metric', 'the main metric'))} on the first split: "
-            "on new texts expect a little less."
+    epochs = {str(entry["epoch"]) for entry in evaluations_of(record)}
+    if len(epochs) > 1 and isinstance(best.get("epoch"), (int, float)):
+        parts.append(
+            f"These are the weights of epoch {best['epoch']:g}, the best of {len(epochs)} evaluated ones by "
+            f"{escape(best.get('metric', 'the main metric'))} on the first split: on new texts expect a "
+            "little less."
         )
-    return f"## Scores\n\n{table(heading, rows)}{note}"
+    warnings = record.get("warnings")
+    if isinstance(warnings, list):
+        parts += [f"**Warning:** {escape(warning)}" for warning in warnings]
+    return "\n\n".join(parts)
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    """Sizes of the splits; not their files, whose names and places are nobody's business."""
+    splits = mapping(mapping(record, "data"), "splits")
+    rows = [
+        [escape(name), escape(report.get("examples", "")), escape(report.get("truncated", ""))]
+        for name, report in splits.items()
+        if isinstance(report, Mapping)
+    ]
+    return f"## Data\n\n{table(['Split', 'Examples', 'Cut to fit'], rows)}" if rows else ""
 
 
 def _usage(record: Mapping[str, Any], repo_id: str | None, remote_code: bool) -> str:
@@ -324,15 +345,6 @@ def table(heading: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 def escape(text: object) -> str:
     """`text` so that neither Markdown nor HTML takes any part of it for markup; one line."""
     return MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
-
-
-def number(value: object) -> str:
-    """A score with four decimals, a whole number without any; an empty cell for None."""
-    if value is None:
-        return ""
-    if isinstance(value, (int, float)) and float(value).is_integer() and abs(value) > 1:
-        return str(int(value))
-    return f"{value:.4f}" if isinstance(value, float) else escape(value)
 
 
 def _shown(value: Any) -> str:

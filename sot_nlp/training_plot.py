@@ -16,10 +16,11 @@ def training_plot(record: Mapping[str, Any], titles: Mapping[str, str]) -> bytes
     `titles` are metrics' names for readers. None where the record holds no curve or
     matplotlib (extra `plots`) is not installed.
     """
-    losses = _points(entries(record, "log_history"), "loss")
+    # The log has the evaluations too, which have no rate.
+    losses = _points((each for each in entries(record, "log_history") if "learning_rate" in each), "loss")
     metric = str(record.get("main_metric") or mapping(record, "best").get("metric") or "")
-    evaluations = entries(record, "evaluations")
-    splits = list(dict.fromkeys(str(entry.get("split", "validation")) for entry in evaluations))
+    evaluations = evaluations_of(record)
+    splits = list(dict.fromkeys(str(entry["split"]) for entry in evaluations))
     if not losses and not evaluations:
         return None
     try:
@@ -31,7 +32,7 @@ def training_plot(record: Mapping[str, Any], titles: Mapping[str, str]) -> bytes
     if losses:
         left.plot(*zip(*losses, strict=True), color="#7a8ba0", linewidth=1.2, label="training")
     for split, color in zip(splits, ("#b3502f", "#3f7d5b", "#5a4fa3", "#8a6d1f"), strict=False):
-        own = [entry for entry in evaluations if str(entry.get("split", "validation")) == split]
+        own = [entry for entry in evaluations if str(entry["split"]) == split]
         name = printable(split, 40).replace("$", r"\$")
         for axes, key in ((left, "loss"), (right, metric)):
             if points := _points(own, key):
@@ -72,3 +73,16 @@ def entries(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     """The list of mappings that a record holds under `key`; without what is none."""
     value = record.get(key)
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def evaluations_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The scores of each evaluation and split, with `epoch`, `step` and `split`."""
+    found = []
+    for entry in entries(record, "evaluations"):
+        splits = mapping(entry, "splits") or {entry.get("split") or "validation": entry}
+        for split, scores in splits.items():
+            if isinstance(scores, Mapping):
+                found.append(
+                    {**scores, "epoch": entry.get("epoch"), "step": entry.get("step"), "split": split}
+                )
+    return found

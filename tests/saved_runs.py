@@ -51,19 +51,12 @@ def save_run(
 def record(**changes: Any) -> dict[str, Any]:
     """A finished run's record, with invented numbers."""
     text_columns = changes.pop("text_columns", ["text"])
-    curve = [(epoch, 10 * epoch) for epoch in (1, 2, 3)]
-    evaluations = [
-        {
-            "epoch": epoch,
-            "step": step,
-            "split": split,
-            "loss": 1 / epoch,
-            "accuracy": 0.5 + 0.1 * epoch,
-            "f1": 0.4,
-        }
-        for epoch, step in curve
-        for split in ("validation_matched", "validation_mismatched")
-    ]
+    evaluations: list[dict[str, Any]] = []
+    for epoch in (1, 2, 3):
+        scores = {"loss": 1 / epoch, "accuracy": 0.5 + 0.1 * epoch, "f1": 0.4}
+        splits = {"validation_matched": scores, "validation_mismatched": scores | {"accuracy": 0.3}}
+        evaluations.append({"epoch": float(epoch), "step": 10 * epoch, **scores, "splits": splits})
+    log = [{"step": n, "loss": math.exp(-n / 20), "learning_rate": 1e-5} for n in range(1, 31)]
     return {
         "format_version": records.FORMAT_VERSION,
         "status": records.FINISHED,
@@ -81,10 +74,12 @@ def record(**changes: Any) -> dict[str, Any]:
             "learning_rate": 2e-5,
             "num_train_epochs": 3.0,
             "seed": 3,
-            "train_file": "/home/me/a.csv",
+            "data_dir": "/home/me",
         },
         "task_spec": {"title": "Zorps that run", "text_columns": text_columns, "dataset_name": None},
         "versions": {"python": "3.11.1", "torch": "2.13.0"},
         "environment": {"device_name": "a processor", "processes": 1, "mixed_precision": "no"},
-        "log_history": [{"step": step, "loss": math.exp(-step / 20)} for step in range(1, 31)],
+        "log_history": [*log, *evaluations],
+        "data": {"splits": {"train": {"examples": 320, "truncated": 3, "source": "/home/me/a.csv"}}},
+        "warnings": [],
     } | changes

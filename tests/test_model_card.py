@@ -46,7 +46,7 @@ def test_the_metadata_is_what_the_hub_reads(tmp_path: Path, monkeypatch: pytest.
     ] == [
         ("validation_matched", "accuracy", "Accuracy", 0.7),
         ("validation_matched", "f1", "F1", 0.4),
-        ("validation_mismatched", "accuracy", "Accuracy", 0.7),
+        ("validation_mismatched", "accuracy", "Accuracy", 0.3),
         ("validation_mismatched", "f1", "F1", 0.4),
     ]
     assert ModelCard(str(card)).data.eval_results == card.data.eval_results
@@ -97,13 +97,26 @@ def test_a_folder_that_looks_like_a_name_is_not_named(
 def test_what_stays_at_home() -> None:
     text = model_card.model_card(record())
     assert "/home/me" not in text
+    spec = {"title": "CoLA", "dataset_name": "nyu-mll/glue"}
+    own = model_card.model_card(record(task_spec=spec, arguments={"train_file": "/home/me/a.csv"}))
+    assert "nyu-mll" not in own
+    assert "/home/me" not in own
+
+
+def test_the_baseline_is_not_called_second_order_and_warnings_are_passed_on() -> None:
+    text = model_card.model_card(record(head_config={"pooling": "none"}, warnings=["collapsed *run*"]))
+    assert "a linear classifier on its classification token" in text
+    assert r"**Warning:** collapsed \*run\*" in text
 
 
 def test_scores_settings_use_and_citation() -> None:
     text = model_card.model_card(record(), repo_id="me/zorps-sot", plot=True)
     assert "| Split | Accuracy | F1 |" in text
     assert r"| validation\_matched | 0.7000 | 0.4000 |" in text
+    assert r"| validation\_mismatched | 0.3000 | 0.4000 |" in text
     assert "weights of epoch 2, the best of 3" in text
+    assert "| train | 320 | 3 |" in text
+    assert "second-order statistics of all its word tokens" in text
     assert "| `width_x` | 96 |" in text
     assert "| `learning_rate` | 2e-05 |" in text
     assert "| 2 | yes |" in text
@@ -172,7 +185,7 @@ def test_names_from_users_are_no_markup() -> None:
     assert body.count("\n---") == 0
     rows = [line for line in body.splitlines() if line.startswith("|")]
     # An unescaped bar would make another column.
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3, 4}
     assert not re.search(r"(?<!\\)[<`*]\w*script", body)
     assert "](http://y)" not in body.replace(r"\]", "")
 
