@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sot_nlp import preparation, records, run_folder
 from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.runner import say, write_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sot_nlp.data import TaskData
+    from sot_nlp.scoring import Scorer
+    from sot_nlp.task_spec import TaskSpec
 
 
 def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
@@ -19,26 +27,45 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     splits too where the task has no validation split or `--do_predict` is given, and with a record, so that
     `sot-nlp submission` finds them. Raises UserError where the model's labels are not the task's.
     """
-    from sot_nlp.task_spec import load_task
+    from sot_nlp.own_data import user_task
 
     started = time.time()
-    preparation.check_model_folder(arguments.model_name_or_path)
-    if arguments.task is None:
-        raise UserError("--task: the task to evaluate on is missing, and the model's folder has no record")
-    spec = load_task(arguments.task)
+    spec = user_task(arguments)
     predict = arguments.do_predict or not spec.validation_splits
     if predict and arguments.output_dir is None:
         raise UserError("--output_dir: needed for the predictions of a test split")
     folder = Path(arguments.output_dir) if arguments.output_dir is not None else None
     if folder is not None:
         run_folder.claim(folder, arguments)
+    scorer, model, data = open_saved(arguments, spec, spec.test_splits if predict else ())
+    accelerator = scorer.accelerator
+    logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
+    scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
+    for name, values in scores.items():
+        shown = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+        say(accelerator, [f"{name} ({len(data.splits[name])} examples): {shown}"])
+    if folder is not None and accelerator.is_main_process:
+        rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
+        write_rows(folder, scorer, rows)
+        records.write(folder, _record(arguments, scorer, data.report, scores, started))
+        say(accelerator, [f"predictions: {printable(folder)}"])
+    return scores
 
+
+def open_saved(
+    arguments: Arguments, spec: TaskSpec, test_splits: Sequence[str] = ()
+) -> tuple[Scorer, PreTrainedModel, TaskData]:
+    """What scores the SoT model in `--model_name_or_path` on the validation splits of `spec`, and that model.
+
+    The data holds `test_splits` too. Raises UserError.
+    """
+    preparation.check_model_folder(arguments.model_name_or_path)
     from sot_nlp import training
     from sot_nlp.scoring import Scorer
 
     accelerator = training.create_accelerator(arguments)
     tokenizer = preparation.load_tokenizer(arguments)
-    splits = [*spec.validation_splits, *(spec.test_splits if predict else ())]
+    splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
     model, alignment = preparation.load_saved(arguments, data)
     if alignment is not None and alignment.note:
@@ -53,18 +80,7 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
         padding_side=tokenizer.padding_side,
         alignment=alignment,
     )
-    model.to(accelerator.device)
-    logits = {name: scorer.logits(model, data.splits[name]) for name in splits}
-    scores = {name: scorer.score(data.splits[name], logits[name]) for name in scorer.splits}
-    for name, values in scores.items():
-        shown = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
-        say(accelerator, [f"{name} ({len(data.splits[name])} examples): {shown}"])
-    if folder is not None and accelerator.is_main_process:
-        rows = {name: scorer.rows(data.splits[name], logits[name]) for name in splits}
-        write_rows(folder, scorer, rows)
-        records.write(folder, _record(arguments, scorer, data.report, scores, started))
-        say(accelerator, [f"predictions: {printable(folder)}"])
-    return scores
+    return scorer, model.to(accelerator.device), data
 
 
 def _record(

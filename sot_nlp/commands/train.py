@@ -1,0 +1,47 @@
+"""`sot-nlp train`, and `run_glue_sot.py`: fine-tune, evaluate each epoch, save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sot_nlp.arguments import Arguments, build_arguments
+from sot_nlp.command_line import parse_flags, read_config
+from sot_nlp.errors import UserError
+from sot_nlp.task_spec import load_task
+
+SUMMARY = (
+    "Fine-tune a text classifier with the SoT head. --task NAME trains by that task's recipe; any flag "
+    "overrides it. Without --task, --train_file or --dataset_name names the data."
+)
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Train by the flags; `--task demo` without a model compares the heads on the demo's own."""
+    arguments = run_arguments(argv, prog)
+    if arguments.task is None and arguments.train_file is None and arguments.dataset_name is None:
+        raise UserError(
+            "nothing to train on: give --task (see `sot-nlp tasks`), --train_file or --dataset_name"
+        )
+    if arguments.task == "demo" and "model_name_or_path" not in arguments.sources:
+        from sot_nlp.demo import run_demo
+
+        run_demo(arguments)
+    else:
+        from sot_nlp import runner
+
+        runner.run(arguments)
+    return 0
+
+
+def run_arguments(argv: Sequence[str], prog: str) -> Arguments:
+    """The settings of a run from its flags, its `--config` and its task's recipe."""
+    flags, config = parse_flags(argv, prog, SUMMARY)
+    in_file = read_config(config) if config else {}
+    task = flags.get("task", in_file.get("task"))
+    layers: list[tuple[str, dict[str, object]]] = []
+    if task is not None:
+        spec = load_task(str(task))
+        layers.append((f"recipe of {spec.name}", dict(spec.recipe)))
+    if config:
+        layers.append((config, in_file))
+    return build_arguments([*layers, ("flag", flags)])
