@@ -1,0 +1,85 @@
+"""Every accepted pooling, normalisation and fusion learns on every family: 20 steps on the demo's sentences.
+
+All heads of a family train at once on one small backbone, each with a loss of its own: the backbone runs once
+a step, and the model's forward, its masks and its losses run for every head.
+"""
+
+import itertools
+
+import pytest
+import torch
+import transformers
+
+from sot_nlp.grammar import generate
+from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+from sot_nlp.modeling.head_config import CHOICES, PRESETS, SoTHeadConfig
+
+STEPS = 20
+SMALL = PRESETS["text"].replace(num_heads=2, width_x=5, width_y=4, dropout=0)
+# A wide spread of the first weights, because a narrow backbone's sums have few terms.
+SIZES = {"vocab_size": 128, "pad_token_id": 0, "initializer_range": 0.25}
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+DECODER = {"n_embd": 16, "n_layer": 1, "n_head": 2}
+BACKBONES = {
+    "bert": transformers.BertConfig(**SIZES, **ENCODER),
+    "roberta": transformers.RobertaConfig(**SIZES, **ENCODER),
+    "openai-gpt": transformers.OpenAIGPTConfig(**SIZES, **DECODER),
+    "gpt2": transformers.GPT2Config(**SIZES, **DECODER),
+}
+
+
+def every_head() -> dict[str, SoTHeadConfig]:
+    found = {}
+    for values in itertools.product(*(CHOICES[name] for name in ("pooling", "normalization", "fusion"))):
+        try:
+            config = SMALL.replace(**dict(zip(("pooling", "normalization", "fusion"), values, strict=True)))
+        except ValueError:
+            continue
+        found["none" if config.pooling == "none" else "-".join(values)] = config
+    return found
+
+
+def demo_batch() -> dict[str, torch.Tensor]:
+    """8 of the demo's sentences, a token a word between two special ones, padded on the right."""
+    examples = generate("train", 8, 0)
+    words = sorted({word for example in examples for word in example.sentence.split()})
+    rows = [[1, *(words.index(word) + 3 for word in e.sentence.split()), 2] for e in examples]
+    length = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
+        "labels": torch.tensor([example.label == "acceptable" for example in examples]).long(),
+    }
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_every_combination_learns(family):
+    torch.manual_seed(0)
+    batch = demo_batch()
+    heads = every_head()
+    assert len(heads) == (7 + 8 + 3 * 5) * 5 + 1
+    first, *_ = models = [
+        AutoSoTForSequenceClassification.from_config(BACKBONES[family], num_labels=2, head=config)
+        for config in heads.values()
+    ]
+    encode, encoded = first.encode, {}
+    for model in models:
+        model.train().encode = lambda *_, **__: encoded["of this step"]
+    first.base_model.eval()  # no dropout: the loss is to fall by learning alone
+    backbone_parameters = list(first.base_model.parameters())
+    head_parameters = [p for model in models for p in model.classifier.parameters()]
+    optimizer = torch.optim.AdamW(
+        [{"params": backbone_parameters, "lr": 1e-3}, {"params": head_parameters, "lr": 2e-2}], fused=True
+    )
+    history = []
+    for _ in range(STEPS):
+        encoded["of this step"] = encode(batch["input_ids"], batch["attention_mask"])
+        losses = torch.stack([model(**batch).loss for model in models])
+        optimizer.zero_grad()
+        losses.sum().backward()
+        optimizer.step()
+        history.append(losses.detach())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head_parameters)
+    pairs = zip(heads, history[0].tolist(), history[-1].tolist(), strict=True)
+    not_learned = {name: (start, end) for name, start, end in pairs if not end < start}
+    assert not not_learned
