@@ -52,7 +52,7 @@ class AutoSoTForSequenceClassification:
         back as it was saved, but for what is given here. What is new is said in one line.
 
         Args:
-            name_or_path: a folder, or a name on the Hub.
+            name_or_path: a folder, or a name on the Hub; also of a PEFT adapter, whose base is loaded first.
             num_labels: K; default: as many as the checkpoint's config names.
             id2label, label2id: the labels' names.
             head: a preset (`text`, `vision`, `stock`, `words`, ...), or settings; default: the checkpoint's
@@ -74,7 +74,7 @@ class AutoSoTForSequenceClassification:
         }
         options |= {name: value for name, value in given.items() if value is not None}
         checkpoint = Checkpoint.read(name_or_path, options)
-        model_class = class_for(backbone_type(checkpoint.saved, name_or_path))
+        model_class = class_for(backbone_type(checkpoint.saved, checkpoint.name))
         return model_class.from_pretrained(name_or_path, **options)
 
     @classmethod

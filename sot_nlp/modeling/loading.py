@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
+from transformers.utils import find_adapter_config_file, is_peft_available
 
 from .backbone import backbone_class
 from .configuration_sot import backbone_type
@@ -35,27 +38,51 @@ HUB_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk or on the Hub: where it is, and what its `config.json` says."""
+    """A checkpoint on disk or on the Hub: where it is, and what its `config.json` says.
+
+    `adapter` is where a PEFT adapter for it lies, if one was asked for.
+    """
 
     source: str
     saved: dict[str, Any]
     hub_arguments: dict[str, Any]
+    adapter: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self.source if self.adapter is None else f"{self.adapter}, an adapter for {self.source}"
 
     @classmethod
     def read(cls, source: str | os.PathLike[str], arguments: dict[str, Any]) -> Checkpoint:
         """The checkpoint at `source`; `arguments` are those of `from_pretrained` (left unchanged).
+
+        Where `source` is a PEFT adapter, it is the checkpoint that the adapter names as its base.
 
         Raises:
             OSError: without a readable `config.json`.
             ValueError: if that isn't a JSON object.
         """
         hub_arguments = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
+        # AutoModel has found the adapter's base by itself.
+        adapter = (arguments.get("adapter_kwargs") or {}).get("_adapter_model_path")
         saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
         if not isinstance(saved, dict):
             raise ValueError(
                 f"{source}: its config.json holds a {type(saved).__name__}, not an object of settings"
             )
-        return cls(str(source), saved, hub_arguments)
+        if not saved and (found := find_adapter_config_file(str(source), **hub_arguments)) is not None:
+            if not is_peft_available():
+                raise ValueError(f"{source} is an adapter: it needs peft (pip install peft)")
+            adapter = str(source)
+            source = json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"]
+            try:
+                saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
+            except OSError as error:
+                raise OSError(
+                    f"{adapter} is an adapter for {source}, which cannot be read: {error}"
+                ) from error
+        return cls(str(source), saved, hub_arguments, adapter)
 
     def model_config(self, config_class: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The model's config, and those of `from_pretrained`'s arguments that are not for it."""
@@ -146,7 +173,7 @@ class Checkpoint:
             ]
         if problems:
             shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-            raise ValueError(f"{self.source}: its weights do not fit its config: {shown}")
+            raise ValueError(f"{self.name}: its weights do not fit its config: {shown}")
         if new:
             self._announce(model, new)
         if info["unexpected_keys"]:
@@ -170,9 +197,13 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def clear_errors(self) -> Iterator[None]:
-        """Damaged weight files as an OSError that names them."""
+        """Damaged weight files as an OSError that names them, an adapter for another base as a ValueError."""
         try:
             yield
+        except (RuntimeError, ValueError) as error:
+            if self.adapter is None:
+                raise
+            raise ValueError(f"{self.name}, does not fit it: {error}") from error
         except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
             raise OSError(
                 f"{self.source}: its weights cannot be read, the file is damaged: {error}"

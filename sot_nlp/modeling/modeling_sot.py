@@ -317,9 +317,11 @@ class SoTForSequenceClassification(PreTrainedModel):
             )
         checkpoint = Checkpoint.read(pretrained_model_name_or_path, kwargs)
         config, kwargs = checkpoint.model_config(cls.config_class, kwargs)
+        if checkpoint.adapter is not None:
+            kwargs["adapter_kwargs"] = {"_adapter_model_path": checkpoint.adapter}
         with quiet_report(), checkpoint.clear_errors():
             loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path,
+                checkpoint.source,
                 *model_args,
                 config=config,
                 output_loading_info=True,
