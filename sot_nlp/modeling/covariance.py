@@ -32,7 +32,7 @@ def split_heads(features: Tensor, groups: Groups) -> list[Tensor]:
 
 
 def center(features: Tensor, weights: Tensor, mode: str, groups: Groups) -> Tensor:
-    """Take the mean over the words off: X - mean(X), paper Eq. (4).
+    """Take the mean over the words off: X - mean(X) (arXiv 2104.10935, cross-covariance pooling).
 
     Args:
         features: (B, N, D), the maps' channels side by side, finite at padding too.
@@ -55,7 +55,7 @@ def center(features: Tensor, weights: Tensor, mode: str, groups: Groups) -> Tens
 
 
 def cross_covariance(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """S = (1/n) sum_t x_t^T y_t over the words of each head, paper Eq. (4).
+    """S = (1/n) sum_t x_t^T y_t over the words of each head (arXiv 2104.10935, the same).
 
     Args:
         x: (B, N, M, P), centred. y: (B, N, M, Q), centred. weights: (B, N), from `word_weights`.

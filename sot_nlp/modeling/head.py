@@ -1,6 +1,6 @@
 """The SoT head: maps -> covariance over the word tokens -> normalisation -> fusion -> logits.
 
-Xie et al., "SoT: Delving Deeper into Classification Head for Transformer", arXiv 2104.10935, section 3.
+Xie et al., "SoT: Delving Deeper into Classification Head for Transformer", arXiv 2104.10935.
 Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pooled features a head, K labels.
 """
 

@@ -32,7 +32,7 @@ def svpn(
     num_iterations: int = 1,
     start_side: str = "x",
 ) -> Tensor:
-    """Singular value power normalisation by power iteration, paper Eq. (7): the fast form.
+    """Singular value power normalisation by power iteration (arXiv 2104.10935, fast svPN).
 
     The r leading singular triples (u_i, s_i, v_i) are found one after the other, each on what is left of
     the matrix; they are raised to alpha, and the remainder is divided by s_r^(1 - alpha). Written out, with
@@ -100,7 +100,7 @@ def _leading_triple(matrix: Tensor, start: Tensor, num_iterations: int) -> tuple
 
 
 def svpn_exact(matrix: Tensor, alpha: float = 0.5) -> Tensor:
-    """Singular value power normalisation through an SVD, paper Eq. (6): U diag(f(s)) V^T.
+    """Singular value power normalisation through an SVD (arXiv 2104.10935, svPN): U diag(f(s)) V^T.
 
     f(s) = s (s^2 + e^2)^((alpha - 1) / 2) is s^alpha with a finite slope at zero; e is EPS, or the largest
     singular value's rounding where that is more. The gradient is written out, because an SVD's own divides by
