@@ -66,7 +66,10 @@ class Checkpoint:
         hub_arguments = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
         # AutoModel has found the adapter's base by itself.
         adapter = (arguments.get("adapter_kwargs") or {}).get("_adapter_model_path")
-        saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
+        try:
+            saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
+        except OSError as error:  # which may be of the network alone
+            raise OSError(f"{source}: {error}") from error
         if not isinstance(saved, dict):
             raise ValueError(
                 f"{source}: its config.json holds a {type(saved).__name__}, not an object of settings"
@@ -82,6 +85,8 @@ class Checkpoint:
                 raise OSError(
                     f"{adapter} is an adapter for {source}, which cannot be read: {error}"
                 ) from error
+        if not saved:
+            raise OSError(f"{source}: there is no config.json, or nothing in it")
         return cls(str(source), saved, hub_arguments, adapter)
 
     def model_config(self, config_class: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -24,18 +24,21 @@ def load_tokenizer(
 
     Raises:
         OSError: if there is no tokenizer.
-        ValueError: if it has no token that padding could use.
+        ValueError: if it cannot be read, or has no token that padding could use.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, trust_remote_code=trust_remote_code, **options
         )
-    except ValueError:
+    except ValueError as error:
         # Checkpoints older than `model_type` (SpanBERT, ...) are BERT's.
         config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **options)
         if config_dict.get("model_type"):
-            raise
+            raise ValueError(f"{name_or_path}: its tokenizer cannot be read: {error}") from error
         tokenizer = BertTokenizer.from_pretrained(name_or_path, **options)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # transformers makes one up where a folder holds no tokenizer at all.
+        raise OSError(f"{name_or_path}: there are no tokenizer files (tokenizer.json, vocab.txt, ...)")
     if tokenizer.pad_token_id is None:
         token = tokenizer.eos_token or tokenizer.unk_token
         if token is None:

@@ -326,8 +326,22 @@ def test_a_config_that_is_no_settings_is_refused(saved, tmp_path):
     (saved / "config.json").write_text('{"model_type": ')
     with pytest.raises(OSError, match="not a valid JSON file"):
         AutoSoTForSequenceClassification.from_pretrained(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(OSError, match=r"there is no config\.json"):
+        AutoSoTForSequenceClassification.from_pretrained(saved)
     with pytest.raises(OSError, match="nowhere"):
         AutoSoTForSequenceClassification.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, "llama"])
+def test_a_missing_tokenizer_is_not_made_up(family, tmp_path):
+    settings = tiny.OTHER_BACKBONES.get(family)
+    config = AutoConfig.for_model(family, **settings) if settings else tiny.config(family)
+    AutoSoTForSequenceClassification.from_config(config, head="stock").save_pretrained(tmp_path / "sot")
+    config.save_pretrained(tmp_path / "plain")
+    for folder in ("sot", "plain"):
+        with pytest.raises((OSError, ValueError), match=folder):
+            load_tokenizer(tmp_path / folder)
 
 
 def test_the_class_itself_is_not_made():
