@@ -64,6 +64,7 @@ td.n { text-align: right }
 .matrix td { min-width: 2.2em; padding: 3px; text-align: center; font-size: 11px; color: var(--text) }
 .matrix th { color: var(--text); font-size: 12px; white-space: nowrap }
 .matrix thead th { writing-mode: vertical-rl; padding: 0 3px 4px }
+.legend .w { color: var(--text) }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center }
 .ramp {
   display: inline-block; width: 150px; max-width: 40vw; height: 12px; border-radius: 3px;
@@ -76,8 +77,8 @@ td.n { text-align: right }
 # Texts are escaped; this is the second lock, for no script of theirs could run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 LEGEND = (
-    '<p class="legend"><span>against <span class="con" style="--s:1">&nbsp;dashed&nbsp;</span></span>'
-    '<span class="ramp"></span><span>for <span class="pro" style="--s:1">&nbsp;solid&nbsp;</span></span>'
+    '<p class="legend"><span>against <span class="w con" style="--s:1">&nbsp;dashed&nbsp;</span></span>'
+    '<span class="ramp"></span><span>for <span class="w pro" style="--s:1">&nbsp;solid&nbsp;</span></span>'
     "<span>the output named; each line has its own scale; hover over a word for its value</span></p>"
 )
 

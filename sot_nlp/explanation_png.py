@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from sot_nlp.errors import UserError
 from sot_nlp.explanation_view import View, shown
@@ -23,18 +23,16 @@ MARGIN, TEXT_SIZE, SMALL_SIZE = 16, 13, 8.5
 LINE, SMALL_LINE = 31, 19
 FOR, AGAINST, INK, FAINT_INK = "#0072b2", "#d55e00", "#1d1d1b", "#5f5f5b"
 MIX = 0.6
+OPENING = ("(", "[", "{", "<", "\u00ab")
+MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 
 
-@dataclass
-class _Cell:
-    """A word with the signs that touch it: pieces of one style each, never parted by a line's end."""
+class _Piece(NamedTuple):
+    """A stretch of text in one style; `strength` as in `View.strength`."""
 
-    pieces: list[tuple[str, float, bool]] = field(default_factory=list)  # text, strength, cut
-    space: bool = False  # white space behind it
-
-    @property
-    def direction(self) -> str:
-        return direction_of("".join(text for text, _, _ in self.pieces))
+    text: str
+    strength: float = 0.0
+    cut: bool = False
 
 
 @dataclass
@@ -173,52 +171,51 @@ def _small(pen: _Pen, chunks: Sequence[str], gap: float) -> None:
         x += room + gap
 
 
-def _cells(view: View, part: int) -> Iterator[_Cell]:
-    cell = _Cell()
+def _paragraph(pen: _Pen, view: View, part: int) -> None:
+    base = direction_of(view.explanation.texts[part])
+    base = "R" if base == "R" else "L"
+    line: list[_Piece] = []
+    used = 0.0
+    for cell in _cells(view, part):
+        room = sum(pen.width(piece.text, TEXT_SIZE) for piece in cell)
+        if line and used + room > WIDTH - 2 * MARGIN:
+            _draw(pen, line, base)
+            line, used = [], 0.0
+            cell = [piece for piece in cell if piece.text != " "]
+        line += cell
+        used += room
+    if line:
+        _draw(pen, line, base)
+
+
+def _cells(view: View, part: int) -> Iterator[list[_Piece]]:
+    """What no line's end parts: a space, and the pieces up to the next one."""
+    cell: list[_Piece] = []
     for piece in view.pieces(part):
         strength = 0.0 if piece.word is None else view.strength(piece.word)
         for text in re.findall(r" +|[^ ]+", piece.text):
-            if text.strip():
-                cell.pieces.append((text, strength, piece.cut))
-            elif cell.pieces:
-                cell.space = True
-                yield cell
-                cell = _Cell()
-    if cell.pieces:
+            if not text.strip():
+                if cell:
+                    yield cell
+                cell = [_Piece(" ")]
+            else:
+                cell.append(_Piece(text, strength, piece.cut))
+    if cell:
         yield cell
 
 
-def _paragraph(pen: _Pen, view: View, part: int) -> None:
-    space = pen.width(" ", TEXT_SIZE)
-    base = direction_of(view.explanation.texts[part]) or "L"
-    line: list[_Cell] = []
-    used = 0.0
-    for cell in _cells(view, part):
-        room = sum(pen.width(text, TEXT_SIZE) for text, _, _ in cell.pieces)
-        if line and used + room > WIDTH - 2 * MARGIN:
-            _draw(pen, line, base, space)
-            line, used = [], 0.0
-        line.append(cell)
-        used += room + (space if cell.space else 0)
-    if line:
-        _draw(pen, line, base, space)
-
-
-def _draw(pen: _Pen, line: Sequence[_Cell], base: str, space: float) -> None:
+def _draw(pen: _Pen, line: Sequence[_Piece], base: str) -> None:
     pen.y += LINE
-    ordered = visual_order([cell.direction for cell in line], base)
-    total = sum(pen.width(text, TEXT_SIZE) for cell in line for text, _, _ in cell.pieces)
-    total += space * (len(line) - 1)
-    x = WIDTH - MARGIN - total if base == "R" else MARGIN
-    for index in ordered:
-        cell = line[index]
-        pieces = cell.pieces[::-1] if (cell.direction or base) == "R" else cell.pieces
-        for text, strength, cut in pieces:
-            room = pen.width(text, TEXT_SIZE)
-            _mark(pen, x, room, strength)
-            pen.write(x, text, TEXT_SIZE, color=FAINT_INK if cut else INK)
-            x += room
-        x += space
+    widths = [pen.width(piece.text, TEXT_SIZE) for piece in line]
+    x = WIDTH - MARGIN - sum(widths) if base == "R" else MARGIN
+    for index, direction in visual_order([piece.text for piece in line], base):
+        piece, room = line[index], widths[index]
+        # A bracket without letters beside it is drawn as matplotlib finds it, so it is turned here.
+        turned = direction == "R" and not direction_of(piece.text)
+        text = piece.text.translate(MIRRORED)[::-1] if turned and not _is_number(piece.text) else piece.text
+        _mark(pen, x, room, piece.strength)
+        pen.write(x, text, TEXT_SIZE, color=FAINT_INK if piece.cut else INK)
+        x += room
 
 
 def _mark(pen: _Pen, x: float, width: float, strength: float) -> None:
@@ -249,19 +246,50 @@ def direction_of(text: str) -> str:
     return ""
 
 
-def visual_order(directions: Sequence[str], base: str) -> list[int]:
-    """The cells of a line from left to right: runs of the other direction are turned around within it.
+def visual_order(texts: Sequence[str], base: str) -> list[tuple[int, str]]:
+    """The pieces of a line from left to right: (number, direction) of each.
 
-    A cell without a direction (digits, signs) goes with its neighbours where they agree, else with the line.
+    The Unicode bidirectional algorithm's rules on whole pieces: runs of the other direction are turned around
+    within the line; a pair of brackets goes with what it holds, a number with what stands before it, other
+    signs with both neighbours where those agree, else with the line.
     """
-    resolved = list(directions)
-    for i, direction in enumerate(directions):
+    brackets = _bracket_directions(texts, base)
+    strong: list[str] = []
+    last = base
+    for text, bracket in zip(texts, brackets, strict=True):
+        direction = bracket or direction_of(text)
+        last = direction or last
+        strong.append(last if _is_number(text) else direction)
+    resolved = list(strong)
+    for i, direction in enumerate(strong):
         if not direction:
-            before = next((d for d in reversed(directions[:i]) if d), base)
-            after = next((d for d in directions[i + 1 :] if d), base)
+            before = next((d for d in reversed(strong[:i]) if d), base)
+            after = next((d for d in strong[i + 1 :] if d), base)
             resolved[i] = before if before == after else base
     order: list[int] = []
     for direction, run in groupby(range(len(resolved)), key=lambda i: resolved[i]):
-        cells = list(run)
-        order += cells if direction == base else cells[::-1]
-    return order if base == "L" else order[::-1]
+        pieces = list(run)
+        order += pieces if direction == base else pieces[::-1]
+    return [(i, resolved[i]) for i in (order if base == "L" else order[::-1])]
+
+
+def _bracket_directions(texts: Sequence[str], base: str) -> list[str]:
+    """The direction of each piece that is a bracket of a pair, by the letters within it; else empty."""
+    found = [""] * len(texts)
+    opened: list[int] = []
+    for i, text in enumerate(texts):
+        if text in OPENING:
+            opened.append(i)
+        elif opened and text == texts[opened[-1]].translate(MIRRORED):
+            start = opened.pop()
+            inside = {direction_of(each) for each in texts[start + 1 : i]} - {""}
+            before = next((d for each in reversed(texts[:start]) if (d := direction_of(each))), base)
+            if base in inside or (inside and before == base):
+                found[start] = found[i] = base
+            elif inside:
+                found[start] = found[i] = before
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() and not direction_of(text)

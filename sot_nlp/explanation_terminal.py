@@ -22,7 +22,7 @@ def show(groups: Sequence[Sequence[View]], console: Console | None = None) -> No
     from rich.text import Text
 
     console = console or Console(highlight=False)
-    colored = console.color_system is not None
+    colored = console.color_system in ("256", "truecolor")  # with 16 colours no shades can be told apart
     # Piped into a file or a pager, a text must not be cut into lines.
     whole = not console.is_terminal
     for number, views in enumerate(groups):
