@@ -17,12 +17,13 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from sot_nlp import export
+from sot_nlp import export, records
 from sot_nlp.errors import UserError
 from sot_nlp.export import OnnxClassifier, export_onnx
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.tokenizer import load_tokenizer
+from sot_nlp.validation_score import validation_score
 from tests.saved_runs import LABELS, TEXTS, save_run
 
 # Exports take seconds by the number of operations: one layer, and for all but BERT a head of few of them.
@@ -184,3 +185,25 @@ def test_a_damaged_checkpoint_is_named(bert: tuple[Path, export.OnnxExport], tmp
     with pytest.raises(UserError, match="run: ") as caught:
         export_onnx(tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_scores_on_the_runs_own_validation_data(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", labels=("no", "yes"), num_hidden_layers=1)
+    rows = [f"{text.replace(',', ' ')},{'yes' if i % 3 else 'no'}" for i, text in enumerate(TEXTS)]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    settings = {"train_file": str(tmp_path / "train.csv"), "validation_file": str(tmp_path / "dev.csv")}
+    records.write(run, records.read(run) | {"arguments": settings | {"cache_dir": str(tmp_path / "cache")}})
+    batch = load_tokenizer(run)([row.rpartition(",")[0] for row in rows], padding=True, return_tensors="pt")
+    logits = torch_logits(run, batch)
+    right = [(row.argmax() == 1) == (i % 3 > 0) for i, row in enumerate(logits)]
+    model = AutoSoTForSequenceClassification.from_pretrained(run)
+    scores = validation_score(run)(model)
+    assert scores["accuracy"] == pytest.approx(np.mean(right))
+    assert set(scores) == {"accuracy", "macro_f1"}
+    (tmp_path / "dev.csv").unlink()
+    with pytest.raises(UserError, match=r"dev\.csv does not exist"):
+        validation_score(run)
+    records.write(run, {"format_version": 1})
+    with pytest.raises(UserError, match="holds no settings"):
+        validation_score(run)
