@@ -74,7 +74,7 @@ def describe(data: TaskData) -> list[str]:
     lines = []
     if guessed := report["columns"]["guessed"]:
         flags = "--text_column_names and --label_column_name"
-        lines.append(f"guessed: columns {list_names(guessed)} as a {report['kind']} ({flags} name others)")
+        lines.append(f"guessed: columns {list_names(guessed)}, kind {report['kind']} ({flags} name others)")
     for name, found in report["splits"].items():
         lines += [f"{name}: {line}" for line in _describe_split(found, report)]
         if not data.caches[name].startswith(("built", "reused")):
@@ -82,10 +82,7 @@ def describe(data: TaskData) -> list[str]:
     for name, found in report["duplicates"].items():
         if found["train_examples"]:
             what = "dropped" if found["dropped"] else "kept; --drop_leaked drops them"
-            lines.append(
-                f"train: {found['train_examples']} examples stand in {name} too, where they are "
-                f"{found['validation_examples']} ({what})"
-            )
+            lines.append(f"train: {found['train_examples']} examples stand in {name} too ({what})")
     return lines
 
 

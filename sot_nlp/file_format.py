@@ -86,16 +86,21 @@ def text_lines(path: Path) -> Iterator[str]:
             number += 1
             if number == 1:
                 raw = raw.removeprefix(BYTE_ORDER_MARK)
-            where = f"{printable(path)}, line {number}"
-            if len(raw) > MAX_LINE:
-                raise UserError(f"{where} is longer than {MAX_LINE >> 20} MiB; expected one example a line")
-            if b"\0" in raw:
-                raise UserError(f"{where} holds a NUL byte; expected UTF-8 text (is the file damaged?)")
+            if len(raw) > MAX_LINE or b"\0" in raw:
+                raise UserError(f"{printable(path)}, line {number} {_bad_line(raw)}")
             try:
                 yield raw.decode()
             except UnicodeDecodeError as error:
                 wrong = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
-                raise UserError(f"{where} is not UTF-8 ({wrong}); save the file as UTF-8") from None
+                raise UserError(
+                    f"{printable(path)}, line {number} is not UTF-8 ({wrong}); save the file as UTF-8"
+                ) from None
+
+
+def _bad_line(raw: bytes) -> str:
+    if len(raw) > MAX_LINE:
+        return f"is longer than {MAX_LINE >> 20} MiB; expected one example a line"
+    return "holds a NUL byte; expected UTF-8 text (is the file damaged?)"
 
 
 def _is_json(line: bytes) -> bool:

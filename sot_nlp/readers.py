@@ -107,15 +107,17 @@ class DelimitedTable(Table):
             if len(fields) < 2 and not "".join(fields).strip():
                 blank.append(line)
                 continue
-            todo = [(number, [""]) for number in blank]
-            blank.clear()
-            for number, record in (*todo, (line, fields)):
-                if len(record) == width:
-                    kept.append(record)
-                    rows.lines.append(number)
+            examples = [(line, fields)]
+            if blank:  # with something behind them they are examples after all
+                examples = [*((number, [""]) for number in blank), *examples]
+                blank = []
+            for place, example in examples:
+                if len(example) == width:
+                    kept.append(example)
+                    rows.lines.append(place)
                     rows.indices.append(index)
                 else:
-                    rows.unreadable.append((number, self._wrong_width(number, record)))
+                    rows.unreadable.append((place, self._wrong_width(place, example)))
                 index += 1
             if len(kept) >= CHUNK:
                 rows.columns = _columns(kept, positions)

@@ -51,9 +51,13 @@ def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple
         )
         return hub_table, tuple(hub_table.files)
     entry: TaskFile = spec.files[split]
-    flag = FILE_FLAGS.get(split, "data_dir")
-    if getattr(arguments, flag, None) is None:
-        flag = "data_dir" if arguments.data_dir else "task"
+    flag = "data_dir" if arguments.data_dir else "task"
+    for own in FILE_FLAGS.values():
+        given = getattr(arguments, own)
+        if given is not None and Path(given).absolute() == where:
+            # Messages name the file as the user does.
+            flag, where = own, Path(given)
+            break
     if flag == "data_dir" and not where.is_file():
         _explain_folder(Path(arguments.data_dir), where)
     table = open_table(

@@ -134,9 +134,7 @@ def test_duplicates_are_counted_and_dropped_only_when_asked(load, tmp_path):
     assert data.report["duplicates"] == {
         "validation": {"train_examples": 3, "validation_examples": 3, "dropped": False}
     }
-    assert "train: 3 examples stand in validation too, where they are 3 (kept; --drop_leaked drops them)" in (
-        describe(data)
-    )
+    assert "train: 3 examples stand in validation too (kept; --drop_leaked drops them)" in describe(data)
     dropped = load(**files, drop_leaked=True)
     assert dropped.splits["train"].indices.tolist() == [0, 2]
     assert dropped.report["duplicates"]["validation"]["dropped"]
@@ -162,7 +160,7 @@ def test_report_is_json_and_the_same_from_the_cache(load, tmp_path):
     assert first.report["columns"] == {"text": ["words"], "label": "label", "guessed": ["words", "label"]}
     assert first.report["kind"] == "regression"
     lines = describe(first)
-    assert lines[0].startswith("guessed: columns words, label as a regression")
+    assert lines[0].startswith("guessed: columns words, label, kind regression")
     assert sum("have an empty text" in line for line in lines) == 1
 
 
