@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "score a saved model on a task's splits",
     "predict": "label the texts of a file or of standard input",
     "explain": "show which words drive a saved model's decision",
+    "demo": "serve a page on this machine to try a saved model",
     "export": "write a saved model as ONNX, checked against torch",
     "push": "push a run's model and its card to the Hugging Face Hub",
     "submission": "gather test predictions into the zip that GLUE's server takes",
