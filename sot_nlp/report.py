@@ -1,21 +1,16 @@
-"""`sot-nlp report`: the records of a study, or a results file, as tables, a page and plots."""
+"""Results shown in the terminal, and written as tables, a page and plots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sot_nlp import collecting, report_html, report_plots, report_tables
+from sot_nlp import report_html, report_plots, report_tables
 from sot_nlp.comparison import Group, compare
-from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.flag_parser import FlagParser
 from sot_nlp.results import NAME, Results
 
-SUMMARY = (
-    "Compare the runs of a study: means, paired differences with intervals and tests, and plots. PATH is a "
-    "study's folder, a folder with runs anywhere below it, or a results.json."
-)
 Writer = Callable[[Results, Sequence[Group]], "str | bytes"]
 # format -> the files that it writes, each with what makes its content
 FORMATS: dict[str, dict[str, Writer]] = {
@@ -28,39 +23,6 @@ FORMATS: dict[str, dict[str, Writer]] = {
     },
     "png": {"report.png": report_plots.png},
 }
-
-
-def main(argv: Sequence[str], prog: str) -> int:
-    """The command line of `sot-nlp report`."""
-    parser = FlagParser(prog=prog, description=SUMMARY)
-    parser.add_argument("path", metavar="PATH", help="a study's folder, a folder of runs, or a results.json")
-    parser.add_argument("--output_dir", metavar="DIR", help="where the files go (default: PATH's folder)")
-    parser.add_argument(
-        "--formats",
-        nargs="*",
-        metavar="FORMAT",
-        default=["json", "markdown", "latex", "csv", "html"],
-        help=f"what to write: json, {', '.join(FORMATS)}; nothing behind it: only the terminal (default: all "
-        "but png, which needs matplotlib)",
-    )
-    parser.add_argument(
-        "--baseline", metavar="ARM", help="the arm to compare with (default: the study's, or stock)"
-    )
-    parser.add_argument(
-        "--allow_mixed", action="store_true", help="mark runs on different data instead of refusing them"
-    )
-    flags = parser.parse_args(argv)
-    for name in flags.formats:
-        if name not in (*FORMATS, "json"):
-            raise UserError(f"--formats {printable(name)}: {did_you_mean(name, [*FORMATS, 'json'])}")
-    path = Path(flags.path)
-    results = collecting.read_results(path, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
-    show(results)
-    if flags.formats:
-        folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
-        for file in write(results, folder, flags.formats):
-            print(f"wrote {printable(file)}")
-    return 0
 
 
 def show(results: Results) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from sot_nlp import probe, probe_passes
 from sot_nlp.arguments import Arguments
 from sot_nlp.batching import epoch_updates
+from sot_nlp.commands import probe as probe_command
 from sot_nlp.errors import UserError
 from sot_nlp.features import CLASS_TOKEN, SEPARATOR, WORD, Features, load_features
 from sot_nlp.modeling.class_token import DenseTransform, TransformedTokenHead
@@ -294,7 +295,10 @@ def command(files, backbone_folder, *words):
 
 def test_the_command(files, backbone_folder, capsys):
     words = ("--arms", "class_token", "mean", "vision", "--seeds", "6", "--num_train_epochs", "3")
-    assert probe.main(command(files, backbone_folder, *words, "--jobs", "1", "--save", "vision"), "p") == 0
+    assert (
+        probe_command.run(command(files, backbone_folder, *words, "--jobs", "1", "--save", "vision"), "p")
+        == 0
+    )
     results = json.loads((files / "out" / "results.json").read_text())
     cells = results["cells"]
     assert [(cell["arm"], cell["seed"]) for cell in cells] == [
@@ -327,7 +331,7 @@ def test_a_process_of_its_own_changes_nothing(files, backbone_folder):
     words = ("--arms", "text", "--seeds", "2", "--num_train_epochs", "2")
     scores = []
     for jobs in ("1", "2"):
-        probe.main(command(files, backbone_folder, *words, "--jobs", jobs), "p")
+        probe_command.run(command(files, backbone_folder, *words, "--jobs", jobs), "p")
         cells = json.loads((files / "out" / "results.json").read_text())["cells"]
         scores.append([cell["curve"] for cell in cells])
     assert scores[0] == scores[1]
@@ -340,7 +344,7 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
         probe_passes, "train_passes", lambda passes, **k: seen.append(passes) or train(passes, **k)
     )
     words = ("--arms", "class_token", "mean", "--seeds", "2", "--num_train_epochs", "4", "--jobs", "1")
-    probe.main(command(files, backbone_folder, *words, "--learning_rates", "1e-7", "0.02"), "p")
+    probe_command.run(command(files, backbone_folder, *words, "--learning_rates", "1e-7", "0.02"), "p")
     choosing, final = seen
     assert {each.arguments.learning_rate for each in choosing} == {1e-7, 0.02}
     for each in choosing:
@@ -369,11 +373,11 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
 )
 def test_mistakes(words, message):
     with pytest.raises(UserError, match=message):
-        probe.main(words, "sot-nlp probe")
+        probe_command.run(words, "sot-nlp probe")
 
 
 def test_help(capsys):
-    assert probe.main(["--help"], "sot-nlp probe") == 0
+    assert probe_command.run(["--help"], "sot-nlp probe") == 0
     printed = capsys.readouterr().out
     assert "vision_words" in printed
     assert "--learning_rate" in printed

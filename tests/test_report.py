@@ -11,7 +11,8 @@ import re
 
 import pytest
 
-from sot_nlp import collecting, report, report_html, report_svg, report_tables, statistics
+from sot_nlp import collecting, report_html, report_svg, report_tables, statistics
+from sot_nlp.commands import report as report_command
 from sot_nlp.comparison import compare
 from sot_nlp.errors import UserError
 from sot_nlp.results import Cell, Results, read_file
@@ -304,27 +305,27 @@ def test_the_overview_says_where_the_interval_lies():
 
 def test_the_command_writes_its_files(tmp_path, capsys):
     folder = write_study(tmp_path / "s")
-    assert report.main([str(folder), "--output_dir", str(tmp_path / "o")], "sot-nlp report") == 0
+    assert report_command.run([str(folder), "--output_dir", str(tmp_path / "o")], "sot-nlp report") == 0
     found = sorted(path.name for path in (tmp_path / "o").iterdir())
     assert found == ["arms.csv", "report.html", "report.md", "report.tex", "results.json", "runs.csv"]
     printed = capsys.readouterr().out
     assert "▲" in printed
     # Everything can be made again from the numbers alone.
     args = [str(tmp_path / "o" / "results.json"), "--output_dir", str(tmp_path / "again")]
-    assert report.main(args, "sot-nlp report") == 0
+    assert report_command.run(args, "sot-nlp report") == 0
     for name in found:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "o" / name).read_bytes()
 
 
 def test_unknown_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean html"):
-        report.main([str(tmp_path), "--formats", "htm"], "sot-nlp report")
+        report_command.run([str(tmp_path), "--formats", "htm"], "sot-nlp report")
 
 
 def test_png(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
     folder = write_study(tmp_path / "s", tasks=("cola",), seeds=5)
-    assert report.main([str(folder), "--formats", "png"], "sot-nlp report") == 0
+    assert report_command.run([str(folder), "--formats", "png"], "sot-nlp report") == 0
     assert (folder / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -332,7 +333,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     folder = write_study(tmp_path / "s", tasks=("cola",), seeds=5)
     with pytest.raises(UserError, match=r"sot-nlp\[plots\]"):
-        report.main([str(folder), "--formats", "png"], "sot-nlp report")
+        report_command.run([str(folder), "--formats", "png"], "sot-nlp report")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""`sot-nlp compare`: run a study, watch it, and report it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sot_nlp import collecting, report
+from sot_nlp.command_line import parse_flags
+from sot_nlp.errors import UserError, printable
+from sot_nlp.flag_parser import FlagParser
+from sot_nlp.study import Study, finished, parse_names, parse_seeds, read_study, shown_command
+from sot_nlp.study_display import Lines, LiveTable
+from sot_nlp.study_runner import Stopped, StudyRunner, slots
+
+SUMMARY = (
+    "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
+    "YAML file (studies/README.md); flags override it or stand alone. Any setting of `sot-nlp train` may be "
+    "given and holds for every run. The same command again goes on where it was stopped."
+)
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Run what is not finished, and report; 1 where a run failed, 128 + n after signal n."""
+    # By hand: argparse would take the value of a run's setting for the study.
+    file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    own, rest = _parser(prog).parse_known_args(words)
+    study = _study(file, own, rest, prog)
+    cells = study.cells()
+    folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
+    if own.plan:
+        for cell in cells:
+            print(shown_command(cell.command(folder / "runs" / cell.folder)))
+        return 0
+    places = slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu")))
+    try:
+        study.write_plan(folder, cells, shown_command([*prog.split(), *argv]))
+    except OSError as error:
+        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
+    console = Console(highlight=False)
+    display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
+    runner = StudyRunner(cells, folder, slots=places, display=display, keep_models=own.keep_models)
+    try:
+        with display:
+            state = runner.run()
+    except Stopped as stop:
+        console.print(
+            f"stopped: {len(runner.state.finished)} of {len(cells)} runs are finished; "
+            "the same command goes on from here",
+            markup=False,
+        )
+        return 128 + stop.signum
+    results = collecting.read_results(folder, allow_mixed=own.allow_mixed)
+    report.show(results)
+    formats = ["json", "markdown", "latex", "csv", "html"]
+    if importlib.util.find_spec("matplotlib") is not None:
+        formats.append("png")
+    for file in report.write(results, folder, formats):
+        print(f"wrote {printable(file)}")
+    return 1 if state.failed else 0
+
+
+def _parser(prog: str) -> FlagParser:
+    parser = FlagParser(prog=prog, usage="%(prog)s [STUDY] [flags]", description=SUMMARY)
+    add = parser.add_argument
+    add("--tasks", nargs="+", metavar="TASK", help="tasks, or NAME=FILE.yaml")
+    add("--models", nargs="+", metavar="MODEL", help="backbones, or NAME=FOLDER")
+    add("--heads", nargs="+", metavar="HEAD", help="presets, or some of the file's heads")
+    add("--settings", nargs="+", metavar="NAME", help="some of the file's settings")
+    add("--seeds", nargs="+", metavar="N", help="how many (10), a span (100-109), or several")
+    add("--baseline", metavar="HEAD", help="what to compare with (default: stock)")
+    add("--allow_unequal_budget", action="store_true", help="let arms differ in what they spend")
+    add("--output_dir", metavar="DIR", help="the study's folder (default: runs/studies/NAME)")
+    add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
+    add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
+    add("--keep_models", action="store_true", help="keep the weights of the finished runs")
+    add("--allow_mixed", action="store_true", help="report runs on different data, marked")
+    add("--plan", action="store_true", help="print the runs' commands, and run nothing")
+    return parser
+
+
+def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
+    """The study of the file and the flags, checked but for its cells."""
+    flags, config = parse_flags(rest, prog, SUMMARY)
+    if config:
+        raise UserError("--config: a study has its settings in its own YAML file, under `arguments`")
+    for name in ("jobs", "threads"):
+        if getattr(own, name) is not None and getattr(own, name) < 1:
+            raise UserError(f"--{name} {getattr(own, name)}: must be at least 1")
+    study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads={})
+    changes: dict[str, Any] = {"arguments": {**study.arguments, **_flat(flags)}}
+    for name in GRID_FLAGS:
+        if name in flags:
+            raise UserError(f"--{name} is set by the study's grid; use {GRID_FLAGS[name]}")
+    if own.tasks:
+        changes["tasks"] = parse_names(own.tasks)
+    if own.models:
+        changes["models"] = parse_names(own.models)
+    if own.heads:
+        changes["heads"] = {name: study.heads.get(name, {"head": name}) for name in own.heads}
+    if own.settings:
+        unknown = [name for name in own.settings if name not in study.settings]
+        if unknown:
+            known = ", ".join(printable(name) for name in study.settings)
+            raise UserError(
+                f"--settings {printable(unknown[0])}: not in the study, which has {known or 'none'}"
+            )
+        changes["settings"] = {name: study.settings[name] for name in own.settings}
+    if own.seeds:
+        changes["seeds"] = parse_seeds(own.seeds)
+    if own.baseline:
+        changes["baseline"] = own.baseline
+    if own.allow_unequal_budget:
+        changes["allow_unequal_budget"] = True
+    return finished(dataclasses.replace(study, **changes))
+
+
+GRID_FLAGS = {
+    "task": "--tasks",
+    "model_name_or_path": "--models",
+    "head": "--heads",
+    "seed": "--seeds",
+    "data_seed": "--seeds",
+}
+
+
+def _flat(flags: dict[str, Any]) -> dict[str, Any]:
+    """`head_overrides` as the single `head.FIELD` settings that they are."""
+    flat = {name: value for name, value in flags.items() if name != "head_overrides"}
+    return flat | {f"head.{name}": value for name, value in flags.get("head_overrides", {}).items()}

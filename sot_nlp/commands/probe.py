@@ -1,0 +1,130 @@
+"""`sot-nlp probe`: heads of several kinds on a frozen backbone's features, many seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.arguments import FIELDS, Arguments, build_arguments
+from sot_nlp.command_line import parse_flags, read_config
+from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.flag_parser import FlagParser
+from sot_nlp.probe import ARMS
+
+SUMMARY = (
+    "Train heads on a frozen backbone's token features, many seeds at once, and compare them: which tokens, "
+    "and which pooling, hold what the task needs."
+)
+DEFAULT_ARMS = ("class_token", "mean", "class_and_mean", "vision_words", "text_words", "text")
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "num_train_epochs": 10,
+    "per_device_train_batch_size": 32,
+}
+# The settings of a run that mean something here; another one that is given is refused.
+USED = {
+    "task", "data_dir", "train_file", "validation_file", "dataset_name", "dataset_config_name",
+    "text_column_names", "label_column_name", "label_mapping", "validation_fraction", "drop_leaked",
+    "max_length", "max_train_samples", "max_eval_samples", "cache_dir", "overwrite_cache",
+    "model_name_or_path", "model_revision", "trust_remote_code", "attn_implementation",
+    "per_device_train_batch_size", "learning_rate", "num_train_epochs", "lr_scheduler_type", "warmup_steps",
+    "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "label_smoothing", "seed", "cpu", "output_dir", "disable_tqdm",
+}  # fmt: skip
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Probe, show the comparison and write it."""
+    own, rest = _parser(prog).parse_known_args(argv)
+    if own.help:
+        _parser(prog).print_help()
+        print(
+            f"\nsettings of a run that apply:\n  {', '.join('--' + name for name in FIELDS if name in USED)}"
+        )
+        return 0
+    arguments = _arguments(rest, prog, own.learning_rates)
+    for arm in own.arms:
+        if arm not in ARMS:
+            raise UserError(f"--arms {printable(arm)}: {did_you_mean(arm, ARMS)}")
+    for flag in ("seeds", "jobs"):
+        value = getattr(own, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag} {value}: must be at least 1")
+    if own.save is not None and own.save not in own.arms:
+        raise UserError(f"--save {printable(own.save)}: not among --arms {', '.join(own.arms)}")
+    from sot_nlp import report
+    from sot_nlp.probe import Probe
+
+    probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, own.jobs)
+    results = probe.run()
+    report.show(results)
+    for line in probe.timing():
+        print(line)
+    folder = Path(arguments.output_dir or Path("runs") / f"probe-{probe.spec.name}-{probe.model_label}")
+    for file in report.write(results, folder, ["json", "markdown", "csv", "html"]):
+        print(f"wrote {printable(file)}")
+    if own.save is not None:
+        print(f"wrote {printable(probe.save(own.save, folder / 'model'))}")
+    return 0
+
+
+def _parser(prog: str) -> FlagParser:
+    parser = FlagParser(prog=prog, description=SUMMARY, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=list(DEFAULT_ARMS),
+        metavar="ARM",
+        help=f"of {', '.join(ARMS)}; the first is the baseline (default: {' '.join(DEFAULT_ARMS)})",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=20, metavar="N", help="seeds an arm, from --seed on (default: 20)"
+    )
+    parser.add_argument(
+        "--learning_rates",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="rates to choose from, for each arm, on a tenth held out of the training data",
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes (default: one a core; a GPU needs only one)"
+    )
+    parser.add_argument(
+        "--save", metavar="ARM", help="save backbone and this arm's first head as a model in output_dir/model"
+    )
+    return parser
+
+
+def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -> Arguments:
+    """The settings of a run that apply: the task's backbone and lengths, this command's defaults, flags."""
+    flags, config = parse_flags(words, prog, SUMMARY)
+    in_file = read_config(config) if config else {}
+    for source, given in (("flag", flags), (config or "", in_file)):
+        unused = [name for name in given if name not in USED]
+        if unused:
+            where = f"--{unused[0]}" if source == "flag" else f"{printable(source)}: {unused[0]}"
+            raise UserError(f"{where}: does not apply to a probe; what does: see {prog} --help")
+    layers: list[tuple[str, dict[str, Any]]] = []
+    task = flags.get("task", in_file.get("task"))
+    if task is not None:
+        from sot_nlp.task_spec import load_task
+
+        recipe = load_task(str(task)).recipe
+        layers.append(
+            ("recipe", {k: v for k, v in recipe.items() if k in ("model_name_or_path", "max_length")})
+        )
+    elif "train_file" not in {**in_file, **flags} and "dataset_name" not in {**in_file, **flags}:
+        raise UserError(
+            "nothing to probe on: give --task (see `sot-nlp tasks`), --train_file or --dataset_name"
+        )
+    layers += [("default", DEFAULTS), (config or "file", in_file), ("flag", {**flags, "head": "stock"})]
+    arguments = build_arguments(layers)
+    if arguments.num_train_epochs != int(arguments.num_train_epochs):
+        raise UserError(f"--num_train_epochs {arguments.num_train_epochs}: a probe trains whole epochs")
+    for rate in rates or ():
+        if not 0 < rate < 1e3:
+            raise UserError(f"--learning_rates {rate}: must be above 0")
+    return arguments

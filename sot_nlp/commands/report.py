@@ -1,0 +1,48 @@
+"""`sot-nlp report PATH`: the records of a study, or a results file, as tables, a page and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sot_nlp import collecting, report
+from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.flag_parser import FlagParser
+
+SUMMARY = (
+    "Compare the runs of a study: means, paired differences with intervals and tests, and plots. PATH is a "
+    "study's folder, a folder with runs anywhere below it, or a results.json."
+)
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Show the comparison and write it."""
+    parser = FlagParser(prog=prog, description=SUMMARY)
+    parser.add_argument("path", metavar="PATH", help="a study's folder, a folder of runs, or a results.json")
+    parser.add_argument("--output_dir", metavar="DIR", help="where the files go (default: PATH's folder)")
+    parser.add_argument(
+        "--formats",
+        nargs="*",
+        metavar="FORMAT",
+        default=["json", "markdown", "latex", "csv", "html"],
+        help=f"what to write: json, {', '.join(report.FORMATS)}; none: only the terminal "
+        "(default: all but png, which needs matplotlib)",
+    )
+    parser.add_argument(
+        "--baseline", metavar="ARM", help="the arm to compare with (default: the study's, or stock)"
+    )
+    parser.add_argument(
+        "--allow_mixed", action="store_true", help="mark runs on different data instead of refusing them"
+    )
+    flags = parser.parse_args(argv)
+    for name in flags.formats:
+        if name not in (*report.FORMATS, "json"):
+            raise UserError(f"--formats {printable(name)}: {did_you_mean(name, [*report.FORMATS, 'json'])}")
+    path = Path(flags.path)
+    results = collecting.read_results(path, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
+    report.show(results)
+    if flags.formats:
+        folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
+        for file in report.write(results, folder, flags.formats):
+            print(f"wrote {printable(file)}")
+    return 0
