@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import preparation, records, run_folder
-from sot_nlp.arguments import Arguments
+from sot_nlp.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.runner import say, write_rows
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from sot_nlp.data import TaskData
@@ -81,6 +82,26 @@ def open_saved(
         alignment=alignment,
     )
     return scorer, model.to(accelerator.device), data
+
+
+def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[str, float]]:
+    """The function that scores a model on the validation split of the run in `folder`, in fp32 on the CPU.
+
+    It returns the task's metrics, of the split that the best model was chosen by. Raises UserError where the
+    folder has no record, or the data is no longer where the record says.
+    """
+    saved = records.read(folder).get("arguments")
+    if not isinstance(saved, dict):
+        raise UserError(f"{printable(folder)}: its record holds no settings to find the validation data by")
+    known = {name: value for name, value in saved.items() if name in FIELDS and value is not None}
+    here = {"model_name_or_path": str(folder), "mixed_precision": "no", "cpu": True, "with_tracking": False}
+    arguments = build_arguments([("record", {**known, **here, "output_dir": None})])
+    scorer, _, _ = open_saved(arguments, preparation.task_of(arguments))
+
+    def score(model: torch.nn.Module) -> Mapping[str, float]:
+        return {name: value for name, value in scorer(model).items() if name in scorer.spec.metrics}
+
+    return score
 
 
 def _record(

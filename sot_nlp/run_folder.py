@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,13 @@ def save_model(folder: Path, model: Any, tokenizer: Any, *, remote_code: bool) -
         model.save_pretrained(beside, save_remote_code=remote_code)
         tokenizer.save_pretrained(beside)
         files = sorted(Path(beside).rglob("*"), key=lambda path: path.suffix == ".safetensors")
+        mode = stat.S_IMODE((Path(beside) / "config.json").stat().st_mode)
         for file in files:
             if not file.is_file():
                 continue
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
+            file.chmod(mode)  # safetensors gives its files to their owner alone
             target = folder / file.relative_to(beside)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)

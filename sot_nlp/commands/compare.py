@@ -60,8 +60,8 @@ def run(argv: Sequence[str], prog: str) -> int:
     formats = ["json", "markdown", "latex", "csv", "html"]
     if importlib.util.find_spec("matplotlib") is not None:
         formats.append("png")
-    for file in report.write(results, folder, formats):
-        print(f"wrote {printable(file)}")
+    for written in report.write(results, folder, formats):
+        print(f"wrote {printable(written)}")
     return 1 if state.failed else 0
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sot_nlp import records
 from sot_nlp.flag_parser import FlagParser
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -24,29 +19,15 @@ def run(argv: Sequence[str], prog: str) -> int:
         "--model_revision", default="main", metavar="NAME", help="branch or commit on the Hub"
     )
     given = parser.parse_args(argv)
+    from sot_nlp.evaluate_saved import validation_score
     from sot_nlp.export import export_onnx
 
     done = export_onnx(
         given.model,
         output=given.output,
         quantize=given.quantize,
-        score=_validation_score(given.model) if given.quantize else None,
+        score=validation_score(given.model) if given.quantize and Path(given.model).is_dir() else None,
         revision=given.model_revision,
     )
     print(done.report())
     return 0
-
-
-def _validation_score(folder: str) -> Callable[[nn.Module], Mapping[str, float]] | None:
-    """Scores on the validation split of the run in `folder`; None where there is no run."""
-    if not (Path(folder) / records.NAME).exists():
-        return None
-    from sot_nlp import preparation
-    from sot_nlp.arguments import build_arguments
-    from sot_nlp.evaluate_saved import open_saved
-
-    saved = records.read(folder)["arguments"]
-    settings = {**saved, "model_name_or_path": folder, "cpu": True, "mixed_precision": "no"}
-    arguments = build_arguments([("record", settings)])
-    scorer, _, _ = open_saved(arguments, preparation.task_of(arguments))
-    return lambda model: {name: value for name, value in scorer(model).items() if name != "splits"}

@@ -14,6 +14,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser.add_argument("--hub_model_id", required=True, metavar="USER/NAME", help="the repository")
     parser.add_argument("--hub_private_repo", action="store_true", help="make it private if it is new")
     parser.add_argument("--hub_token", metavar="TOKEN", help="default: the one of `hf auth login`")
+    parser.add_argument("--revision", metavar="BRANCH", help="default: main")
     parser.add_argument("--license", metavar="ID", help="the model's licence, as the Hub names it")
     given = parser.parse_args(argv)
     from sot_nlp import hub
@@ -23,6 +24,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         repo_id=given.hub_model_id,
         private=given.hub_private_repo,
         token=given.hub_token,
+        revision=given.revision,
         license=given.license,
     )
     print(url)
