@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,6 +375,12 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
 def test_mistakes(words, message):
     with pytest.raises(UserError, match=message):
         probe_command.run(words, "sot-nlp probe")
+
+
+def test_the_settings_that_ship_hold():
+    config = Path(__file__).parent.parent / "studies" / "probe.yaml"
+    arguments = probe_command._arguments(["--config", str(config), "--task", "cola"], "p", None)
+    assert (arguments.learning_rate, arguments.num_train_epochs, arguments.seed) == (1e-3, 10, 0)
 
 
 def test_help(capsys):

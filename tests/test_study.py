@@ -239,7 +239,10 @@ def test_a_study_from_flags_alone_needs_its_parts():
         compare.run(["--models", "x/y"], "sot-nlp compare")
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "studies").glob("*.yaml")))
+SHIPPED = Path(__file__).parent.parent / "studies"
+
+
+@pytest.mark.parametrize("path", sorted({*SHIPPED.glob("*.yaml")} - {SHIPPED / "probe.yaml"}))
 def test_the_studies_that_ship_hold(path):
     study = read_study(path)
     if not study.models:
