@@ -151,6 +151,8 @@ def save_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 def _not_written(target: Path, error: Exception) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
+    if found := re.search(r"I/O error: (.+?) \(os error", reason):  # safetensors' words around the system's
+        reason = found[1]
     older = [path for path in step_folders(target.parent) if path != target] if target.parent.is_dir() else []
     kept = (
         f"the checkpoint before it is whole: {printable(older[-1])}" if older else "there is none before it"

@@ -29,10 +29,8 @@ MAY_CHANGE = {
     "max_predict_samples",
     "per_device_eval_batch_size",
     "output_dir",
-    "overwrite_output_dir",
     "checkpointing_steps",
     "save_total_limit",
-    "resume_from_checkpoint",
     "save_remote_code",
     "logging_steps",
     "disable_tqdm",
@@ -45,6 +43,8 @@ MAY_CHANGE = {
     "processes",
     "versions",
 }
+# How a run is to begin is no part of what it is.
+IGNORED = {"resume_from_checkpoint", "overwrite_output_dir"}
 MISSING = "(not given)"
 
 
@@ -54,7 +54,7 @@ def changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, list[An
     differing = {
         name: [there.get(name, MISSING), here.get(name, MISSING)]
         for name in sorted(there.keys() | here.keys())
-        if there.get(name, MISSING) != here.get(name, MISSING)
+        if there.get(name, MISSING) != here.get(name, MISSING) and IGNORED.isdisjoint(name.split("."))
     }
     refused = {name: pair for name, pair in differing.items() if MAY_CHANGE.isdisjoint(name.split("."))}
     if refused:

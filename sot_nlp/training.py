@@ -103,7 +103,8 @@ def train(
         class_weights: (K,) weights of the classes in the cross-entropy, scaled so that the mean over the
             training examples is 1; a model with a `classification_loss` method (ours) takes them.
         fingerprint: JSON-able; what else must be the same where a checkpoint is resumed.
-        on_log: called on the main process with each log line.
+        on_log: called on the main process with each log line of the training, on resuming also with those
+            that the checkpoint holds.
         higher_is_better: whether a larger `main_metric` is better.
         main_metric: key of what `evaluate` returns.
 
@@ -242,6 +243,8 @@ class _Loop:
         if resumed:
             self.progress = resumed
             self.log.line(f"goes on from update {resumed.step}")
+            for entry in resumed.log_history if accelerator.is_main_process else ():
+                self.on_log(entry)
         progress = self.progress
         progress.fingerprint = self.fingerprint
         self.log.rewind(progress.step)
@@ -317,14 +320,14 @@ class _Loop:
             "examples_per_second": progress.examples / max(progress.train_seconds, 1e-9),
         }
         progress.window = {"loss": 0.0, "updates": 0}
-        self._publish(finite(entry))
         progress.log_history.append(finite(entry))
+        self._publish(progress.log_history[-1])
+        if self.accelerator.is_main_process:
+            self.on_log(progress.log_history[-1])
         self.log.progress(entry["loss"], entry["learning_rate"], entry["examples_per_second"])
 
     def _publish(self, entry: dict[str, Any]) -> None:
         self.log.metrics(entry)
-        if self.accelerator.is_main_process:
-            self.on_log(entry)
         if self.arguments.with_tracking:
             numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float))}
             self.accelerator.log(numbers, step=entry["step"])
