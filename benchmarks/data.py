@@ -79,6 +79,7 @@ def prepare(path: Path, cache: Path, tokenizer_name: str | None) -> dict[str, fl
     split = data.splits["train"]
     found["tokens_a_text"] = len(split.input_ids) / data.report["splits"]["train"]["examples_in_file"]
     batches = np.arange(len(split) // 32 * 32).reshape(-1, 32)[:1000]
+    split.collate(batches[0], pad_token_id=0)  # the first one imports torch
     start = time.process_time()
     for batch in batches:
         split.collate(batch, pad_token_id=0)

@@ -220,7 +220,7 @@ def test_no_rights_to_read(load, tmp_path, monkeypatch):
         load(tmp_path, {"train_file": "a.csv"})
 
 
-LONG = "wug " * 250_000
+LONG = "herself " * 125_000
 WORD = json.dumps({"text": "w" * 1_000_000, "label": "no"})
 ACCEPTED = [
     ("byte order mark", {"a.csv": b"\xef\xbb\xbf" + GOOD.encode()}, {}, {"examples_in_file": 4}),

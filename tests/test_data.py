@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from sot_nlp.arguments import Arguments
+from sot_nlp.checking import check_source
 from sot_nlp.data import TaskData, load_data
 from sot_nlp.data_report import describe
 from sot_nlp.own_data import user_task
+from sot_nlp.sources import open_source
 from tests import tiny
 
 
@@ -197,24 +199,46 @@ def test_published_number_of_examples_is_checked(load, tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("task", "counts"),
-    [("cola", (8551, 1043, 1063)), ("rte", (2490, 277, 3000)), ("stsb", (5749, 1500, 1379))],
+    ("task", "folder", "counts"),
+    [
+        ("cola", "CoLA", (8551, 1043, 1063)),
+        ("rte", "RTE", (2490, 277, 3000)),
+        ("stsb", "STS-B", (5749, 1500, 1379)),
+    ],
 )
-def test_real_glue_is_read_whole_and_in_order(load, glue_folder, task, counts):
-    data = load(("train", "validation", "test"), task=task, data_dir=str(glue_folder))
-    assert tuple(map(len, data.splits.values())) == counts
+def test_real_glue_is_read_whole_and_in_order(glue_folder, task, folder, counts):
+    arguments = Arguments(task=task, data_dir=str(glue_folder))
+    spec = user_task(arguments)
+    files = {"train": "train", "validation": "dev", "test": "test"}
+    for (split, name), count in zip(files.items(), counts, strict=True):
+        found = check_source(open_source(spec, split, arguments))
+        assert len(found) == count == spec.rows[split]
+        assert found.indices.tolist() == list(range(count))
+        assert not found.unreadable
+        assert not found.empty.any()
+        if split == "test":
+            assert found.labels is None
+            continue
+        # Labels straight from the lines.
+        lines = (glue_folder / folder / f"{name}.tsv").read_bytes().decode().rstrip("\n").split("\n")
+        if task == "cola":
+            expected = [int(line.split("\t")[1]) for line in lines]
+        else:
+            words = [line.split("\t")[-1] for line in lines[1:]]
+            expected = [float(word) if task == "stsb" else int(word == "not_entailment") for word in words]
+        assert found.labels == pytest.approx(np.array(expected))
+
+
+@pytest.mark.shared
+def test_real_cola_becomes_tokens(load, glue_folder):
+    data = load(("train", "validation"), task="cola", data_dir=str(glue_folder))
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 8551, "validation": 1043}
+    # Counted apart: sentences of both files, equal but for white space around them.
+    texts = [
+        [line.split("\t")[3].strip() for line in path.read_bytes().decode().rstrip("\n").split("\n")]
+        for path in (glue_folder / "CoLA/train.tsv", glue_folder / "CoLA/dev.tsv")
+    ]
+    dev = set(texts[1])
+    both = sum(text in dev for text in texts[0])
+    assert data.report["duplicates"]["validation"]["train_examples"] == both
     assert not any("warning" in line for line in describe(data))
-    for split in data.splits.values():
-        assert split.indices.tolist() == list(range(len(split)))
-    assert data.splits["test"].labels is None
-    # Labels straight from the lines.
-    folder = {"cola": "CoLA", "rte": "RTE", "stsb": "STS-B"}[task]
-    lines = (glue_folder / folder / "dev.tsv").read_bytes().decode().rstrip("\n").split("\n")
-    if task == "cola":
-        assert data.splits["validation"].labels.tolist() == [int(line.split("\t")[1]) for line in lines]
-    else:
-        words = [line.split("\t")[-1] for line in lines[1:]]
-        expected = (
-            [float(w) for w in words] if task == "stsb" else [int(w == "not_entailment") for w in words]
-        )
-        assert data.splits["validation"].labels == pytest.approx(np.array(expected))
