@@ -24,7 +24,7 @@ from sot_nlp.comparison import HOLM_FAMILIES
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.results import SCORE_RULES
-from sot_nlp.task_spec import load_task
+from sot_nlp.task_spec import available_tasks, load_task
 from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 
 FORMAT_VERSION = 1
@@ -73,6 +73,15 @@ class StudyCell:
         return [*words, "--output_dir", str(output_dir)]
 
 
+def _task_content(task: str) -> Any:
+    """What stands for a task, wherever its file lies: its name, and of a user's own file what is in it."""
+    spec = load_task(task)
+    if spec.name in available_tasks():
+        return spec.name
+    content = spec.to_dict()
+    return {key: content[key] for key in content if key not in ("source_path", "title", "description")}
+
+
 def flag_words(name: str, value: Any) -> list[str]:
     """A setting as words of the command line."""
     if name.startswith(HEAD_PREFIX):
@@ -107,6 +116,7 @@ class Study:
     score: str = "last"
     holm: str = "tasks"
     allow_unequal_budget: bool = False
+    held_out: bool = False
     published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     published_source: str = ""
 
@@ -130,9 +140,23 @@ class Study:
             raise UserError("\n".join(dict.fromkeys(problems)))
         return [self._cell(place, seed, resolved[place]) for seed in self.seeds for place in self._places()]
 
-    def unequal_budgets(self) -> list[str]:
-        """The differences of budget that `allow_unequal_budget` let pass."""
-        return self._budget_differences({place: self._resolve(place) for place in self._places()})
+    def marks(self) -> list[str]:
+        """What a reader of its results must know: the differences of budget that were let pass, and so on."""
+        marks = (
+            ["scored on a part of the training data, held out to choose settings"] if self.held_out else []
+        )
+        if self.allow_unequal_budget:
+            marks += self._budget_differences({place: self._resolve(place) for place in self._places()})
+        return marks
+
+    def with_held_out_tasks(self, folder: Path) -> Study:
+        """The study with every task's validation data replaced by held-out training data, if it says so."""
+        if not self.held_out:
+            return self
+        from sot_nlp.held_out import write_held_out_task
+
+        tasks = {name: write_held_out_task(load_task(task), folder) for name, task in self.tasks.items()}
+        return dataclasses.replace(self, tasks={name: str(path) for name, path in tasks.items()})
 
     def _places(self) -> list[tuple[str, str, str, str]]:
         return [
@@ -189,6 +213,7 @@ class Study:
             for name, value in {**arguments.to_dict(), **seeds}.items()
             if name not in NO_MATTER and value != getattr(default, name)
         }
+        shaping["task"] = _task_content(str(arguments.task))
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
         slug = re.sub(r"[^A-Za-z0-9._-]+", "_", names).strip(".-")[:120]
         task, model, setting, arm = place
@@ -215,7 +240,7 @@ class Study:
             "published_source": self.published_source,
             "arms": list(self.heads),
             "command": command,
-            "marks": self.unequal_budgets() if self.allow_unequal_budget else [],
+            "marks": self.marks(),
             "cells": [dataclasses.asdict(cell) for cell in cells],
         }
         write_json(folder / STUDY_NAME, plan)
@@ -237,6 +262,7 @@ def read_study(path: Path) -> Study:
         "score": top.text("score", choices=SCORE_RULES) or "last",
         "holm": top.text("holm", choices=HOLM_FAMILIES) or "tasks",
         "allow_unequal_budget": bool(top.flag("allow_unequal_budget")),
+        "held_out": bool(top.flag("held_out")),
     }
     seeds = top.texts("seeds")
     if seeds:

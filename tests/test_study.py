@@ -21,6 +21,7 @@ from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.study import Study, finished, parse_names, parse_seeds, read_study
 from sot_nlp.study_runner import slots
+from sot_nlp.task_spec import load_task
 from tests import tiny
 from tests.fake_runs import fake, runner, small
 
@@ -162,6 +163,30 @@ def test_arms_with_different_budgets_are_refused_unless_said(file, tmp_path):
     marks = collecting.read_results(tmp_path / "s").marks
     assert len(marks) == 4
     assert "num_train_epochs 6.0 against 3.0" in marks[0]
+
+
+def test_held_out_tasks_leave_the_validation_data_alone(file, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\ntext_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\n"
+        "files: {train: a.csv, validation: b.csv, test: c.csv}\n"
+    )
+    file.write_text(STUDY.replace("[cola, rte]", "[cola, mine.yaml]") + "held_out: true\n")
+    study = finished(read_study(file)).with_held_out_tasks(tmp_path / "s" / "tasks")
+    cola, mine = (load_task(path) for path in study.tasks.values())
+    assert list(study.tasks) == ["cola", "mine"]
+    assert cola.files["validation"] == cola.files["train"] == load_task("cola").files["train"]
+    assert cola.splits == ("train", "validation")
+    assert cola.file_path("validation", "/glue") == Path("/glue/CoLA/train.tsv")
+    assert dict(cola.dataset_splits) == {"train": "train", "validation": "train"}
+    assert (cola.recipe, cola.label_words) == (load_task("cola").recipe, load_task("cola").label_words)
+    assert mine.file_path("validation", None) == tmp_path / "a.csv" == mine.file_path("train", None)
+    assert mine.labels == ("no", "yes")
+    cells = study.cells()
+    study.write_plan(tmp_path / "s", cells, "x")
+    assert "held out" in collecting.read_results(tmp_path / "s").marks[0]
+    # The same task from another folder is the same cell.
+    again = finished(read_study(file)).with_held_out_tasks(tmp_path / "elsewhere")
+    assert [cell.folder for cell in again.cells()] == [cell.folder for cell in cells]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
     own, rest = _parser(prog).parse_known_args(words)
     study = _study(file, own, rest, prog)
-    cells = study.cells()
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
+    study = study.with_held_out_tasks(folder / "tasks")
+    cells = study.cells()
     if own.plan:
         for cell in cells:
             print(shown_command(cell.command(folder / "runs" / cell.folder)))
@@ -75,6 +76,7 @@ def _parser(prog: str) -> FlagParser:
     add("--seeds", nargs="+", metavar="N", help="how many (10), a span (100-109), or several")
     add("--baseline", metavar="HEAD", help="what to compare with (default: stock)")
     add("--allow_unequal_budget", action="store_true", help="let arms differ in what they spend")
+    add("--held_out", action="store_true", help="score on held-out training data, to choose settings")
     add("--output_dir", metavar="DIR", help="the study's folder (default: runs/studies/NAME)")
     add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
     add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
@@ -115,8 +117,9 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         changes["seeds"] = parse_seeds(own.seeds)
     if own.baseline:
         changes["baseline"] = own.baseline
-    if own.allow_unequal_budget:
-        changes["allow_unequal_budget"] = True
+    for name in ("allow_unequal_budget", "held_out"):
+        if getattr(own, name):
+            changes[name] = True
     return finished(dataclasses.replace(study, **changes))
 
 
