@@ -112,12 +112,13 @@ def _remove_if_dead(path: Path) -> bool:
 def _is_dead(found: dict[str, object], age: float) -> bool:
     if found.get("host") == socket.gethostname():
         # On this machine the processes say it at once; a worker that lives on is still at work in its folder.
-        alive = [_lives(found.get(name)) for name in ("pid", "worker")]
+        alive = [lives(found.get(name)) for name in ("pid", "worker")]
         return not any(alive)
     return age > STALE_SECONDS
 
 
-def _lives(pid: object) -> bool:
+def lives(pid: object) -> bool:
+    """Whether a process of this machine is alive."""
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "label the texts of a file or of standard input",
     "compare": "run a study over heads and seeds, and report it with its statistics",
     "report": "compare runs from their records alone",
+    "tune": "search settings for every head with the same budget",
     "probe": "train heads on a frozen backbone's features, many seeds at once",
     "explain": "show which words drive a saved model's decision",
     "demo": "serve a page on this machine to try a saved model",

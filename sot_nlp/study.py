@@ -65,6 +65,11 @@ class StudyCell:
         parts = (self.task, self.model, self.setting, self.arm, f"seed {self.seed}")
         return printable(" · ".join(part for part in parts if part))
 
+    def names(self) -> dict[str, Any]:
+        """Its place, as `results.Cell` has it."""
+        names = ("task", "model", "setting", "arm", "seed", "data_seed")
+        return {name: getattr(self, name) for name in names}
+
     def command(self, output_dir: Path) -> list[str]:
         """The command that runs it."""
         words = [sys.executable, "-m", "sot_nlp.cli", "train"]
@@ -139,6 +144,23 @@ class Study:
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
         return [self._cell(place, seed, resolved[place]) for seed in self.seeds for place in self._places()]
+
+    def cell_with(self, arm: str, given: Mapping[str, Any]) -> StudyCell:
+        """A cell outside the grid: of a study of one task, model and setting, an arm with `given` over it.
+
+        `given` holds `seed` and `data_seed`.
+        """
+        (task,), (model,), (setting,) = self.tasks, self.models, self.settings
+        return StudyCell(
+            task=task,
+            model=model,
+            setting=setting,
+            arm=arm,
+            seed=given["seed"],
+            data_seed=given["data_seed"],
+            settings={**self._given((task, model, setting, arm)), **given},
+            folder="",
+        )
 
     def marks(self) -> list[str]:
         """What a reader of its results must know: the differences of budget that were let pass, and so on."""
@@ -396,3 +418,9 @@ def finished(study: Study) -> Study:
 def shown_command(words: Sequence[str]) -> str:
     """A command as a line for a shell, with this Python as `python`."""
     return shlex.join(["python" if word == sys.executable else word for word in words])
+
+
+def flat_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What `command_line.parse_flags` gives, with `head_overrides` as the single `head.FIELD` settings."""
+    flat = {name: value for name, value in flags.items() if name != "head_overrides"}
+    return flat | {HEAD_PREFIX + name: value for name, value in flags.get("head_overrides", {}).items()}

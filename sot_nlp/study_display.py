@@ -78,14 +78,11 @@ class LiveTable:
         self.live.update(self.table(state))
 
     def _score(self, cell: StudyCell) -> float | None:
-        names = {"task": cell.task, "model": cell.model, "setting": cell.setting, "arm": cell.arm}
         try:
             record = records.read(self.folder / "runs" / cell.folder)
         except UserError:
             return None
-        found = collecting.cell_of_record(
-            record, {**names, "seed": cell.seed, "data_seed": cell.data_seed}, self.study.score, {}
-        )
+        found = collecting.cell_of_record(record, cell.names(), self.study.score, {})
         return found.score if found.status == FINISHED else None
 
     def table(self, state: State) -> Table:

@@ -187,17 +187,7 @@ class StudyRunner:
         self._failure_path(cell).unlink(missing_ok=True)
         log = (self.folder / "logs" / f"{cell.folder}.log").open("ab")
         slot = self.free.pop(0)
-        package = str(Path(__file__).resolve().parent.parent)
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        process = subprocess.Popen(
-            [*cell.command(run), "--disable_tqdm"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **slot, "PYTHONPATH": os.pathsep.join(paths)},
-            # A Ctrl-C is told to this program alone, which then tells the runs.
-            start_new_session=True,
-        )
+        process = start_run(cell.command(run), slot, log)
         held.note_process(process.pid)
         self.state.running[cell.folder] = time.monotonic()
         self.workers.append(Worker(cell, process, held, log, slot))
@@ -222,20 +212,11 @@ class StudyRunner:
                 drop_weights(self.folder / "runs" / cell.folder)
             self.display.event(f"{cell.title}: finished in {seconds:.0f} s")
         elif not self.ending:
-            reason = self._reason(cell, code)
+            reason = failure_reason(code, self.folder / "logs" / f"{cell.folder}.log")
             write_json(self._failure_path(cell), {"reason": reason, "exit_code": code, "time": time.time()})
             self.state.failed[cell.folder] = reason
             self.display.event(f"{cell.title}: failed: {reason}")
         worker.claim.release()
-
-    def _reason(self, cell: StudyCell, code: int) -> str:
-        """The last line of the cell's log, which is where a run says what stopped it."""
-        if code < 0:
-            name = signal.Signals(-code).name
-            return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        path = self.folder / "logs" / f"{cell.folder}.log"
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-        return printable(lines[-1].partition("error: ")[2] or lines[-1], 300)
 
     def _end_workers(self) -> None:
         """Tell the runs to end, and wait for their checkpoints; then give up the claims."""
@@ -245,11 +226,7 @@ class StudyRunner:
                 worker.process.terminate()
         deadline = time.monotonic() + PATIENCE_SECONDS
         for worker in list(self.workers):
-            try:
-                worker.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            end_run(worker.process, deadline - time.monotonic())
             self._finish(worker)
 
     @contextlib.contextmanager
@@ -267,6 +244,41 @@ class StudyRunner:
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+
+
+def start_run(command: Sequence[str], slot: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A run as a process of its own, with the environment of `slot`, printing into `log`."""
+    package = str(Path(__file__).resolve().parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [*command, "--disable_tqdm"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **slot, "PYTHONPATH": os.pathsep.join(paths)},
+        # A Ctrl-C is told to this program alone, which then tells the runs.
+        start_new_session=True,
+    )
+
+
+def end_run(process: subprocess.Popen[bytes], patience: float = PATIENCE_SECONDS) -> None:
+    """Tell a run to end, wait for its checkpoint, and kill it where it does not."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(max(0.1, patience))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def failure_reason(code: int, log: Path) -> str:
+    """Why a run failed: the last line of its log, which is where it says what stopped it."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+    return printable(lines[-1].partition("error: ")[2] or lines[-1], 300)
 
 
 def drop_weights(run: Path) -> None:

@@ -14,7 +14,7 @@ from sot_nlp import collecting, report
 from sot_nlp.command_line import parse_flags
 from sot_nlp.errors import UserError, printable
 from sot_nlp.flag_parser import FlagParser
-from sot_nlp.study import Study, finished, parse_names, parse_seeds, read_study, shown_command
+from sot_nlp.study import Study, finished, flat_settings, parse_names, parse_seeds, read_study, shown_command
 from sot_nlp.study_display import Lines, LiveTable
 from sot_nlp.study_runner import Stopped, StudyRunner, slots
 
@@ -95,7 +95,7 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         if getattr(own, name) is not None and getattr(own, name) < 1:
             raise UserError(f"--{name} {getattr(own, name)}: must be at least 1")
     study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads={})
-    changes: dict[str, Any] = {"arguments": {**study.arguments, **_flat(flags)}}
+    changes: dict[str, Any] = {"arguments": {**study.arguments, **flat_settings(flags)}}
     for name in GRID_FLAGS:
         if name in flags:
             raise UserError(f"--{name} is set by the study's grid; use {GRID_FLAGS[name]}")
@@ -130,9 +130,3 @@ GRID_FLAGS = {
     "seed": "--seeds",
     "data_seed": "--seeds",
 }
-
-
-def _flat(flags: dict[str, Any]) -> dict[str, Any]:
-    """`head_overrides` as the single `head.FIELD` settings that they are."""
-    flat = {name: value for name, value in flags.items() if name != "head_overrides"}
-    return flat | {f"head.{name}": value for name, value in flags.get("head_overrides", {}).items()}

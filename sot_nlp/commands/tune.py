@@ -1,0 +1,112 @@
+"""`sot-nlp tune`: search settings for every arm with the same number of trials, on held-out training data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.command_line import parse_flags
+from sot_nlp.errors import UserError, printable
+from sot_nlp.flag_parser import FlagParser
+from sot_nlp.report_tables import percent
+from sot_nlp.study import Study, finished, flat_settings, parse_names, parse_seeds
+from sot_nlp.study_runner import slots
+from sot_nlp.tune import SPACE, Tuner, parse_space
+
+SUMMARY = (
+    "Search settings for several heads, with the same number of trials for each, on held-out training data. "
+    "Any setting of `sot-nlp train` may be given and is then fixed. It writes tuned.yaml, a study of the "
+    "best settings for `sot-nlp compare`. The same command again goes on; machines may share --storage."
+)
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Search, and write the best settings; 1 where no arm has a finished trial, 128 + n after signal n."""
+    own, rest = _parser(prog).parse_known_args(argv)
+    for name in ("trials", "jobs", "threads"):
+        value = getattr(own, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    space = parse_space(own.search or SPACE)
+    study = _study(own, rest, prog, {each.name for each in space})
+    real_tasks = study.tasks
+    folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
+    study = study.with_held_out_tasks(folder / "tasks")
+    study.cells()
+    tuner = Tuner(
+        study,
+        folder,
+        space=space,
+        trials=own.trials,
+        storage=own.storage,
+        slots=slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu"))),
+        prune=not own.no_pruning,
+    )
+    tuner.run()
+    best = tuner.best()
+    for arm, (score, settings) in best.items():
+        shown = ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in settings.items()
+        )
+        print(f"{printable(arm)}: {percent(score)} with {shown}")
+    for failure in tuner.failures:
+        print(f"failed: {failure}")
+    if tuner.signum:
+        print("stopped; the same command goes on from here")
+        return 128 + tuner.signum
+    if not best:
+        return 1
+    path = tuner.write(real_tasks)
+    print(f"wrote {printable(path)}; on fresh seeds: sot-nlp compare {printable(path)}")
+    return 0
+
+
+def _parser(prog: str) -> FlagParser:
+    parser = FlagParser(prog=prog, description=SUMMARY)
+    add = parser.add_argument
+    add("--task", required=True, metavar="TASK", help="the task")
+    add("--heads", nargs="+", default=["stock", "text"], metavar="HEAD", help="presets (default: stock text)")
+    add("--trials", type=int, default=30, metavar="N", help="trials an arm (default: 30)")
+    add(
+        "--search",
+        nargs="+",
+        metavar="NAME=SPACE",
+        help=f"NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C (default: {' '.join(SPACE)})",
+    )
+    add("--seeds", nargs="+", default=["1"], metavar="N", help="a trial's score is their mean (default: 1)")
+    add("--storage", metavar="URL", help="a database that machines may share (default: a file)")
+    add("--no_pruning", action="store_true", help="let every trial run to its end")
+    add("--output_dir", metavar="DIR", help="default: runs/tune/TASK-MODEL")
+    add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
+    add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
+    return parser
+
+
+def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Study:
+    flags, config = parse_flags(rest, prog, SUMMARY)
+    if config:
+        raise UserError("--config: give the fixed settings as flags")
+    for name in ("head", "seed", "data_seed"):
+        if name in flags:
+            raise UserError(f"--{name} is set by the search; use --heads and --seeds")
+    model = flags.pop("model_name_or_path", None)
+    if model is None:
+        raise UserError("--model_name_or_path: none is given")
+    fixed = flat_settings(flags)
+    both = sorted(searched & fixed.keys())
+    if both:
+        raise UserError(f"--{both[0]}: both fixed and searched; give it in one place")
+    tasks, models = parse_names([own.task]), parse_names([model])
+    study = Study(
+        name="-".join([*tasks, *models]),
+        tasks=tasks,
+        models=models,
+        heads={head: {"head": head} for head in own.heads},
+        seeds=parse_seeds(own.seeds),
+        arguments=fixed,
+        held_out=True,
+    )
+    return dataclasses.replace(finished(study), settings={"": {}})
