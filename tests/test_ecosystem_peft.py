@@ -106,6 +106,9 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
         for load in (AutoSoTForSequenceClassification, AutoModelForSequenceClassification):
             with pytest.raises(ValueError, match=rf"adapter, an adapter for \S*/{name}.* fit"):
                 load.from_pretrained(tmp_path / "adapter")
+    tiny.save_backbone("bert", tmp_path / name)
+    with pytest.raises(ValueError, match="that base has no such SoT head"):
+        AutoSoTForSequenceClassification.from_pretrained(tmp_path / "adapter")
     shutil.rmtree(tmp_path / name)
     with pytest.raises(OSError, match=r"is an adapter for \S*/other labels, which cannot be read"):
         AutoSoTForSequenceClassification.from_pretrained(tmp_path / "adapter")

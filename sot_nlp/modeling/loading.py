@@ -106,6 +106,11 @@ class Checkpoint:
             raise ValueError(
                 f"config is a {type(config).__name__}, but {self.source} needs a {config_class.__name__}"
             )
+        if self.adapter is not None and self.has_new_head(config):
+            raise ValueError(
+                f"{self.name}: that base has no such SoT head; load the adapter with peft on the model that "
+                "it was trained on, or take the merged model"
+            )
         if hasattr(config, "text_config"):
             backbone_class(config.text_config)  # refuses what no head can stand on before any weight is read
         self._complete_from_tokenizer(config)

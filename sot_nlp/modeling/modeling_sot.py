@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn.functional import one_hot
 from transformers import (
     BertModel,
     BertPreTrainedModel,
@@ -39,6 +39,7 @@ from .configuration_sot import (
 )
 from .head import SoTHead, init_head_weights
 from .loading import Checkpoint, quiet_report
+from .losses import classification_loss, problem_type_of
 from .remote_code import copy_modeling_files, remote_code_map
 from .tokens import classification_index, gather_token, position_ids, word_mask
 
@@ -70,9 +71,9 @@ class SoTForSequenceClassification(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        head = config.head_config
-        stock = head.uses_class_token and head.class_token == "stock"
-        backbone = self.build_backbone(stock=stock)
+        self.head_config = head = config.head_config
+        self.stock = head.uses_class_token and head.class_token == "stock"
+        backbone = self.build_backbone()
         setattr(self, self.base_model_prefix, backbone)
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         if layers is not None and head.num_layers > layers:
@@ -93,7 +94,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         self.classifier = self.build_head()
         self.post_init()
 
-    def build_backbone(self, *, stock: bool) -> nn.Module:
+    def build_backbone(self) -> nn.Module:
         """The backbone without its pooler: DistributedDataParallel stops on parameters without a use."""
         options = inspect.signature(self.backbone_class.__init__).parameters
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
@@ -101,16 +102,15 @@ class SoTForSequenceClassification(PreTrainedModel):
 
     def build_head(self) -> SoTHead:
         """A new head by `config.head`."""
-        config = self.config
-        head = config.head_config
-        stock = head.uses_class_token and head.class_token == "stock"
-        transform = self.class_token_transform() if stock else None
         sizes = {
-            "hidden_size": config.feature_size,
-            "num_labels": config.num_labels,
-            "class_token_bias": not (stock and config.causal),  # as in the stock heads of causal models
+            "hidden_size": self.config.feature_size,
+            "num_labels": self.num_labels,
+            "class_token_bias": not (self.stock and self.config.causal),  # as causal models' own heads
         }
-        return SoTHead(head, **sizes) if transform is None else TransformedTokenHead(head, transform, **sizes)
+        transform = self.class_token_transform() if self.stock else None
+        if transform is None:
+            return SoTHead(self.head_config, **sizes)
+        return TransformedTokenHead(self.head_config, transform, **sizes)
 
     def renew_head(self) -> None:
         """Put a newly initialised head in the place of the present one."""
@@ -180,7 +180,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             if input_ids is not None:
                 self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
             attention_mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
-        head = self.config.head_config
+        head = self.head_config
         outputs = self.encode(
             input_ids,
             attention_mask,
@@ -207,11 +207,14 @@ class SoTForSequenceClassification(PreTrainedModel):
         result = self.classifier(layers, words, class_token)
 
         loss = None
-        if labels is not None and head.fusion == "late":  # the published `sum_loss`: a loss a branch
-            loss = self.classification_loss(result.word_logits, labels)
-            loss = loss + self.classification_loss(result.class_token_logits, labels)
-        elif labels is not None:
-            loss = self.classification_loss(result.logits, labels)
+        if labels is not None:
+            kind = self.config.problem_type or problem_type_of(labels, self.num_labels)
+            self.config.problem_type = kind
+            if head.fusion == "late":  # the published `sum_loss`: a loss a branch
+                loss = classification_loss(result.word_logits, labels, kind)
+                loss = loss + classification_loss(result.class_token_logits, labels, kind)
+            else:
+                loss = classification_loss(result.logits, labels, kind)
         wants_states = (
             self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         )
@@ -242,7 +245,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         if "global_attention_mask" in self.backbone_arguments:
             # Longformer: the classification token attends to the whole text, as in its own classifier.
             index = classification_index(attention_mask, causal=self.config.causal)
-            given["global_attention_mask"] = F.one_hot(index, attention_mask.shape[1])
+            given["global_attention_mask"] = one_hot(index, attention_mask.shape[1])
         arguments = {name: given[name] for name in self.backbone_arguments}
         if self.takes_use_cache:
             arguments["use_cache"] = False
@@ -258,27 +261,6 @@ class SoTForSequenceClassification(PreTrainedModel):
     def pick_class_token(self, last_hidden_state: Tensor, index: Tensor) -> Tensor:
         """The classification tokens: (B, N, C) at (B,) -> (B, C)."""
         return gather_token(last_hidden_state, index)
-
-    def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of (B, K) logits, by `config.problem_type`."""
-        if self.config.problem_type is None:
-            if self.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.is_floating_point():
-                self.config.problem_type = "multi_label_classification"
-            else:
-                self.config.problem_type = "single_label_classification"
-        kind = self.config.problem_type
-        if kind == "single_label_classification":
-            return F.cross_entropy(logits, labels.view(-1))
-        if labels.numel() != logits.numel():
-            raise ValueError(
-                f"{kind}: labels of shape {tuple(labels.shape)} do not fit logits of {tuple(logits.shape)}"
-            )
-        targets = labels.reshape(logits.shape).to(logits.dtype)
-        if kind == "regression":
-            return F.mse_loss(logits, targets)
-        return F.binary_cross_entropy_with_logits(logits, targets)
 
     @classmethod
     def from_pretrained(
@@ -326,7 +308,7 @@ class SoTForSequenceClassification(PreTrainedModel):
                 config=config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                key_mapping=checkpoint.key_mapping(config) | kwargs.pop("key_mapping", {}),
+                key_mapping=checkpoint.key_mapping(config) | (kwargs.pop("key_mapping", None) or {}),
                 **kwargs,
             )
         model, info = loaded
@@ -366,9 +348,9 @@ class SoTBertForSequenceClassification(SoTForSequenceClassification, BertPreTrai
     config_class = SoTBertConfig
     backbone_class = BertModel
 
-    def build_backbone(self, *, stock: bool) -> nn.Module:
+    def build_backbone(self) -> nn.Module:
         """BERT, with its pooler where the head uses it."""
-        return BertModel(self.config, add_pooling_layer=stock)
+        return BertModel(self.config, add_pooling_layer=self.stock)
 
     def class_token_transform(self) -> nn.Module:
         """Dropout; the pooler before it is the backbone's own."""
@@ -418,7 +400,7 @@ class SoTGenericForSequenceClassification(SoTForSequenceClassification):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def build_backbone(self, *, stock: bool) -> nn.Module:
+    def build_backbone(self) -> nn.Module:
         """The backbone that `AutoModel` gives for `config.text_config`, without a pooler."""
         backbone = bare_backbone(self.config.text_config)
         self.supports_gradient_checkpointing = backbone.supports_gradient_checkpointing

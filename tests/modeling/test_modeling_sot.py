@@ -178,7 +178,7 @@ def test_the_losses_by_hand(family_batches):
     by_hand = (output.logits[:, 0] - torch.tensor([0.5, 3.0, 5.0])).square().mean()
     torch.testing.assert_close(output.loss, by_hand)
     assert model.config.problem_type == "regression"
-    with pytest.raises(ValueError, match=r"regression: labels of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"regression: labels of \(2,\)"):
         model(**inputs, labels=torch.tensor([0.5, 3.0]))
 
 
@@ -293,3 +293,15 @@ def test_an_exported_model_gives_the_same_logits_at_other_sizes(family_batches):
     ).module()
     other = batch([*family_batches("bert"), [2, 50, 60, 3]], 0, side="left", extra=3)
     torch.testing.assert_close(exported(**other).logits, model(**other).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_a_compiled_model_is_one_graph(family_batches):
+    family = "gpt2"
+    model = classifier(family)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    for extra in (0, 3):
+        inputs = batch(family_batches(family), 0, extra=extra)
+        expected = model(**inputs, labels=torch.tensor([0, 1, 2]))
+        output = compiled(**inputs, labels=torch.tensor([0, 1, 2]))
+        torch.testing.assert_close(output.logits, expected.logits, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(output.loss, expected.loss, atol=1e-6, rtol=1e-5)
