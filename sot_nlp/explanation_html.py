@@ -85,14 +85,15 @@ LEGEND = (
 
 def page(groups: Sequence[Sequence[View]], title: str = "What drives the decision") -> str:
     """The page as text: a block for each text, in it a line for each model's view of it."""
-    body = [f"<h1>{_escaped(title)}</h1>", LEGEND]
+    title = _escaped(shown(title))
+    body = [f"<h1>{title}</h1>", LEGEND]
     for views in groups:
         body.append("<section>" + "".join(_article(view) for view in views) + "</section>")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{_escaped(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )

@@ -177,9 +177,8 @@ class View:
         first, second = np.triu_indices(len(both))
         strongest = np.argsort(-np.abs(both[first, second]), kind="stable")[:TOP_PAIRS]
         names = [shown(word.text) for word in self.explanation.words]
-        return [
-            (names[first[i]], names[second[i]], float(both[first[i], second[i]])) for i in strongest.tolist()
-        ]
+        found = [(names[a], names[b], float(both[a, b])) for a, b in zip(first, second, strict=True)]
+        return [found[i] for i in strongest.tolist() if found[i][2]]
 
     def pieces(self, part: int) -> list[Piece]:
         """The text numbered `part` as pieces, in order."""
