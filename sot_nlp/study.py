@@ -7,6 +7,7 @@ before anything runs: every cell's settings, and that the arms which are compare
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import shlex
@@ -24,7 +25,7 @@ from sot_nlp.comparison import HOLM_FAMILIES
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.results import SCORE_RULES
-from sot_nlp.task_spec import available_tasks, load_task
+from sot_nlp.task_spec import TaskSpec, available_tasks, load_task
 from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 
 FORMAT_VERSION = 1
@@ -78,9 +79,15 @@ class StudyCell:
         return [*words, "--output_dir", str(output_dir)]
 
 
+@functools.lru_cache(maxsize=64)
+def _load_once(task: str) -> TaskSpec:
+    # A grid asks for the same few tasks hundreds of times.
+    return load_task(task)
+
+
 def _task_content(task: str) -> Any:
     """What stands for a task, wherever its file lies: its name, and of a user's own file what is in it."""
-    spec = load_task(task)
+    spec = _load_once(task)
     if spec.name in available_tasks():
         return spec.name
     content = spec.to_dict()
@@ -143,7 +150,12 @@ class Study:
             problems = [difference + ending for difference in self._budget_differences(resolved)]
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
-        return [self._cell(place, seed, resolved[place]) for seed in self.seeds for place in self._places()]
+        contents = {task: _task_content(task) for task in self.tasks.values()}
+        return [
+            self._cell(place, seed, resolved[place], contents[self.tasks[place[0]]])
+            for seed in self.seeds
+            for place in self._places()
+        ]
 
     def cell_with(self, arm: str, given: Mapping[str, Any]) -> StudyCell:
         """A cell outside the grid: of a study of one task, model and setting, an arm with `given` over it.
@@ -164,9 +176,7 @@ class Study:
 
     def marks(self) -> list[str]:
         """What a reader of its results must know: the differences of budget that were let pass, and so on."""
-        marks = (
-            ["scored on a part of the training data, held out to choose settings"] if self.held_out else []
-        )
+        marks = ["scored on held-out training data, to choose settings"] if self.held_out else []
         if self.allow_unequal_budget:
             marks += self._budget_differences({place: self._resolve(place) for place in self._places()})
         return marks
@@ -197,7 +207,7 @@ class Study:
 
     def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
         given = self._given(place)
-        spec = load_task(given["task"])
+        spec = _load_once(given["task"])
         if spec.model_from is not None:
             raise UserError(f"task {printable(spec.name)} has no training data")
         arguments = build_arguments(
@@ -226,7 +236,9 @@ class Study:
                 )
         return problems
 
-    def _cell(self, place: tuple[str, str, str, str], seed: int, arguments: Arguments) -> StudyCell:
+    def _cell(
+        self, place: tuple[str, str, str, str], seed: int, arguments: Arguments, task_content: Any
+    ) -> StudyCell:
         seeds = {"seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
         default = Arguments()
         # By what differs from the defaults: a setting that a later version adds makes no cell another one.
@@ -235,7 +247,7 @@ class Study:
             for name, value in {**arguments.to_dict(), **seeds}.items()
             if name not in NO_MATTER and value != getattr(default, name)
         }
-        shaping["task"] = _task_content(str(arguments.task))
+        shaping["task"] = task_content
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
         slug = re.sub(r"[^A-Za-z0-9._-]+", "_", names).strip(".-")[:120]
         task, model, setting, arm = place
