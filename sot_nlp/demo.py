@@ -42,6 +42,7 @@ TRAINING: dict[str, Any] = {
     "max_length": 64,
 }
 FOLDER = Path("runs") / "demo"
+EXAMPLE = "The zigelles near the blipard are bledish."
 
 
 def ensure_demo_data(folder: str | Path = FOLDER) -> Path:
@@ -82,7 +83,7 @@ def run_demo(arguments: Arguments) -> dict[str, list[dict[str, Any]]]:
     """Train both heads with each seed, print the scores side by side; returns the records by head.
 
     Flags that were given hold for both arms; `--output_dir` (default `runs/demo`) holds data, backbones and
-    runs. Runs that are finished there are shown again, not run again, unless `--overwrite_output_dir` says so.
+    runs. Runs that are finished there are shown, not run again, unless `--overwrite_output_dir` says so.
     """
     from sot_nlp import runner
 
@@ -148,11 +149,12 @@ def table(folder: Path, found: Mapping[str, list[dict[str, Any]]]) -> str:
         [
             *lines,
             "",
-            f"{len(SEEDS)} seeds; same weights, data, order and budget for both. The models lie in {printable(folder)}:",
+            f"{len(SEEDS)} seeds; the same weights, data, order and budget for both heads. To load a model:",
             "",
             "    import sot_nlp",
             "    from transformers import pipeline",
-            f'    print(pipeline("text-classification", model="{model}")("The wug that sees the daxes runs."))',
+            f'    classify = pipeline("text-classification", model="{model}")',
+            f'    print(classify("{EXAMPLE}"))',
             "",
         ]
     )
