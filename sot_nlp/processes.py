@@ -58,11 +58,7 @@ def create_accelerator(arguments: Any) -> Accelerator:
             mixed_precision=mode,
             log_with=tracker_names(arguments),
             project_config=ProjectConfiguration(project_dir=folder, logging_dir=f"{folder}/logs"),
-            # The head's BatchNorm keeps its own statistics equal on all processes: nothing to broadcast.
-            kwargs_handlers=[
-                group,
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            ],
+            kwargs_handlers=[group, DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"--mixed_precision {mode}: {error}") from None
