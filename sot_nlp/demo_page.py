@@ -166,7 +166,7 @@ class DemoServer(ThreadingHTTPServer):
         if any(len(text) > self.max_characters for text in texts):
             reason = f"a text is longer than {self.max_characters} characters"
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
-        if method not in self.methods:
+        if not isinstance(method, str) or method not in self.methods:
             raise Refused(HTTPStatus.BAD_REQUEST, f"expected method: one of {', '.join(self.methods)}")
         outputs = range(len(self.saved.labels or ("",)))
         if output is not None and (type(output) is not int or output not in outputs):
