@@ -104,10 +104,10 @@ def load_data(
     splits: Sequence[str],
 ) -> TaskData:
     """The tokens of `splits`; the main process makes the cache, the others read it."""
-    from sot_nlp import data
+    from sot_nlp.data import load_data as load
 
     with accelerator.main_process_first():
-        return data.load_data(spec, arguments, tokenizer, splits=splits)
+        return load(spec, arguments, tokenizer, splits=splits)
 
 
 def load_model(
