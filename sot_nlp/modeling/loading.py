@@ -70,10 +70,10 @@ class Checkpoint:
             saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
         except OSError as error:  # which may be of the network alone
             raise OSError(f"{source}: {error}") from error
+        except TypeError as error:  # older transformers look into a list as if it were an object
+            raise ValueError(f"{source}: its config.json holds no object of settings") from error
         if not isinstance(saved, dict):
-            raise ValueError(
-                f"{source}: its config.json holds a {type(saved).__name__}, not an object of settings"
-            )
+            raise ValueError(f"{source}: its config.json holds no object of settings")
         if not saved and (found := find_adapter_config_file(str(source), **hub_arguments)) is not None:
             if not is_peft_available():
                 raise ValueError(f"{source} is an adapter: it needs peft (pip install peft)")

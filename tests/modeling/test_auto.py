@@ -321,7 +321,7 @@ def test_a_config_that_does_not_hold_is_refused(saved, changes, message):
 
 def test_a_config_that_is_no_settings_is_refused(saved, tmp_path):
     (saved / "config.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match=r"its config\.json holds a list"):
+    with pytest.raises(ValueError, match=r"its config\.json holds no object of settings"):
         AutoSoTForSequenceClassification.from_pretrained(saved)
     (saved / "config.json").write_text('{"model_type": ')
     with pytest.raises(OSError, match="not a valid JSON file"):
