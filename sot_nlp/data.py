@@ -76,8 +76,10 @@ def load_data(
     )
     tokens = {split: tokenized[list(first_of).index(where)] for split, where in places.items()}
     rows = {split: np.arange(len(found.arrays["indices"])) for split, found in tokens.items()}
-    for split in rows.keys() & {"train", *held} if held else ():
-        rows[split] = _share(split, tokens[split], arguments)
+    if sharing := [split for split in wanted if held and split in ("train", *held)]:
+        out = _share(tokens[sharing[0]], arguments)
+        for split in sharing:
+            rows[split] = np.setdiff1d(rows[split], out) if split == "train" else out
     duplicates = _duplicates(tokens, rows, drop=arguments.drop_leaked)
     for split in wanted:
         rows[split] = rows[split][: getattr(arguments, LIMITS[split.split("_")[0]])]
@@ -136,13 +138,13 @@ def _held_out(spec: TaskSpec, arguments: Any) -> list[str]:
     return [split for split in spec.validation_splits if place(spec, split, arguments) == train]
 
 
-def _share(split: str, tokens: Tokens, arguments: Any) -> np.ndarray:
-    """The rows of the training file that `split` gets: held out, or what remains."""
-    labels, count = tokens.arrays.get("labels"), len(tokens.arrays["indices"])
+def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
+    """The rows of the training file that are held out."""
+    count = len(tokens.arrays["indices"])
     if count < 2:
         raise UserError("the training data has one example: none can be held out; give --validation_file")
-    out = hold_out(labels, count, arguments.validation_fraction, arguments.data_seed or 0)
-    return out if split != "train" else np.setdiff1d(np.arange(count), out)
+    labels, seed = tokens.arrays.get("labels"), arguments.data_seed or 0
+    return hold_out(labels, count, arguments.validation_fraction, seed)
 
 
 def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop: bool) -> dict[str, Any]:
