@@ -8,6 +8,7 @@ one that does best on a held-out part of the training data.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -141,15 +142,22 @@ class Probe:
             }
         return resolve_head(preset, **{**recipe, **fields})
 
-    def _head(self, arm: str, seed: int) -> SoTHead:
+    def _heads(self, arm: str, seeds: Sequence[int]) -> list[SoTHead]:
+        """A head a seed, as the model of that arm would have it."""
         import torch
 
-        self.model.config.set_head(self.config(arm))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head: SoTHead = self.model.build_head()
-            head.reset_parameters(self.model.initializer_std)
-        return head
+        config = copy.deepcopy(self.model.config)
+        config.set_head(self.config(arm))
+        # The whole model is built for its head alone: on the meta device that costs no memory.
+        with torch.device("meta"):
+            head: Any = type(self.model)(config).classifier
+        heads = []
+        for seed in seeds:
+            heads.append(copy.deepcopy(head).to_empty(device="cpu"))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                heads[-1].reset_parameters(self.model.initializer_std)
+        return heads
 
     def _passes(
         self,
@@ -169,7 +177,7 @@ class Probe:
         return [
             Pass(
                 arm=arm,
-                heads=[self._head(arm, seed) for seed in group],
+                heads=self._heads(arm, group),
                 seeds=group,
                 arguments=dataclasses.replace(self.arguments, learning_rate=rate),
                 kind=self.data.kind,

@@ -16,11 +16,11 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import Protocol
 
 from sot_nlp import claims, records
 from sot_nlp.errors import UserError, printable
@@ -62,14 +62,34 @@ class State:
         return len(self.cells) - len(self.finished) - len(self.failed)
 
 
+class Process(Protocol):
+    """A run at work, here or on another machine: what of subprocess.Popen is used."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended. Raises subprocess.TimeoutExpired."""
+
+
+Start = Callable[[Sequence[str], Mapping[str, str], Path], Process]
+
+
 @dataclass
 class Worker:
     """A process that runs a cell."""
 
     cell: StudyCell
-    process: subprocess.Popen[bytes]
+    process: Process
     claim: claims.Claim
-    log: IO[bytes]
     slot: Mapping[str, str]
 
 
@@ -85,7 +105,8 @@ class StudyRunner:
     """Runs the cells of a study in `folder`, as many at once as there are `slots`.
 
     A slot is the environment of its processes: a GPU of its own, or a number of threads. `keep_models` keeps
-    the weights of finished runs. Raises UserError where the folder can't be written.
+    the weights of finished runs; `start` starts a run (default: as a process of this machine). Raises
+    UserError where the folder can't be written.
     """
 
     def __init__(
@@ -96,10 +117,12 @@ class StudyRunner:
         slots: Sequence[Mapping[str, str]],
         display: Display,
         keep_models: bool = False,
+        start: Start | None = None,
     ):
         self.folder = folder
         self.display = display
         self.keep_models = keep_models
+        self.start = start or start_run
         self.free = list(slots)
         self.state = State(cells)
         self.workers: list[Worker] = []
@@ -118,7 +141,7 @@ class StudyRunner:
         with self._signals():
             try:
                 while (waiting or self.workers) and not self.signum:
-                    self._start(waiting)
+                    self._start_cells(waiting)
                     self._collect()
                     self.display.update(self.state)
                     if waiting or self.workers:
@@ -129,7 +152,7 @@ class StudyRunner:
             raise Stopped(self.signum)
         return self.state
 
-    def _start(self, waiting: deque[StudyCell]) -> None:
+    def _start_cells(self, waiting: deque[StudyCell]) -> None:
         """Give the free slots to cells that nobody has; a cell that another program runs waits behind."""
         for _ in range(len(waiting)):
             cell = waiting.popleft()
@@ -149,6 +172,9 @@ class StudyRunner:
             else:
                 self.state.elsewhere.pop(cell.folder, None)
                 self._launch(cell, held)
+
+    def _log(self, cell: StudyCell) -> Path:
+        return self.folder / "logs" / f"{cell.folder}.log"
 
     def _claim_path(self, cell: StudyCell) -> Path:
         return self.folder / "claims" / f"{cell.folder}.json"
@@ -185,12 +211,11 @@ class StudyRunner:
             # Killed before it had a record: there is nothing in it to go on from.
             shutil.rmtree(run)
         self._failure_path(cell).unlink(missing_ok=True)
-        log = (self.folder / "logs" / f"{cell.folder}.log").open("ab")
         slot = self.free.pop(0)
-        process = start_run(cell.command(run), slot, log)
+        process = self.start(cell.command(run), slot, self._log(cell))
         held.note_process(process.pid)
         self.state.running[cell.folder] = time.monotonic()
-        self.workers.append(Worker(cell, process, held, log, slot))
+        self.workers.append(Worker(cell, process, held, slot))
 
     def _collect(self) -> None:
         for worker in list(self.workers):
@@ -200,9 +225,8 @@ class StudyRunner:
 
     def _finish(self, worker: Worker) -> None:
         """Note what became of a cell whose process has ended."""
-        cell, code = worker.cell, worker.process.returncode
+        cell, code = worker.cell, worker.process.wait()
         seconds = time.monotonic() - self.state.running.pop(cell.folder)
-        worker.log.close()
         self.workers.remove(worker)
         self.free.append(worker.slot)
         if self._status(cell) == records.FINISHED and code == 0:
@@ -212,7 +236,7 @@ class StudyRunner:
                 drop_weights(self.folder / "runs" / cell.folder)
             self.display.event(f"{cell.title}: finished in {seconds:.0f} s")
         elif not self.ending:
-            reason = failure_reason(code, self.folder / "logs" / f"{cell.folder}.log")
+            reason = failure_reason(code, self._log(cell))
             write_json(self._failure_path(cell), {"reason": reason, "exit_code": code, "time": time.time()})
             self.state.failed[cell.folder] = reason
             self.display.event(f"{cell.title}: failed: {reason}")
@@ -246,22 +270,28 @@ class StudyRunner:
                 signal.signal(each, handler)
 
 
-def start_run(command: Sequence[str], slot: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A run as a process of its own, with the environment of `slot`, printing into `log`."""
+def start_run(command: Sequence[str], slot: Mapping[str, str], log: Path) -> Process:
+    """A run as a process of its own, with the environment of `slot`, its output behind what `log` holds."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*command, "--disable_tqdm"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment(slot)},
+            # A Ctrl-C is told to this program alone, which then tells the runs.
+            start_new_session=True,
+        )
+
+
+def environment(slot: Mapping[str, str]) -> dict[str, str]:
+    """What a run's environment has beside its machine's: its slot, and where this package is."""
     package = str(Path(__file__).resolve().parent.parent)
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
-        [*command, "--disable_tqdm"],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **slot, "PYTHONPATH": os.pathsep.join(paths)},
-        # A Ctrl-C is told to this program alone, which then tells the runs.
-        start_new_session=True,
-    )
+    return {**slot, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def end_run(process: subprocess.Popen[bytes], patience: float = PATIENCE_SECONDS) -> None:
+def end_run(process: Process, patience: float = PATIENCE_SECONDS) -> None:
     """Tell a run to end, wait for its checkpoint, and kill it where it does not."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
@@ -304,8 +334,12 @@ def slots(jobs: int | None, threads: int | None, *, cpu: bool) -> list[dict[str,
         return [{**common, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} for i in range(count)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = threads or 1
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(each))
-    return [{**common, **limits} for _ in range(jobs or max(1, cores // each))]
+    return [{**common, **thread_limits(each)} for _ in range(jobs or max(1, cores // each))]
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """The environment of a process that computes with so many threads."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
 def gpus() -> list[str]:

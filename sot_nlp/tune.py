@@ -271,23 +271,23 @@ class Tuner:
         log_path = self.folder / "logs" / f"{run.name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         cell = self.study.cell_with(arm, given)
-        with log_path.open("ab") as log:
-            process = start_run(cell.command(run), slot, log)
-            metric, seen = load_task(cell.settings["task"]).main_metric, 0
-            while process.poll() is None:
-                time.sleep(POLL_SECONDS)
-                points = _points(run / METRICS_NAME, metric) if trial is not None else []
-                for epoch, score in points[seen:]:
-                    assert trial is not None
-                    trial.report(score, round(epoch))
-                hopeless = len(points) > seen and trial is not None and trial.should_prune()
-                seen = len(points)
-                if hopeless or self.stopped.is_set():
-                    end_run(process)
-                    drop_weights(run)
-                    return None if hopeless else "stopped"
-        if process.returncode != 0:
-            return failure_reason(process.returncode, log_path)
+        process = start_run(cell.command(run), slot, log_path)
+        metric, seen = load_task(cell.settings["task"]).main_metric, 0
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            points = _points(run / METRICS_NAME, metric) if trial is not None else []
+            for epoch, score in points[seen:]:
+                assert trial is not None
+                trial.report(score, round(epoch))
+            hopeless = len(points) > seen and trial is not None and trial.should_prune()
+            seen = len(points)
+            if hopeless or self.stopped.is_set():
+                end_run(process)
+                drop_weights(run)
+                return None if hopeless else "stopped"
+        code = process.wait()
+        if code != 0:
+            return failure_reason(code, log_path)
         found = collecting.cell_of_record(records.read(run), cell.names(), self.study.score, {})
         drop_weights(run)
         return found.reason if found.score is None else found.score

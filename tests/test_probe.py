@@ -328,6 +328,28 @@ def test_the_command(files, backbone_folder, capsys):
     assert right == pytest.approx(first["score"], abs=0.017)  # one example at most, by half precision
 
 
+def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
+    seen = []
+    train = probe_passes.train_passes
+    monkeypatch.setattr(
+        probe_passes, "train_passes", lambda passes, **k: seen.extend(passes) or train(passes, **k)
+    )
+    words = ("--arms", *probe.ARMS, "--seeds", "1", "--num_train_epochs", "1", "--jobs", "1")
+    probe_command.run(command(files, backbone_folder, *words), "p")
+    kinds = {each.arm: (each.heads[0].config.pooling, each.heads[0].config.fusion) for each in seen}
+    assert kinds == {
+        "class_token": ("none", "class_token"),
+        "mean": ("mean", "words"),
+        "class_and_mean": ("mean", "sum"),
+        "max": ("max", "words"),
+        "vision_words": ("cross_covariance", "words"),
+        "text_words": ("cross_covariance", "words"),
+        "stock": ("none", "class_token"),
+        "vision": ("cross_covariance", "sum"),
+        "text": ("cross_covariance", "sum"),
+    }
+
+
 def test_a_process_of_its_own_changes_nothing(files, backbone_folder):
     words = ("--arms", "text", "--seeds", "2", "--num_train_epochs", "2")
     scores = []

@@ -16,7 +16,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.flag_parser import FlagParser
 from sot_nlp.study import Study, finished, flat_settings, parse_names, parse_seeds, read_study, shown_command
 from sot_nlp.study_display import Lines, LiveTable
-from sot_nlp.study_runner import Stopped, StudyRunner, slots
+from sot_nlp.study_runner import Start, Stopped, StudyRunner, slots
 
 SUMMARY = (
     "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
@@ -38,14 +38,15 @@ def run(argv: Sequence[str], prog: str) -> int:
         for cell in cells:
             print(shown_command(cell.command(folder / "runs" / cell.folder)))
         return 0
-    places = slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu")))
+    places, start = _launcher(own, study)
     try:
         study.write_plan(folder, cells, shown_command([*prog.split(), *argv]))
     except OSError as error:
         raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
     console = Console(highlight=False)
     display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
-    runner = StudyRunner(cells, folder, slots=places, display=display, keep_models=own.keep_models)
+    options = {"slots": places, "start": start, "keep_models": own.keep_models}
+    runner = StudyRunner(cells, folder, display=display, **options)
     try:
         with display:
             state = runner.run()
@@ -80,10 +81,22 @@ def _parser(prog: str) -> FlagParser:
     add("--output_dir", metavar="DIR", help="the study's folder (default: runs/studies/NAME)")
     add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
     add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
+    add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
+    add("--ray_address", metavar="ADDRESS", default="auto", help="the cluster (default: this machine's)")
     add("--keep_models", action="store_true", help="keep the weights of the finished runs")
     add("--allow_mixed", action="store_true", help="report runs on different data, marked")
     add("--plan", action="store_true", help="print the runs' commands, and run nothing")
     return parser
+
+
+def _launcher(own: Any, study: Study) -> tuple[list[dict[str, str]], Start | None]:
+    """Room for the runs, and what starts one (None: a process of this machine)."""
+    if own.launcher == "local":
+        return slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu"))), None
+    from sot_nlp.ray_launcher import RayLauncher
+
+    launcher = RayLauncher(own.ray_address, own.threads or 1)
+    return launcher.slots(own.jobs), launcher.start
 
 
 def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
