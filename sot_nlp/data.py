@@ -12,7 +12,6 @@ import numpy as np
 
 from sot_nlp.data_report import columns_report, split_report
 from sot_nlp.errors import UserError
-from sot_nlp.own_data import user_task
 from sot_nlp.sources import open_source, place
 from sot_nlp.splitting import hold_out, leaked
 from sot_nlp.token_split import TokenSplit
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sot_nlp.task_spec import TaskSpec
-
-__all__ = ["TaskData", "TokenSplit", "load_data", "user_task"]
 
 LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
 
