@@ -12,7 +12,8 @@ for the whole sentence.
     sufficiency       = mean over the tenths of p(whole) - p(with the first words alone) less is better
 
 (DeYoung et al., arXiv 1911.03429, with a finer grid.) Words are taken away in two ways: their tokens are
-deleted, or replaced by the mask token. The latter is what occlusion itself does, and gives it a head start.
+deleted, or replaced by the mask token. The latter is how occlusion measures, and where the path of integrated
+gradients begins, which gives these two a head start.
 Shapes: N tokens and W words of a sentence, F = 9 tenths.
 """
 
