@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from sot_nlp import checkpoints
+from sot_nlp import checkpoints, state_files
 from sot_nlp.checkpoints import CheckpointError, Progress
 from sot_nlp.errors import UserError, printable
 from sot_nlp.fingerprint import changes
@@ -24,7 +24,8 @@ class Keeper:
 
     `model` and `optimizer` are as `accelerator.prepare` gave them, `names` the parameters' names by group of
     the optimizer, `limit` how many checkpoints are kept. Where the model is sharded (FSDP, DeepSpeed) a
-    checkpoint's tensors are what `accelerator.save_state` writes, inside the same manifest.
+    checkpoint's tensors, and the best model's, are what `accelerator.save_state` writes, inside the same
+    manifest; what they are read by is then accelerate's and DeepSpeed's choice, not safetensors alone.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class Keeper:
         target = checkpoints.step_folder(self.folder, progress.step)
 
         def fill(folder: Path) -> None:
-            checkpoints.save_model(folder / checkpoints.MODEL, self.bare)
-            checkpoints.save_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
+            state_files.save_model(folder / checkpoints.MODEL, self.bare)
+            state_files.save_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
             progress.write(folder)
 
         if self.sharded:
@@ -99,24 +100,28 @@ class Keeper:
 
     def save_best(self, step: int) -> None:
         """Keep the weights of this point as the best so far."""
-        # Of a sharded model every process holds a part.
-        state = self.accelerator.get_state_dict(self.model) if self.sharded else None
-
-        def fill(folder: Path) -> None:
-            checkpoints.save_tensors(folder / checkpoints.MODEL, state or self.bare.state_dict())
+        target = checkpoints.best_folder(self.folder, step)
 
         def save() -> None:
-            checkpoints.save_folder(checkpoints.best_folder(self.folder, step), fill)
-            checkpoints.remove_old_best(self.folder, step)
+            checkpoints.save_folder(
+                target, lambda folder: state_files.save_model(folder / checkpoints.MODEL, self.bare)
+            )
 
-        on_main(self.accelerator, save)
+        if self.sharded:
+            self._save_shards(target)
+        else:
+            on_main(self.accelerator, save)
+        on_main(self.accelerator, lambda: checkpoints.remove_old_best(self.folder, step))
 
     def load_best(self, step: int) -> None:
         """Give the model the weights that `save_best` kept. Raises UserError where they are damaged."""
         folder = checkpoints.best_folder(self.folder, step)
         try:
             checkpoints.verify(folder)
-            checkpoints.load_model(folder / checkpoints.MODEL, self.bare)
+            if self.sharded:
+                self.accelerator.load_state(str(folder / SHARDS))
+            else:
+                state_files.load_model(folder / checkpoints.MODEL, self.bare)
         except CheckpointError as error:
             raise UserError(f"the best model {printable(folder)}: {error}") from None
 
@@ -130,8 +135,8 @@ class Keeper:
             self.accelerator.load_state(str(folder / SHARDS))
             return
         try:
-            checkpoints.load_model(folder / checkpoints.MODEL, self.bare)
-            checkpoints.load_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
+            state_files.load_model(folder / checkpoints.MODEL, self.bare)
+            state_files.load_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
         except CheckpointError as error:
             raise UserError(f"checkpoint {printable(folder)}: {error}") from None
         if self.accelerator.scaler is not None and progress.scaler is not None:
@@ -139,22 +144,24 @@ class Keeper:
 
     def _copy_best(self, source: Path, step: int) -> None:
         """Take over the best model from the other run's folder that the checkpoint came from."""
-        model = checkpoints.best_folder(source, step) / checkpoints.MODEL
-        target = checkpoints.best_folder(self.folder, step)
+        old, target = (checkpoints.best_folder(folder, step) for folder in (source, self.folder))
 
         def copy(folder: Path) -> None:
-            shutil.copy(model, folder)
+            shutil.copytree(
+                old, folder, ignore=shutil.ignore_patterns(checkpoints.MANIFEST), dirs_exist_ok=True
+            )
 
         on_main(self.accelerator, lambda: checkpoints.save_folder(target, copy))
 
-    def _save_shards(self, target: Path, progress: Progress) -> None:
+    def _save_shards(self, target: Path, progress: Progress | None = None) -> None:
         """All processes write their part through accelerate; the main one seals the whole."""
         folder = on_main(self.accelerator, lambda: checkpoints.unfinished(target))
         self.accelerator.save_state(str(folder / SHARDS))
         self.accelerator.wait_for_everyone()
 
         def seal() -> None:
-            progress.write(folder)
+            if progress is not None:
+                progress.write(folder)
             checkpoints.seal(folder, target)
 
         on_main(self.accelerator, seal)

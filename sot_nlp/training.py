@@ -11,9 +11,7 @@ never stopped (on a CPU; kernels of a GPU may add in no fixed order).
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,26 +24,20 @@ from accelerate import Accelerator
 
 from sot_nlp import checkpoints, interruption
 from sot_nlp.batching import check_token_budget, epoch_updates, num_updates
-from sot_nlp.checkpoints import Progress
 from sot_nlp.errors import UserError, printable
 from sot_nlp.evaluation import EvaluationStopped
 from sot_nlp.interruption import Interrupted, LostProcessError
 from sot_nlp.keeping import Keeper
+from sot_nlp.ledger import Ledger
 from sot_nlp.optimization import create_optimizer, learning_rate_schedule, parameter_groups
 from sot_nlp.processes import create_accelerator, is_sharded, lost_process, on_main, peak_memory
 from sot_nlp.run_lock import run_lock
 from sot_nlp.runlog import RunLog, finite, tracker_config
 from sot_nlp.trainable import prepare, train_mode
-from sot_nlp.training_loss import adjusted_loss
+from sot_nlp.training_loss import BatchLoss, training_loss
 from sot_nlp.updates import Outcome, Updater
 
 __all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
-
-logger = logging.getLogger(__name__)
-
-SHOWN_EXAMPLES = 64
-# Where so many updates in a row overflow in fp16, no loss scale will help.
-MOST_OVERFLOWS = 50
 
 
 @dataclass(kw_only=True)
@@ -101,7 +93,7 @@ def train(
         run_folder: gets `checkpoints/`, `train.log` and `metrics.jsonl`.
         pad_token_id, padding_side: for the batches.
         class_weights: (K,) weights of the classes in the cross-entropy, scaled so that the mean over the
-            training examples is 1; a model with a `classification_loss` method (ours) takes them.
+            training examples is 1.
         fingerprint: JSON-able; what else must be the same where a checkpoint is resumed.
         on_log: called on the main process with each log line of the training, on resuming also with those
             that the checkpoint holds.
@@ -121,14 +113,6 @@ def train(
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
         stack.enter_context(interruption.caught_signals(distributed=distributed))
-        stack.enter_context(
-            adjusted_loss(
-                model,
-                train_split.labels,
-                label_smoothing=arguments.label_smoothing,
-                class_weights=class_weights,
-            )
-        )
         loop = _Loop(
             model,
             train_split,
@@ -141,6 +125,12 @@ def train(
             on_log=on_log,
             higher_is_better=higher_is_better,
             main_metric=main_metric,
+            loss=training_loss(
+                model,
+                train_split.labels,
+                label_smoothing=arguments.label_smoothing,
+                class_weights=class_weights,
+            ),
         )
         stack.callback(loop.close)
         stack.enter_context(loop.log)
@@ -172,9 +162,10 @@ class _Loop:
         on_log: Callable[[dict[str, Any]], None],
         higher_is_better: bool,
         main_metric: str,
+        loss: BatchLoss,
     ):
         self.split, self.arguments, self.accelerator = split, arguments, accelerator
-        self.evaluate_model, self.on_log = evaluate, on_log
+        self.evaluate_model = evaluate
         self.main_metric, self.sign = main_metric, 1.0 if higher_is_better else -1.0
         self.lengths = np.asarray(split.lengths)
         self.update_size = (
@@ -187,10 +178,6 @@ class _Loop:
         self.total = arguments.max_train_steps or math.ceil(
             round(self.per_epoch * arguments.num_train_epochs, 6)
         )
-        self.progress = Progress()
-        self.overflows = 0
-        self.clock = time.perf_counter()
-        self.warnings: list[str] = []
         self.fingerprint = {
             **fingerprint,
             "training": {
@@ -207,9 +194,17 @@ class _Loop:
             total_steps=self.total,
             show_progress=not arguments.disable_tqdm,
         )
+        self.ledger = Ledger(
+            accelerator,
+            arguments,
+            self.log,
+            on_log=on_log,
+            updates_per_epoch=self.per_epoch,
+            positions=np.asarray(split.indices),
+        )
         self.raw = model
         self.own_forward = {"forward": model.forward} if "forward" in vars(model) else {}
-        prepare(model, arguments, self._warn)
+        prepare(model, arguments, self.ledger.warn)
         groups = parameter_groups(model, arguments)
         self.model, self.optimizer = accelerator.prepare(
             model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))
@@ -229,6 +224,7 @@ class _Loop:
             split=split,
             arguments=arguments,
             schedule=learning_rate_schedule(arguments, self.total),
+            loss=loss,
             **collation,
         )
 
@@ -239,13 +235,10 @@ class _Loop:
         accelerator, arguments = self.accelerator, self.arguments
         if arguments.with_tracking:
             accelerator.init_trackers("sot-nlp", config=tracker_config(arguments))
-        resumed = self.keeper.resume(arguments.resume_from_checkpoint, self.fingerprint, self._warn)
+        resumed = self.keeper.resume(arguments.resume_from_checkpoint, self.fingerprint, self.ledger.warn)
         if resumed:
-            self.progress = resumed
-            self.log.line(f"goes on from update {resumed.step}")
-            for entry in resumed.log_history if accelerator.is_main_process else ():
-                self.on_log(entry)
-        progress = self.progress
+            self.ledger.take_up(resumed)
+        progress = self.ledger.progress
         progress.fingerprint = self.fingerprint
         self.log.rewind(progress.step)
         while not (progress.evaluated and (progress.step >= self.total or self._out_of_patience())):
@@ -263,7 +256,7 @@ class _Loop:
         return self._result()
 
     def _train_epoch(self) -> None:
-        progress, arguments = self.progress, self.arguments
+        progress, arguments = self.ledger.progress, self.arguments
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
         updates = epoch_updates(
             self.lengths,
@@ -275,7 +268,7 @@ class _Loop:
         every = arguments.checkpointing_steps
         every = None if every in (None, "epoch") else int(every)
         train_mode(self.model)
-        self.clock = time.perf_counter()
+        self.ledger.start_clock()
         for examples in updates[progress.updates :]:
             if progress.step >= self.total:
                 break
@@ -290,94 +283,23 @@ class _Loop:
             if every and progress.step % every == 0 and not at_end:
                 self._save()
         self._drain()
-        self._stop_clock()
+        self.ledger.stop_clock()
 
     def _take(self, outcome: Outcome) -> None:
-        """Account for an update, log it where a line is due, and end the run where it or a signal says so."""
-        if outcome.applied:
-            self.overflows = 0
-            self._log(outcome)
-        elif self._overflowed(outcome):
-            self._log(outcome)
-        else:
-            self._skip_or_stop(outcome)
+        """Account for an update; end the run where it, or a signal, says so."""
+        self.ledger.enter(outcome, last_good=self.keeper.last)
         if outcome.signum:
             self._interrupt(outcome.signum)
-
-    def _log(self, outcome: Outcome) -> None:
-        progress, window = self.progress, self.progress.window
-        window["loss"] += outcome.loss
-        window["updates"] += 1
-        if outcome.step % self.arguments.logging_steps:
-            return
-        self._stop_clock()
-        entry = {
-            "step": outcome.step,
-            "epoch": self._epoch(outcome.step),
-            "loss": window["loss"] / window["updates"],
-            "learning_rate": outcome.learning_rate,
-            "grad_norm": outcome.grad_norm,
-            "examples_per_second": progress.examples / max(progress.train_seconds, 1e-9),
-        }
-        progress.window = {"loss": 0.0, "updates": 0}
-        progress.log_history.append(finite(entry))
-        self._publish(progress.log_history[-1])
-        if self.accelerator.is_main_process:
-            self.on_log(progress.log_history[-1])
-        self.log.progress(entry["loss"], entry["learning_rate"], entry["examples_per_second"])
-
-    def _publish(self, entry: dict[str, Any]) -> None:
-        self.log.metrics(entry)
-        if self.arguments.with_tracking:
-            numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float))}
-            self.accelerator.log(numbers, step=entry["step"])
-
-    def _overflowed(self, outcome: Outcome) -> bool:
-        """Whether fp16's scaler skipped the update to lower its scale, which it does now and then."""
-        if self.accelerator.scaler is None or not math.isfinite(outcome.loss):
-            return False
-        self.overflows += 1
-        return self.overflows <= MOST_OVERFLOWS
-
-    def _skip_or_stop(self, outcome: Outcome) -> None:
-        progress, arguments = self.progress, self.arguments
-        indices = np.asarray(self.split.indices)[outcome.examples].tolist()
-        progress.skipped.append(
-            {
-                "step": outcome.step,
-                "epoch": self._epoch(outcome.step),
-                "loss": str(outcome.loss),
-                "grad_norm": str(outcome.grad_norm),
-                "examples": indices,
-            }
-        )
-        shown = ", ".join(map(str, indices[:SHOWN_EXAMPLES])) + (
-            ", ..." if len(indices) > SHOWN_EXAMPLES else ""
-        )
-        what = (
-            f"update {outcome.step} (epoch {self._epoch(outcome.step):.2f}): loss {outcome.loss}, "
-            f"gradient norm {outcome.grad_norm}; examples (lines of the training data): {shown}"
-        )
-        if arguments.on_nan == "skip" and len(progress.skipped) <= arguments.max_nan_skips:
-            self._warn(f"skipped {what}")
-            return
-        self.log.line(f"stopped at {what}")
-        limit = (
-            f"--max_nan_skips {arguments.max_nan_skips} is used up"
-            if arguments.on_nan == "skip"
-            else "a lower --learning_rate may help; --on_nan skip passes over such updates"
-        )
-        raise UserError(f"not a finite number at {what}; {self.keeper.last()}; {limit}")
 
     # --- evaluation ---
 
     def _evaluate(self) -> None:
-        progress = self.progress
+        progress = self.ledger.progress
         try:
             scores = self.evaluate_model(self.model)
         except EvaluationStopped:
             self._interrupt(self._agreed_signal())
-        entry = finite({"epoch": self._epoch(progress.step), "step": progress.step, **scores})
+        entry = finite({"epoch": self.ledger.epoch(progress.step), "step": progress.step, **scores})
         progress.evaluations.append(entry)
         progress.evaluated = True
         value = entry[self.main_metric]
@@ -394,7 +316,7 @@ class _Loop:
             progress.evaluations_without_gain = 0
         else:
             progress.evaluations_without_gain += 1
-        self._publish(entry)
+        self.ledger.publish(entry)
         goes_on = progress.step < self.total and not self._out_of_patience()
         if goes_on and progress.best["step"] == progress.step:
             self.keeper.save_best(progress.step)
@@ -406,21 +328,22 @@ class _Loop:
 
     def _out_of_patience(self) -> bool:
         patience = self.arguments.early_stopping_patience
-        return patience is not None and self.progress.evaluations_without_gain >= patience
+        return patience is not None and self.ledger.progress.evaluations_without_gain >= patience
 
     # --- small ---
 
     def _save(self) -> None:
         self._drain()
-        self._stop_clock()
-        self.keeper.save(self.progress)
-        self.clock = time.perf_counter()
+        self.ledger.stop_clock()
+        self.keeper.save(self.ledger.progress)
+        self.ledger.start_clock()
 
     def _interrupt(self, signum: int) -> None:
         self._save()
-        where = printable(checkpoints.step_folder(self.keeper.folder, self.progress.step))
+        step = self.ledger.progress.step
+        where = printable(checkpoints.step_folder(self.keeper.folder, step))
         message = (
-            f"{Signals(signum).name}: stopped after update {self.progress.step} of {self.total}; checkpoint "
+            f"{Signals(signum).name}: stopped after update {step} of {self.total}; checkpoint "
             f"{where} is written, and the same command goes on from it"
         )
         self.log.line(message)
@@ -439,22 +362,8 @@ class _Loop:
         count, total = self.accelerator.reduce(flags, "sum").tolist()
         return round(total / count) if count else 0
 
-    def _epoch(self, step: int) -> float:
-        return round(step / self.per_epoch, 4)
-
-    def _stop_clock(self) -> None:
-        now = time.perf_counter()
-        self.progress.train_seconds += now - self.clock
-        self.clock = now
-
-    def _warn(self, message: str) -> None:
-        self.warnings.append(message)
-        self.log.line(message)
-        if self.accelerator.is_main_process:
-            logger.warning(message)
-
     def _result(self) -> TrainingResult:
-        progress = self.progress
+        progress = self.ledger.progress
         return TrainingResult(
             model=self.model if is_sharded(self.accelerator) else self.raw,
             best=progress.best,
@@ -465,7 +374,7 @@ class _Loop:
             steps=progress.step,
             skipped_updates=progress.skipped,
             resumed_from=progress.resumed_from,
-            warnings=self.warnings,
+            warnings=self.ledger.warnings,
             peak_memory_bytes=peak_memory(self.accelerator.device),
         )
 

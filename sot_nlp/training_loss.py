@@ -1,9 +1,11 @@
-"""The cross-entropy with class weights and label smoothing, for the time of a training."""
+"""The loss of a batch: the model's own, or the cross-entropy with class weights and label smoothing.
+
+Shapes: B batch, K classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,37 +15,46 @@ from torch.nn.functional import cross_entropy
 
 from sot_nlp.errors import UserError
 
+# (the model as accelerate wrapped it, its inputs with the labels) -> the mean loss of the batch
+BatchLoss = Callable[[Any, dict[str, Tensor]], Tensor]
 
-@contextmanager
-def adjusted_loss(
-    model: torch.nn.Module, labels: Any, *, label_smoothing: float, class_weights: Any
-) -> Iterator[None]:
-    """Inside, `model` is trained with class weights (K,) and label smoothing in its cross-entropy.
+
+def model_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The loss that the model computes from its labels."""
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
+def training_loss(model: Any, labels: Any, *, label_smoothing: float, class_weights: Any) -> BatchLoss:
+    """The loss that `model` is trained with; its own where neither weights (K,) nor smoothing are given.
 
     The weights are scaled so that their mean over `labels` (n,), the training split's, is 1: the loss keeps
     its size. Each example's loss counts with its own weight, whoever shares its batch, so accumulation and
-    many processes change nothing. Raises UserError where the labels are not classes.
+    many processes change nothing. Late fusion has a loss a branch here, too. Raises UserError where the
+    labels are not classes.
     """
     if not label_smoothing and class_weights is None:
-        yield
-        return
-    flag = "--label_smoothing" if class_weights is None else "--class_weights"
-    owner = next((m for m in model.modules() if hasattr(m, "classification_loss")), None)
-    if owner is None or not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        return model_loss
+    if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        flag = "--label_smoothing" if class_weights is None else "--class_weights"
         raise UserError(f"{flag}: only where each example has one label of several")
     weights = None
     if class_weights is not None:
         values = np.asarray(class_weights, dtype=np.float64)
         weights = torch.tensor(values / values[np.asarray(labels)].mean(), dtype=torch.float32)
+    head = getattr(model.config, "head_config", None)
+    late = head is not None and head.fusion == "late"
 
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        weight = None if weights is None else weights.to(logits)
-        return cross_entropy(
-            logits, labels.view(-1), weight=weight, label_smoothing=label_smoothing, reduction="none"
-        ).mean()
+    def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        branches = (output.word_logits, output.class_token_logits) if late else (output.logits,)
+        total = torch.zeros((), device=output.logits.device)
+        for logits in branches:
+            weight = None if weights is None else weights.to(logits)
+            each = cross_entropy(
+                logits, batch["labels"], weight=weight, label_smoothing=label_smoothing, reduction="none"
+            )
+            total = total + each.mean()
+        return total
 
-    owner.classification_loss = loss  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del owner.classification_loss
+    return loss

@@ -22,6 +22,7 @@ from accelerate.utils import DistributedType
 from sot_nlp import interruption
 from sot_nlp.batching import micro_batches
 from sot_nlp.evaluation import to_device
+from sot_nlp.training_loss import BatchLoss
 
 # On a GPU the numbers of an update are read this many updates later: the host never waits for the device.
 READ_LATER = 4
@@ -59,6 +60,7 @@ class Updater:
         split: Any,
         arguments: Any,
         schedule: Callable[[int], float],
+        loss: BatchLoss,
         pad_token_id: int,
         padding_side: str,
     ):
@@ -68,6 +70,7 @@ class Updater:
         self.split = split
         self.arguments = arguments
         self.schedule = schedule
+        self.loss = loss
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.collation = {"pad_token_id": pad_token_id, "padding_side": padding_side}
         if arguments.torch_compile:
@@ -123,7 +126,7 @@ class Updater:
             # only one token is real (no word enters BatchNorm's statistics), with a loss that counts nothing.
             mask = batch["attention_mask"]
             batch["attention_mask"] = torch.zeros_like(mask).scatter_(1, mask.argmax(1, keepdim=True), 1)
-        loss = self.model(**to_device(batch, accelerator.device)).loss
+        loss = self.loss(self.model, to_device(batch, accelerator.device))
         weight = len(share) / len(examples)
         # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
         scale = accelerator.num_processes * (

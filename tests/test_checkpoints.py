@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sot_nlp import checkpoints
+from sot_nlp import checkpoints, state_files
 from sot_nlp.checkpoints import CheckpointError, Progress
 from sot_nlp.errors import UserError
 from tests.training_case import run, settings, tiny_model
@@ -25,14 +25,14 @@ def make(folder: Path, step: int, *, best: int | None = None) -> Path:
     progress = Progress(step=step, best=None if best is None else {"value": 0.5, "step": best})
 
     def fill(target: Path) -> None:
-        checkpoints.save_tensors(target / checkpoints.MODEL, {"w": torch.full((3,), float(step))})
+        state_files.save_tensors(target / checkpoints.MODEL, {"w": torch.full((3,), float(step))})
         progress.write(target)
 
     checkpoints.save_folder(checkpoints.step_folder(folder, step), fill)
     if best is not None and best != step:
         checkpoints.save_folder(
             checkpoints.best_folder(folder, best),
-            lambda target: checkpoints.save_tensors(target / checkpoints.MODEL, {"w": torch.zeros(3)}),
+            lambda target: state_files.save_tensors(target / checkpoints.MODEL, {"w": torch.zeros(3)}),
         )
     return checkpoints.step_folder(folder, step)
 
@@ -163,9 +163,9 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     def full(*args: Any, **settings: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = {"model": "save_file", "manifest": "write_json"}.get(when)
+    target = {"model": (state_files, "save_file"), "manifest": (checkpoints, "write_json")}.get(when)
     if target:
-        monkeypatch.setattr(checkpoints, target, full)
+        monkeypatch.setattr(*target, full)
     else:
         monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(UserError, match=r"step-00000020 could not be written: No space left on device; "):
@@ -191,9 +191,9 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
         "count": torch.tensor(2**40),
         "empty": torch.zeros(0, 2),
     }
-    checkpoints.save_tensors(tmp_path / "t", state)
+    state_files.save_tensors(tmp_path / "t", state)
     into = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    checkpoints.load_tensors(tmp_path / "t", into, "model")
+    state_files.load_tensors(tmp_path / "t", into, "model")
 
     for name, tensor in state.items():
         assert torch.equal(into[name].nan_to_num(7), tensor.nan_to_num(7)), name
@@ -211,12 +211,12 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
     ],
 )
 def test_tensors_of_another_model_are_refused(change: Any, message: str, tmp_path: Path) -> None:
-    checkpoints.save_tensors(tmp_path / "t", {"a": torch.ones(1), "b": torch.ones(2)})
+    state_files.save_tensors(tmp_path / "t", {"a": torch.ones(1), "b": torch.ones(2)})
     into = {"a": torch.zeros(1), "b": torch.zeros(2)}
     change(into)
 
     with pytest.raises(CheckpointError, match=message):
-        checkpoints.load_tensors(tmp_path / "t", into, "model")
+        state_files.load_tensors(tmp_path / "t", into, "model")
 
 
 # --- nothing that is read back runs code ---
@@ -312,9 +312,9 @@ def test_the_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
             for parameter in group["params"]:
                 parameter.grad = torch.randn_like(parameter)
         first.step()
-    checkpoints.save_optimizer(tmp_path / "o", first, names)
+    state_files.save_optimizer(tmp_path / "o", first, names)
     second, names = build(1)
-    checkpoints.load_optimizer(tmp_path / "o", second, names)
+    state_files.load_optimizer(tmp_path / "o", second, names)
 
     for group, other in zip(first.param_groups, second.param_groups, strict=True):
         for a, b in zip(group["params"], other["params"], strict=True):
@@ -324,4 +324,4 @@ def test_the_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
                 assert tensor.stride() == second.state[b][kind].stride()
     assert float(second.state[b]["step"]) == 3
     with pytest.raises(CheckpointError, match="is not trained in this run"):
-        checkpoints.load_optimizer(tmp_path / "o", second, [[f"x{n}" for n in group] for group in names])
+        state_files.load_optimizer(tmp_path / "o", second, [[f"x{n}" for n in group] for group in names])

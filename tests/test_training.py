@@ -15,7 +15,7 @@ from sot_nlp.batching import epoch_updates
 from sot_nlp.errors import UserError
 from sot_nlp.run_lock import run_lock
 from sot_nlp.training import create_accelerator
-from sot_nlp.training_loss import adjusted_loss
+from sot_nlp.training_loss import training_loss
 from tests.training_case import PAD, Split, run, settings, tiny_model
 
 
@@ -224,32 +224,57 @@ def test_frozen_parts_draw_no_dropout(tmp_path: Path) -> None:
 # --- the loss ---
 
 
-def test_class_weights_and_label_smoothing() -> None:
-    model = tiny_model(head="words")
-    labels = np.array([0, 0, 0, 1])
-    logits, targets = torch.tensor([[2.0, -1.0], [0.5, 0.25]]), torch.tensor([1, 0])
-    plain = model.classification_loss(logits, targets)
+@pytest.mark.parametrize("fusion", ["sum", "late"])
+def test_class_weights_and_label_smoothing(fusion: str) -> None:
+    model = tiny_model(head="vision", fusion=fusion).eval()
+    batch = Split().collate(np.arange(6), pad_token_id=PAD)
+    output = model(**batch)
 
-    # Weights 1 and 5 have the mean 2 over the labels: 0.5 and 2.5.
-    with adjusted_loss(model, labels, label_smoothing=0.2, class_weights=[1.0, 5.0]):
-        found = model.classification_loss(logits, targets)
-    logs = logits.log_softmax(-1)
-    # Smoothing: 0.9 on the label, 0.1 on the other, each class's part with that class's weight.
-    first = -(0.9 * 2.5 * logs[0, 1] + 0.1 * 0.5 * logs[0, 0])
-    second = -(0.9 * 0.5 * logs[1, 0] + 0.1 * 2.5 * logs[1, 1])
+    own = training_loss(model, batch["labels"], label_smoothing=0.0, class_weights=None)
+    assert torch.equal(own(model, batch), output.loss)
+    # All weights equal and no smoothing to speak of: the model's own loss, by the other way.
+    plain = training_loss(model, batch["labels"], label_smoothing=0.0, class_weights=[3.0, 3.0])
+    torch.testing.assert_close(plain(model, batch), output.loss)
 
-    assert found == pytest.approx(float((first + second) / 2), abs=1e-6)
-    assert model.classification_loss(logits, targets) == plain
+    # Weights 1 and 5 have the mean 2 over these labels: 0.5 and 2.5.
+    loss = training_loss(model, np.array([0, 0, 0, 1]), label_smoothing=0.2, class_weights=[1.0, 5.0])
+    expected = 0.0
+    branches = (output.word_logits, output.class_token_logits) if fusion == "late" else (output.logits,)
+    for logits in branches:
+        for row, label in zip(logits.log_softmax(-1).tolist(), batch["labels"].tolist(), strict=True):
+            # Smoothing: 0.9 on the label, 0.1 on the other, each class's part with that class's weight.
+            shares = [0.9, 0.1] if label == 0 else [0.1, 0.9]
+            expected -= (shares[0] * 0.5 * row[0] + shares[1] * 2.5 * row[1]) / 6
+    assert loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_class_weights_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError, match="--class_weights: only where each example has one label of several"),
-        adjusted_loss(
-            tiny_model(head="words"), np.array([0.5, 1.5]), label_smoothing=0, class_weights=[1, 2]
-        ),
+def test_class_weights_are_refused_where_there_are_no_classes() -> None:
+    for options, flag in (
+        ({"class_weights": [1, 2], "label_smoothing": 0}, "--class_weights"),
+        ({"class_weights": None, "label_smoothing": 0.1}, "--label_smoothing"),
     ):
-        pass
+        with pytest.raises(UserError, match=f"{flag}: only where each example has one label of several"):
+            training_loss(tiny_model(), np.array([0.5, 1.5]), **options)
+
+
+def test_weighted_and_smoothed_training_is_however_cut_the_same(tmp_path: Path) -> None:
+    cuts = (
+        {"per_device_train_batch_size": 6},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
+    )
+    models = []
+    for number, cut in enumerate(cuts):
+        model = tiny_model(head="vision", dropout=0.0)
+        arguments = settings(label_smoothing=0.1, **cut)
+        run(
+            tmp_path / str(number),
+            arguments,
+            model=model,
+            class_weights=[1.0, 3.0],
+            evaluate=scripted([0.0, 1.0]),
+        )
+        models.append(model)
+    assert_close(*models)
 
 
 # --- numbers that go wrong ---

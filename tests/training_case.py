@@ -52,8 +52,11 @@ class Split:
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.from_numpy(self.labels[indices])}
 
 
-def tiny_model(*, head: str | None = None, dropout: float = 0.1, seed: int = 0, layers: int = 2) -> Any:
-    """A BERT of 2 layers, 32 wide; with `head` our model of that preset, else transformers' own."""
+def tiny_model(
+    *, head: str | None = None, dropout: float = 0.1, seed: int = 0, layers: int = 2, **overrides: Any
+) -> Any:
+    """A BERT of 2 layers, 32 wide; with `head` our model of that preset (`overrides`
+    are fields of it), else transformers' own."""
     import transformers
 
     settings: dict[str, Any] = {
@@ -74,7 +77,7 @@ def tiny_model(*, head: str | None = None, dropout: float = 0.1, seed: int = 0, 
     from sot_nlp.modeling.head_config import resolve_head
 
     settings.pop("num_labels")
-    config = resolve_head(head).replace(dropout=dropout, width_x=8, width_y=4)
+    config = resolve_head(head).replace(dropout=dropout, width_x=8, width_y=4, **overrides)
     return AutoSoTForSequenceClassification.from_config(
         transformers.BertConfig(**settings), num_labels=2, head=config
     )
