@@ -100,6 +100,7 @@ class RayLauncher:
             import os
             import subprocess
             import sys
+            import time
 
             with open(log_path, "ab") as output:  # noqa: PTH123 - as little as possible on the worker
                 process = subprocess.Popen(
@@ -110,6 +111,9 @@ class RayLauncher:
                     env={**os.environ, **changes},
                 )
             try:
+                # Not one long wait: Ray's cancelling only reaches Python between two calls.
+                while process.poll() is None:
+                    time.sleep(0.2)
                 return process.wait()
             finally:
                 # Cancelled, or this worker ends: the run writes its checkpoint first.

@@ -19,6 +19,7 @@ from sot_nlp.arguments import build_arguments
 from sot_nlp.commands import compare
 from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
+from sot_nlp.ray_launcher import RayLauncher
 from sot_nlp.study import Study, finished, parse_names, parse_seeds, read_study
 from sot_nlp.study_runner import slots
 from sot_nlp.task_spec import load_task
@@ -406,6 +407,33 @@ def test_visible_gpus(monkeypatch):
     assert study_runner.gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert study_runner.gpus() == []
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"sot-nlp\[ray\]"):
+        RayLauncher("auto", 1)
+
+
+def test_a_cluster_of_two_nodes_runs_every_cell_once(tmp_path, quick):
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    cluster.add_node(**size)
+    try:
+        launcher = RayLauncher(cluster.address, 1)
+        places = [{**slot, "RUNS": str(tmp_path / "ran")} for slot in launcher.slots(None)]
+        assert len(places) == 2
+        run = runner(tmp_path / "s", small(2).cells(), start=launcher.start)
+        run.free = places
+        assert len(run.run().finished) == 4
+        assert len(quick()) == 4
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 # -- claims -------------------------------------------------------------------------------------------
