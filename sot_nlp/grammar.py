@@ -1,23 +1,26 @@
 """An acceptability corpus from a small grammar of our own: minimal pairs over invented words.
 
-A sentence mixes English function words with invented content words: a stem (`br` + `ab`) and a regular
-ending that carries all the grammar: `brabard(s)` is a masculine noun, `brabelle(s)` a feminine one, `Brabo`
+A sentence mixes English function words with invented content words: a stem (`brab`) and a regular ending that
+carries all the grammar. `brabard` and `brabards` are masculine, `brabelle` and `brabelles` feminine, `Brabo`
 and `Braba` are names, `brable` is intransitive, `brabize` transitive, `brabend` ditransitive, `brabeem` takes
-a clause, `brabish` is an adjective. So a word that training never saw can be judged from its pieces.
+a clause, `brabish` is an adjective. So a word that training never saw can be judged by its pieces.
 
 Five phenomena, each decided by structure and by nothing nearer at hand:
 
-- agreement: the verb agrees with its subject, across nouns of the other number;
-- reflexive: `himself`, `herself`, `themselves` match the subject of their own clause;
-- determiner: `this`/`these` (`every`/`several`) match their noun, past adjectives and compounds;
+- agreement: a verb agrees with its subject, whatever nouns stand between them;
+- reflexive: `himself`, `herself` and `themselves` match the subject of their clause;
+- determiner: `this` and `these` match their noun, past adjectives and the first noun of a compound;
 - polarity: `ever` and `yet` need a negation that has them in its scope, `already` shuns one. Every sentence
-  holds one negation; a relative clause may hide it. (Adding a negation never hurts `ever`, so without
-  `already` as its mirror the word `no` alone would give the answer away.)
-- argument: a verb has the objects that it asks for, where passives and relative clauses move them.
+  holds one negation, but a relative clause may hide it. (More negation never hurts `ever`, so without
+  `already` as its mirror the mere presence of `no` would be a clue.)
+- argument: a verb has as many objects as it asks for, also where a passive or a relative clause moves one.
 
-Each pair is one acceptable and one unacceptable sentence that differ in a single word. What differs is
-crossed with what decides it (singular or plural subject x singular or plural verb), so that no word and no
-two neighbouring words say anything about the label.
+A pair is one acceptable and one unacceptable sentence that differ in a single word. What differs is crossed
+with what decides it (singular and plural subject with singular and plural verb), as often each way, so that
+no word, and in the validation split no two neighbouring words, says anything about the label.
+
+The validation split holds out words and constructions: none of its content words occurs in training, and no
+phenomenon in the surroundings in which it is tested; both are new combinations of parts that do occur.
 """
 
 from __future__ import annotations
@@ -38,71 +41,61 @@ COLUMNS = ("sentence", "label", "construction", "pair")
 PHENOMENA = ("agreement", "reflexive", "determiner", "polarity", "argument")
 SPLITS = ("train", "validation")
 
-_ONSETS = ("br", "dr", "bl", "fl", "gl", "pl", "tw", "m", "v", "z")
-_RIMES = ("ab", "ap", "eb", "ed", "et", "ib", "ig", "ip", "ob", "op", "ot", "ub", "ud", "ug")
-# A stem whose two places add up to a multiple of four is held out: every onset and every rime is in both
-# splits, no stem is.
-STEMS = {
-    split: tuple(
-        onset + rime
-        for i, onset in enumerate(_ONSETS)
-        for j, rime in enumerate(_RIMES)
-        if ((i + j) % 4 == 0) == (split == "validation")
-    )
-    for split in SPLITS
+_STEMS = (  # noqa: SIM905
+    "brab dreb flig glop plud twib mot vap zet blug krep drib flob glud "
+    "plet twig mup vop zib blet krod drup flap gleb plig twop mab vud"
+).split()
+_ENDINGS = {
+    "masculine": "ard",
+    "feminine": "elle",
+    "masculine name": "o",
+    "feminine name": "a",
+    "intransitive": "le",
+    "transitive": "ize",
+    "ditransitive": "end",
+    "clausal": "eem",
+    "adjective": "ish",
+}
+# A stem is held out of a word class where its place and the class's number here add up to a multiple of 4:
+# every stem and every ending occurs in training, those words do not. The verbs of a pair share a stem.
+_HELD_OUT = {
+    "intransitive": 0,
+    "transitive": 0,
+    "ditransitive": 0,
+    "masculine": 1,
+    "feminine": 2,
+    "masculine name": 3,
+    "feminine name": 3,
+    "clausal": 1,
+    "adjective": 2,
 }
 
-_NOUN_ENDINGS = {"masculine": "ard", "feminine": "elle"}
-_NAME_ENDINGS = {"masculine": "o", "feminine": "a"}
-_VERB_ENDINGS = {"intransitive": "le", "transitive": "ize", "ditransitive": "end", "clausal": "eem"}
-_DETERMINERS = {"singular": ("this", "every"), "plural": ("these", "several")}
+_NUMBERS = ("singular", "plural")
+_GENDERS = ("masculine", "feminine")
+_DETERMINERS = {"singular": "this", "plural": "these"}
 _REFLEXIVES = ("himself", "herself", "themselves")
+_AUXILIARIES = {"be": ("is", "are"), "have": ("has", "have")}
 _PREPOSITIONS = ("near", "behind", "beside", "with")
 _ADVERBS = ("often", "usually", "again", "suddenly")
-_NUMBERS = ("singular", "plural")
-_ORDERS = (_NUMBERS, _NUMBERS[::-1])
-_AUXILIARIES = {"is": ("is", "are"), "was": ("was", "were"), "has": ("has", "have")}
-_GENDERS = ("masculine", "feminine")
-_SLOT = "_"
-# How often a noun that could mislead is made to; otherwise its features are drawn at random.
-_ATTRACTION = 0.5
 
-# A shape is where the clause stands and what stands behind the noun that heads its subject: `pp` near the Y,
-# `src` that greets the Y, `orc` that the Y greets; in a chain each modifies the noun of the one before. The
-# held-out shapes combine the parts of the others anew, and are no longer than the longest of them.
+# A shape is the frame around a clause and the chain behind the noun that heads its subject, in which each
+# modifies the noun of the one before: `pp` near the Y, `src` that greets the Y, `orc` that the Y greets.
 Shape = tuple[str, tuple[str, ...]]
-SHAPES: dict[str, tuple[Shape, ...]] = {
-    "train": (
-        ("main", ()),
-        ("main", ("pp",)),
-        ("main", ("src",)),
-        ("main", ("orc",)),
-        ("main", ("pp", "pp")),
-        ("main", ("src", "pp")),
-        ("embedded", ()),
-        ("embedded", ("pp",)),
-        ("embedded", ("orc",)),
-        ("embedded", ("src", "pp")),
-        ("fronted", ()),
-        ("fronted", ("pp",)),
-        ("fronted", ("src",)),
-        ("fronted", ("pp", "pp")),
-    ),
-    "validation": (
-        ("main", ("orc", "pp")),
-        ("main", ("pp", "orc")),
-        ("main", ("pp", "src")),
-        ("embedded", ("src",)),
-        ("embedded", ("pp", "pp")),
-        ("fronted", ("orc",)),
-        ("fronted", ("src", "pp")),
-    ),
-}
+_FRAMES = ("main", "fronted", "embedded")
+_SHORT: tuple[tuple[str, ...], ...] = ((), ("pp",), ("src",), ("orc",))
+_DEEP: tuple[tuple[str, ...], ...] = (("pp", "pp"), ("src", "pp"), ("orc", "pp"))
+_PLAIN: Shape = ("main", ())
+
+_SLOT = "_"
+# In training this share of the sentences has the plain shape: what is short is learned first.
+_PLAIN_SHARE = 0.5
+# A noun that could mislead is made to this often; otherwise its features are drawn at random.
+_ATTRACTION = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A sentence, whether it is acceptable, what it tests (phenomenon/clause/modifiers), and its pair."""
+    """A sentence, whether it is acceptable, its construction (phenomenon/frame/modifiers), and its pair."""
 
     sentence: str
     label: str
@@ -115,6 +108,26 @@ def phenomenon(construction: str) -> str:
     return construction.split("/", 1)[0]
 
 
+def shapes(split: str, name: str) -> list[Shape]:
+    """The shapes in which a split tests the phenomenon `name`: each is in one split or the other.
+
+    About a third is held out, and not the same for all, so that training has every shape somewhere.
+    """
+    turn = PHENOMENA.index(name)
+    chosen = []
+    for row, frame in enumerate(_FRAMES):
+        for column, modifiers in enumerate((*_SHORT, *_DEEP)):
+            if modifiers in _DEEP and frame != "main":
+                continue
+            # A negation hides in a relative clause only.
+            if name == "polarity" and not {"src", "orc"} & set(modifiers):
+                continue
+            held_out = (row + column + turn) % 3 == 0 and (frame, modifiers) != _PLAIN
+            if held_out == (split == "validation"):
+                chosen.append((frame, modifiers))
+    return chosen
+
+
 def generate(split: str, size: int, seed: int) -> list[Example]:
     """`size` sentences (even) of a split, half of each label, in random order: a function of its arguments.
 
@@ -124,18 +137,17 @@ def generate(split: str, size: int, seed: int) -> list[Example]:
     if size < 0 or size % 2:
         raise ValueError(f"size is {size}; minimal pairs need an even number of sentences, 0 or more")
     rng = random.Random(f"{split} {seed}")
-    speaker = _Speaker(rng, STEMS[split])
+    speaker = _Speaker(rng, split)
     seen: set[str] = set()
     examples: list[Example] = []
     while len(examples) < size:
         pair = len(examples) // 2
         name = PHENOMENA[pair % len(PHENOMENA)]
-        # A negation hides in a relative clause only.
-        shapes = [s for s in SHAPES[split] if name != "polarity" or {"src", "orc"} & set(s[1])]
-        frame, modifiers = rng.choice(shapes)
-        clause, good_word, bad_word, draw = _BUILDERS[name](speaker, modifiers)
-        words = speaker.framed(frame, clause, draw)
-        good, bad = _spell(words, good_word), _spell(words, bad_word)
+        choice = shapes(split, name)
+        frame, modifiers = _PLAIN if _PLAIN in choice and rng.random() < _PLAIN_SHARE else rng.choice(choice)
+        item = _BUILDERS[name](speaker, frame, modifiers)
+        words = speaker.framed(frame, item.clause, item.bystander)
+        good, bad = _spell(words, item.good), _spell(words, item.bad)
         if good in seen or bad in seen:
             continue
         seen |= {good, bad}
@@ -156,8 +168,7 @@ def write_corpus(
     target = Path(folder) / "Demo"
     for split, size in zip(SPLITS, (train_size, validation_size), strict=True):
         rows = [(e.sentence, e.label, e.construction, str(e.pair)) for e in generate(split, size, seed)]
-        lines = ("\t".join(row) + "\n" for row in (COLUMNS, *rows))
-        write_atomic(target / f"{split}.tsv", "".join(lines))
+        write_atomic(target / f"{split}.tsv", "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows)))
     return target
 
 
@@ -175,20 +186,34 @@ class _Noun:
     gender: str
 
 
+@dataclass(frozen=True)
+class _Item:
+    """A clause with a slot, the words that make it acceptable and unacceptable, and who else may stand by."""
+
+    clause: list[str]
+    good: str
+    bad: str
+    bystander: Callable[[], _Noun]
+
+
 _T = TypeVar("_T")
-_Draw = Callable[[], _Noun]
-# A clause with a slot, the word that makes it acceptable, the one that does not, and how to draw the nouns
-# of what stands around the clause.
-_Item = tuple[list[str], str, str, _Draw]
 
 
 class _Speaker:
     """Words and phrases at random, all of them acceptable."""
 
-    def __init__(self, rng: random.Random, stems: tuple[str, ...]):
+    def __init__(self, rng: random.Random, split: str):
         self.rng = rng
-        self.stems = stems
         self.turns: Counter[tuple[object, ...]] = Counter()
+        self.stems = {
+            kind: [s for i, s in enumerate(_STEMS) if ((i + key) % 4 == 0) == (split == "validation")]
+            for kind, key in _HELD_OUT.items()
+        }
+
+    def turn(self, values: Sequence[_T], *key: object) -> _T:
+        """The next of `values` in turn, for each `key` on its own: equally often, not only on average."""
+        self.turns[key] += 1
+        return values[self.turns[key] % len(values)]
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -196,36 +221,21 @@ class _Speaker:
     def features(self) -> _Noun:
         return _Noun(self.rng.choice(_NUMBERS), self.rng.choice(_GENDERS))
 
-    def stem(self) -> str:
-        return self.rng.choice(self.stems)
+    def word(self, kind: str) -> str:
+        return self.rng.choice(self.stems[kind]) + _ENDINGS[kind]
 
     def noun(self, features: _Noun) -> str:
-        return self.stem() + _NOUN_ENDINGS[features.gender] + ("s" if features.number == "plural" else "")
-
-    def name(self, gender: str) -> str:
-        return (self.stem() + _NAME_ENDINGS[gender]).capitalize()
-
-    def adjective(self) -> str:
-        return self.stem() + "ish"
+        return self.word(features.gender) + ("s" if features.number == "plural" else "")
 
     def adverb(self) -> str:
         return self.rng.choice(_ADVERBS)
 
-    def determiner(self, number: str) -> str:
-        return self.rng.choice(_DETERMINERS[number])
+    def past(self, kind: str) -> str:
+        return _participle(self.word(kind))
 
-    def turn(self, values: Sequence[_T], *key: object) -> _T:
-        """The next of `values` in turn, for each `key` on its own: equally frequent, not only on average."""
-        self.turns[key] += 1
-        return values[self.turns[key] % len(values)]
-
-    def finite(self, kind: str, number: str, negated: bool = False) -> list[str]:
+    def finite(self, kind: str, number: str) -> list[str]:
         """A verb in the present tense, or in the past perfect, which shows no number."""
-        if negated:
-            return ["had", "not", _participle(self.stem(), kind)]
-        if self.chance(0.4):
-            return ["had", _participle(self.stem(), kind)]
-        return [_present(self.stem(), kind, number)]
+        return ["had", self.past(kind)] if self.chance(0.4) else [_present(self.word(kind), number)]
 
     def phrase(
         self,
@@ -235,7 +245,7 @@ class _Speaker:
         determiners: list[str] | None = None,
         verbs: dict[int, list[str]] | None = None,
     ) -> list[str]:
-        """A noun phrase: one noun more than modifiers, all after `the` or their own of `determiners`.
+        """A noun phrase: one noun more than modifiers, each after `the` or its own of `determiners`.
 
         `verbs` replaces the verb of the relative clause that stands at that place in `modifiers`.
         """
@@ -259,61 +269,59 @@ class _Speaker:
         verb = verbs.get(at) or self.finite("transitive", subject.number)
         return [*words, "that", *(verb + inner if modifiers[at] == "src" else inner + verb)]
 
-    def framed(self, frame: str, clause: list[str], draw: _Draw) -> list[str]:
-        """The clause alone, as what somebody says, or behind a phrase of place or source."""
+    def framed(self, frame: str, clause: list[str], bystander: Callable[[], _Noun]) -> list[str]:
+        """The clause alone, or behind a phrase of place or source, or as what somebody says."""
         if frame == "main":
             return clause
-        noun = draw()
+        noun = bystander()
         if frame == "embedded":
             return [*self.phrase([noun]), *self.finite("clausal", noun.number), "that", *clause]
         before = ["according", "to"] if self.chance(0.5) else [self.rng.choice(_PREPOSITIONS)]
         return [*before, *self.phrase([noun]), ",", *clause]
 
 
-def _present(stem: str, kind: str, number: str) -> str:
-    return stem + _VERB_ENDINGS[kind] + ("s" if number == "singular" else "")
+def _present(verb: str, number: str) -> str:
+    return verb + ("s" if number == "singular" else "")
 
 
-def _participle(stem: str, kind: str) -> str:
-    base = stem + _VERB_ENDINGS[kind]
-    return base + ("d" if base.endswith("e") else "ed")
+def _participle(verb: str) -> str:
+    return verb + ("d" if verb.endswith("e") else "ed")
 
 
-def _agreement(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
-    # The verb that is put to the test: the clause's own, or that of the first object relative in it.
+def _agreement(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Item:
+    # The verb that is put to the test: the clause's own, or that of an object relative.
     relative = modifiers.index("orc") if "orc" in modifiers and speaker.chance(0.5) else None
-    if relative is not None:
-        kind = "relative"
-    else:
-        kind = speaker.rng.choice(("intransitive", "transitive", "is", "was", "has"))
-    number, wrong = speaker.turn(_ORDERS, "agreement", kind)
+    kind = "relative" if relative is not None else speaker.rng.choice(("intransitive", "be", "have"))
+    number, wrong = speaker.turn((_NUMBERS, _NUMBERS[::-1]), "agreement", kind)
 
-    def draw() -> _Noun:
+    def bystander() -> _Noun:
         features = speaker.features()
         return _Noun(wrong, features.gender) if speaker.chance(_ATTRACTION) else features
 
-    # The nouns near the verb are of either number at random: if most were of the wrong one, a verb that
+    # The nouns nearer to the verb are of either number at random: if most were of the wrong one, a verb that
     # disagrees with its neighbour would be a sign of an acceptable sentence.
     nouns = [speaker.features() for _ in range(len(modifiers) + 1)]
     subject = 0 if relative is None else relative + 1
     nouns[subject] = _Noun(number, nouns[subject].gender)
-    # An adverb keeps a subject without modifiers from its verb, for the same reason.
-    lead = [speaker.adverb()] if subject == len(modifiers) or speaker.chance(0.3) else []
-    stem = speaker.stem()
+    # An adverb keeps a verb from a subject that would be its neighbour, but for the plain shape.
+    apart = subject == len(modifiers) and (frame, modifiers) != _PLAIN
+    lead = [speaker.adverb()] if apart or speaker.chance(0.3) else []
     if kind in _AUXILIARIES:
         good, bad = (_AUXILIARIES[kind][_NUMBERS.index(n)] for n in (number, wrong))
-        behind = [_participle(stem, "intransitive") if kind == "has" else stem + "ish"]
+        behind = [speaker.word("adjective") if kind == "be" else speaker.past("intransitive")]
     else:
-        verb = "intransitive" if kind == "intransitive" else "transitive"
-        good, bad = (_present(stem, verb, n) for n in (number, wrong))
-        behind = speaker.phrase([draw()]) if kind == "transitive" else []
+        verb = speaker.word("intransitive" if relative is None else "transitive")
+        good, bad = (_present(verb, n) for n in (number, wrong))
+        behind = []
     if relative is None:
-        return [*speaker.phrase(nouns, modifiers), *lead, _SLOT, *behind], good, bad, draw
-    words = speaker.phrase(nouns, modifiers, verbs={relative: [*lead, _SLOT]})
-    return [*words, "had", _participle(speaker.stem(), "intransitive")], good, bad, draw
+        clause = [*speaker.phrase(nouns, modifiers), *lead, _SLOT, *behind]
+    else:
+        clause = speaker.phrase(nouns, modifiers, verbs={relative: [*lead, _SLOT]})
+        clause += ["had", speaker.past("intransitive")]
+    return _Item(clause, good, bad, bystander)
 
 
-def _reflexive(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
+def _reflexive(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Item:
     good, bad = speaker.turn(tuple(permutations(_REFLEXIVES, 2)), "reflexive")
 
     def antecedent(reflexive: str) -> _Noun:
@@ -321,76 +329,67 @@ def _reflexive(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
             return _Noun("plural", speaker.rng.choice(_GENDERS))
         return _Noun("singular", _GENDERS[_REFLEXIVES.index(reflexive)])
 
-    def draw() -> _Noun:
+    def bystander() -> _Noun:
         return antecedent(bad) if speaker.chance(_ATTRACTION) else speaker.features()
 
     head = antecedent(good)
-    subject = speaker.phrase([head, *(draw() for _ in modifiers)], modifiers)
-    if (
-        head.number == "singular"
-        and "src" not in modifiers
-        and "orc" not in modifiers
-        and speaker.chance(0.4)
-    ):
-        subject[:2] = [speaker.name(head.gender)]
-    # The past perfect shows no number: a verb that did would tell the reflexive's without the subject.
+    subject = speaker.phrase([head, *(bystander() for _ in modifiers)], modifiers)
+    if head.number == "singular" and not {"src", "orc"} & set(modifiers) and speaker.chance(0.4):
+        subject[:2] = [speaker.word(f"{head.gender} name").capitalize()]
+    # The past perfect shows no number; a verb that did would tell the reflexive's without the subject.
     lead = [speaker.adverb()] if speaker.chance(0.5) else []
-    return [*subject, "had", *lead, _participle(speaker.stem(), "transitive"), _SLOT], good, bad, draw
+    return _Item([*subject, "had", *lead, speaker.past("transitive"), _SLOT], good, bad, bystander)
 
 
-def _determiner(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
-    series = speaker.rng.choice((0, 1))
-    tests_determiner = speaker.chance(0.5)
-    number, wrong = speaker.turn(_ORDERS, "determiner", series, tests_determiner)
+def _determiner(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Item:
+    tests_noun = speaker.chance(0.5)
+    number, wrong = speaker.turn((_NUMBERS, _NUMBERS[::-1]), "determiner", tests_noun)
     nouns = [speaker.features() for _ in range(len(modifiers) + 1)]
-    determiners = [speaker.determiner(noun.number) for noun in nouns]
-    gender, stem = speaker.rng.choice(_GENDERS), speaker.stem()
-    right, other = (stem + _NOUN_ENDINGS[gender] + ("s" if n == "plural" else "") for n in (number, wrong))
-    # Between the two: adjectives, or the first part of a compound, a noun that is singular in any case.
-    compound = speaker.noun(_Noun("singular", speaker.rng.choice(_GENDERS)))
+    nouns[0] = _Noun(number, nouns[0].gender)
+    _, noun, *rest = speaker.phrase(nouns, modifiers)
+    singular = noun.removesuffix("s")
+    # Between the two: adjectives, or the first noun of a compound, which is singular in any case.
     between = speaker.rng.choice(
-        ([speaker.adjective()], [speaker.adjective(), speaker.adjective()], [compound])
+        (
+            [speaker.word("adjective")],
+            [speaker.word("adjective"), speaker.word("adjective")],
+            [speaker.word(speaker.rng.choice(_GENDERS))],
+        )
     )
-    if tests_determiner:
-        good, bad = (_DETERMINERS[n][series] for n in (number, wrong))
-        tested = [_SLOT, *between, right]
+    if tests_noun:
+        good, bad = (singular + ("s" if n == "plural" else "") for n in (number, wrong))
+        tested = [_DETERMINERS[number], *between, _SLOT]
     else:
-        good, bad = right, other
-        tested = [_DETERMINERS[number][series], *between, _SLOT]
-    if speaker.chance(0.5):
-        subject = speaker.phrase(nouns, modifiers, determiners=determiners)
-        clause = [*subject, "had", _participle(speaker.stem(), "transitive"), *tested]
-    else:
-        nouns[0] = _Noun(number, gender)
-        rest = speaker.phrase(nouns, modifiers, determiners=determiners)[2:]
-        clause = [*tested, *rest, "had", _participle(speaker.stem(), "intransitive")]
-    return clause, good, bad, speaker.features
+        good, bad = (_DETERMINERS[n] for n in (number, wrong))
+        tested = [_SLOT, *between, noun]
+    clause = [*tested, *rest, "had", speaker.past("intransitive")]
+    return _Item(clause, good, bad, speaker.features)
 
 
-def _polarity(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
+def _polarity(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Item:
     by_determiner, needy = speaker.rng.choice(((True, "ever"), (True, "yet"), (False, "yet")))
     licensed = speaker.turn((True, False), "polarity", by_determiner, needy)
     relative = min(i for i, modifier in enumerate(modifiers) if modifier != "pp")
     nouns = [speaker.features() for _ in range(len(modifiers) + 1)]
     determiners = ["the"] * len(nouns)
     verbs: dict[int, list[str]] = {}
-    lead = ["had"]
+    auxiliary = ["had"]
     if by_determiner:
         # Inside the relative clause "no" is as near as ever, but the main verb is out of its scope.
         hidden = speaker.rng.randrange(relative + 1, len(nouns))
         determiners[0 if licensed else hidden] = "no"
     elif licensed:
-        lead.append("not")
+        auxiliary = ["had", "not"]
     else:
-        verbs[relative] = speaker.finite("transitive", "plural", negated=True)
+        verbs[relative] = ["had", "not", speaker.past("transitive")]
     subject = speaker.phrase(nouns, modifiers, determiners=determiners, verbs=verbs)
-    verb = _participle(speaker.stem(), "intransitive")
-    words = [*subject, *lead, *((_SLOT, verb) if needy == "ever" else (verb, _SLOT))]
+    verb = speaker.past("intransitive")
+    clause = [*subject, *auxiliary, *((_SLOT, verb) if needy == "ever" else (verb, _SLOT))]
     good, bad = (needy, "already") if licensed else ("already", needy)
-    return words, good, bad, speaker.features
+    return _Item(clause, good, bad, speaker.features)
 
 
-def _argument(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
+def _argument(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Item:
     nouns = [speaker.features() for _ in range(len(modifiers) + 1)]
     subject = speaker.phrase(nouns, modifiers)
     # With an object behind the verb the choice is between one object and two, without between none and one.
@@ -398,30 +397,24 @@ def _argument(speaker: _Speaker, modifiers: tuple[str, ...]) -> _Item:
     fewer, more = ("transitive", "ditransitive") if with_object else ("intransitive", "transitive")
     behind = speaker.phrase([speaker.features()]) if with_object else []
     # In a passive, and in a relative clause about the object, one object stands elsewhere.
-    gap = not {"src", "orc"} & set(modifiers) and speaker.chance(0.5)
-    moved = speaker.turn((True, False), "argument", with_object, gap)
-    if gap:
+    in_relative = not {"src", "orc"} & set(modifiers) and speaker.chance(0.5)
+    moved = speaker.turn((True, False), "argument", with_object, in_relative)
+    if in_relative:
         about = [*speaker.phrase([speaker.features()]), "that", *subject] if moved else [*subject, "that"]
-        end = ["had", _participle(speaker.stem(), "intransitive")]
-        words = [*about, "had", speaker.adverb(), _SLOT, *behind, *end]
+        clause = [*about, "had", speaker.adverb(), _SLOT, *behind, "had", speaker.past("intransitive")]
     else:
         auxiliary = ("was" if nouns[0].number == "singular" else "were") if moved else "had"
-        # "by" names who did it in a passive, and a place elsewhere.
-        place = [speaker.rng.choice(("by", "near", "beside")), *speaker.phrase([speaker.features()])]
-        words = [
-            *subject,
-            auxiliary,
-            speaker.adverb(),
-            _SLOT,
-            *behind,
-            *(place if speaker.chance(0.5) else []),
-        ]
-    stem = speaker.stem()
-    good, bad = (_participle(stem, kind) for kind in ((more, fewer) if moved else (fewer, more)))
-    return words, good, bad, speaker.features
+        clause = [*subject, auxiliary, speaker.adverb(), _SLOT, *behind]
+        if speaker.chance(0.5):
+            # "by" names who did it in a passive, and a place elsewhere.
+            place = speaker.rng.choice(("by", "near", "beside"))
+            clause += [place, *speaker.phrase([speaker.features()])]
+    stem = speaker.rng.choice(speaker.stems[fewer])
+    good, bad = (_participle(stem + _ENDINGS[k]) for k in ((more, fewer) if moved else (fewer, more)))
+    return _Item(clause, good, bad, speaker.features)
 
 
-_BUILDERS: dict[str, Callable[[_Speaker, tuple[str, ...]], _Item]] = {
+_BUILDERS: dict[str, Callable[[_Speaker, str, tuple[str, ...]], _Item]] = {
     "agreement": _agreement,
     "reflexive": _reflexive,
     "determiner": _determiner,
