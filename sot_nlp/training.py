@@ -382,7 +382,7 @@ class _Loop:
         """Give the model back as it came: without accelerate's wrapper, gradients and optimizer."""
         if is_sharded(self.accelerator):
             return
-        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared", "_compiled_call_impl"):
             vars(self.raw).pop(name, None)
         vars(self.raw).update(self.own_forward)
         self.raw.zero_grad(set_to_none=True)
