@@ -168,7 +168,7 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
             method: _drops(probability, encoded, first, each, stand_in) for method, each in orders.items()
         }
         result["removal"][removal] = {
-            method: _summary(values, drops["random"], seconds.get(method)) for method, values in drops.items()
+            method: _summary(values, drops["random"]) for method, values in drops.items()
         }
     return result
 
@@ -202,7 +202,7 @@ def _drops(
     return np.array(found)
 
 
-def _summary(drops: np.ndarray, random: np.ndarray, seconds: float | None) -> dict[str, Any]:
+def _summary(drops: np.ndarray, random: np.ndarray) -> dict[str, Any]:
     areas, base = drops.mean(-1), random.mean(-1)  # (sentences, 2)
     summary: dict[str, Any] = {}
     for column, name in enumerate(("comprehensiveness", "sufficiency")):
