@@ -1,160 +1,250 @@
-"""`--task demo`: a corpus, a vocabulary and a tiny BERT made on the spot, and both heads trained on them.
+"""`--task demo`: a corpus, a vocabulary and a tiny BERT made on the spot, and two heads trained on them.
 
-Nothing is downloaded. The stock head and the SoT head get the same backbone weights, order of data, updates
-and learning rates; what the table shows is what came out.
+Nothing is downloaded. The stock head and the SoT head start from the same backbone, see the same data in the
+same order, and get the same updates and learning rates; what the table shows is what came out.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
 from sot_nlp.arguments import Arguments, build_arguments
-from sot_nlp.errors import printable
+from sot_nlp.errors import UserError, printable
 from sot_nlp.grammar import PHENOMENA, generate, phenomenon, write_corpus
 
-HEADS = ("stock", "text")
-SEEDS = (1, 2)
-TRAIN_SIZE, VALIDATION_SIZE = 8000, 1000
-VOCABULARY_SIZE = 1000
-# A piece that is rarer than this share of the sentences is spelt out: endings stay whole, stems do not.
-LEAST_SHARE = 0.045
-MODEL = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.1,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-# One policy for both arms.
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FOLDER = Path("runs") / "demo"
+BASELINE = "stock"
+# One policy for both heads; flags override it for both. Found with the stock head, before any comparison.
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 4,
-    "learning_rate": 1e-3,
+    "num_train_epochs": 5,
+    "learning_rate": 7e-4,
     "per_device_train_batch_size": 32,
     "warmup_ratio": 0.1,
     "max_length": 64,
 }
-FOLDER = Path("runs") / "demo"
-EXAMPLE = "The zigelles near the blipard are bledish."
+CORPUS_SEED = 0
 
 
-def ensure_demo_data(folder: str | Path = FOLDER) -> Path:
-    """The folder that `--data_dir` takes, with the demo's corpus in it; written unless it is there."""
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much the demo does: made for about 90 seconds on two cores."""
+
+    train_size: int = 8000
+    validation_size: int = 1000
+    pretraining_updates: int = 1000
+    seeds: int = 2
+
+
+def ensure_demo_data(folder: str | os.PathLike[str] = FOLDER, budget: Budget | None = None) -> Path:
+    """The folder that `--data_dir` takes, with the demo's corpus in it: `folder`/data."""
+    budget = budget or Budget()
     data = Path(folder) / "data"
-    if not (data / "Demo" / "validation.tsv").is_file():
-        write_corpus(data, seed=0, train_size=TRAIN_SIZE, validation_size=VALIDATION_SIZE)
+    write_corpus(data, CORPUS_SEED, budget.train_size, budget.validation_size)
     return data
 
 
-def save_tiny_bert(folder: Path, seed: int) -> Path:
-    """A BERT of random weights with a WordPiece vocabulary of the training sentences, as a checkpoint."""
-    import torch
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizer
+def prepare_demo(
+    folder: str | os.PathLike[str] = FOLDER, budget: Budget | None = None, *, overwrite: bool = False
+) -> tuple[Path, Path]:
+    """Write the corpus, and train the tiny BERT on what is acceptable in its training split.
 
-    sentences = [example.sentence for example in generate("train", TRAIN_SIZE, seed=0)]
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    trainer.train_from_iterator(
-        sentences, VOCABULARY_SIZE, min_frequency=int(LEAST_SHARE * len(sentences)), show_progress=False
-    )
-    # Sorted, since the trainer numbers pieces in no fixed order.
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*special, *sorted(set(trainer.get_vocab()) - set(special))]
-    tokenizer = BertTokenizer(
-        vocab={piece: index for index, piece in enumerate(pieces)},
-        model_max_length=MODEL["max_position_embeddings"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertModel(BertConfig(vocab_size=len(pieces), **MODEL))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def run_demo(arguments: Arguments) -> dict[str, list[dict[str, Any]]]:
-    """Train both heads with each seed, print the scores side by side; returns the records by head.
-
-    Flags that were given hold for both arms; `--output_dir` (default `runs/demo`) holds data, backbones and
-    runs. Runs that are finished there are shown, not run again, unless `--overwrite_output_dir` says so.
+    Returns what `--data_dir` and `--model_name_or_path` take. A BERT that is there is kept unless `overwrite`.
     """
-    from sot_nlp import runner
+    from sot_nlp.tiny_bert import save_tiny_bert
 
+    budget = budget or Budget()
+    data = ensure_demo_data(folder, budget)
+    examples = generate("train", budget.train_size, CORPUS_SEED)
+    sentences = [example.sentence for example in examples if example.label == "acceptable"]
+    model = save_tiny_bert(
+        Path(folder) / "tiny-bert",
+        sentences,
+        updates=budget.pretraining_updates,
+        seed=CORPUS_SEED,
+        overwrite=overwrite,
+    )
+    return data, model
+
+
+def run_demo(
+    arguments: Arguments,
+    train_one: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    budget: Budget | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Train both heads with each seed and print the scores side by side; returns the records by head.
+
+    `--head` (text by default) is compared with the stock head, from `--seed` on; other flags hold for both.
+    `--output_dir` (default `runs/demo`) holds data, backbone and runs. Runs that are finished there with these
+    settings are shown, not run again, unless `--overwrite_output_dir` says so. `train_one` (settings to
+    record) is the runner. Raises UserError.
+    """
+    if arguments.push_to_hub:
+        raise UserError("--push_to_hub: the demo trains several models; push one with `sot-nlp push FOLDER`")
     started = time.time()
+    budget = budget or Budget()
     folder = Path(arguments.output_dir or FOLDER)
-    given = {
-        name: getattr(arguments, name)
-        for name, source in arguments.sources.items()
-        if not source.startswith("recipe") and name not in ("task", "head", "seed", "output_dir")
-    }
-    data = ensure_demo_data(folder)
-    print(f"corpus, vocabulary and tiny BERT: {printable(folder)}", flush=True)
-    found: dict[str, list[dict[str, Any]]] = {head: [] for head in HEADS}
-    for seed in SEEDS:
-        for head in HEADS:
-            out = folder / f"{head}-seed{seed}"
-            if (out / records.NAME).exists() and not arguments.overwrite_output_dir:
-                record = records.read(out)
-                if record["status"] == records.FINISHED:
-                    found[head].append(record)
-                    continue
-            backbone = save_tiny_bert(folder / f"backbone-seed{seed}", seed)
-            settings = {
-                "task": "demo",
-                "data_dir": str(data),
-                "model_name_or_path": str(backbone),
-                "head": head,
-                "seed": seed,
-                "output_dir": str(out),
-                "cache_dir": str(folder / "cache"),
-                **TRAINING,
-                **given,
-            }
-            found[head].append(runner.run(build_arguments([("demo", settings)])))
-    print(table(folder, found))
-    print(f"{time.time() - started:.0f} s in all")
+    heads = list(dict.fromkeys((BASELINE, arguments.head)))
+    seeds = range(arguments.seed, arguments.seed + budget.seeds)
+    if not arguments.overwrite_output_dir:
+        refuse_other_runs(arguments, folder, heads, seeds)
+    say(f"writing the corpus and training a vocabulary and a tiny BERT on it: {printable(folder)}")
+    data, model = prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
+    found: dict[str, list[dict[str, Any]]] = {head: [] for head in heads}
+    for seed in seeds:
+        for head in heads:
+            record = finished(folder, head, seed)
+            if record is None or arguments.overwrite_output_dir:
+                settings = {
+                    **shared_settings(arguments),
+                    "task": "demo",
+                    "data_dir": str(data),
+                    "model_name_or_path": str(model),
+                    "head": head,
+                    "head_overrides": arguments.head_overrides if head == arguments.head else {},
+                    "seed": seed,
+                    "output_dir": str(run_folder(folder, head, seed)),
+                    "cache_dir": arguments.cache_dir or str(folder / "cache"),
+                }
+                record = (train_one or _run)(settings)
+            found[head].append(record)
+    if os.environ.get("RANK", "0") == "0":
+        show(folder, found, seeds, time.time() - started)
     return found
 
 
-def table(folder: Path, found: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The scores side by side: Matthews for each seed and on average, accuracy for each phenomenon."""
-    head_line = f"{'head':8}" + "".join(f"{f'seed {seed}':>9}" for seed in SEEDS) + f"{'mean':>9}   accuracy:"
-    lines = ["", "Matthews correlation on held-out words and constructions:", ""]
-    lines.append(head_line + "".join(f"{name:>13}" for name in PHENOMENA))
-    constructions = [e.construction for e in generate("validation", VALIDATION_SIZE, seed=0)]
+def _run(settings: dict[str, Any]) -> dict[str, Any]:
+    from sot_nlp import runner
+
+    return runner.run(build_arguments([("demo", settings)]))
+
+
+def run_folder(folder: Path, head: str, seed: int) -> Path:
+    """Where one of the demo's runs lies."""
+    return folder / f"{head}-seed{seed}"
+
+
+def finished(folder: Path, head: str, seed: int) -> dict[str, Any] | None:
+    """The record of a finished run of the demo, if there is one."""
+    path = run_folder(folder, head, seed)
+    record = records.read(path) if (path / records.NAME).exists() else {}
+    return record if record.get("status") == records.FINISHED else None
+
+
+def shared_settings(arguments: Arguments) -> dict[str, Any]:
+    """What both heads train with: `TRAINING`, and over it what a flag or `--config` gave."""
+    own = ("task", "head", "head_overrides", "seed", "output_dir", "data_dir", "cache_dir")
+    given = {
+        name: getattr(arguments, name)
+        for name, source in arguments.sources.items()
+        if not source.startswith("recipe") and name not in own
+    }
+    return {**TRAINING, **given}
+
+
+def refuse_other_runs(arguments: Arguments, folder: Path, heads: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raise UserError where a finished run was made with other settings: its scores would not compare."""
+    for head in heads:
+        for seed in seeds:
+            record = finished(folder, head, seed)
+            if record is None:
+                continue
+            now: dict[str, Any] = shared_settings(arguments)
+            now["head_overrides"] = arguments.head_overrides if head == arguments.head else {}
+            other = [name for name, value in now.items() if record["arguments"].get(name) != value]
+            if other:
+                raise UserError(
+                    f"{printable(run_folder(folder, head, seed))} holds a run with another {other[0]} "
+                    f"({printable(record['arguments'].get(other[0]))}); give another --output_dir, or "
+                    "--overwrite_output_dir to replace it"
+                )
+
+
+def say(line: str) -> None:
+    """Print a line once, whatever the number of processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+
+
+def constructions(data: Path) -> list[str]:
+    """The construction of each validation sentence, in the file's order."""
+    with (data / "Demo" / "validation.tsv").open(encoding="utf-8", newline="") as file:
+        return [row["construction"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def accuracies(folder: Path, head: str, seeds: Sequence[int]) -> dict[str, float]:
+    """Share of right predictions of a head over its seeds: in all (`accuracy`) and by phenomenon."""
+    names = constructions(folder / "data")
+    right: dict[str, list[bool]] = {name: [] for name in ("accuracy", *PHENOMENA)}
+    for seed in seeds:
+        path = run_folder(folder, head, seed) / "predictions.json"
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            for name in ("accuracy", phenomenon(names[row["index"]])):
+                right[name].append(row["prediction"] == row["label"])
+    return {name: sum(hits) / len(hits) for name, hits in right.items() if hits}
+
+
+def score_table(folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int]) -> Table:
+    """A row a head: Matthews for each seed and their mean, and accuracies over all seeds."""
+    from rich.table import Table
+
+    table = Table(title="held-out words and constructions", title_justify="left")
+    table.add_column("head")
+    for name in (*(f"Matthews\nseed {seed}" for seed in seeds), "Matthews\nmean"):
+        table.add_column(name, justify="right")
+    for name in ("accuracy", *PHENOMENA):
+        table.add_column(name, justify="right")
     for head, runs in found.items():
-        values = [record["best"]["value"] for record in runs]
-        right: dict[str, list[bool]] = {name: [] for name in PHENOMENA}
-        for seed in SEEDS:
-            rows = json.loads(
-                (folder / f"{head}-seed{seed}" / "predictions.json").read_text(encoding="utf-8")
-            )
-            for row in rows:
-                right[phenomenon(constructions[row["index"]])].append(row["prediction"] == row["label"])
-        lines.append(
-            f"{head:8}"
-            + "".join(f"{value:9.3f}" for value in values)
-            + f"{sum(values) / len(values):9.3f}            "
-            + "".join(f"{sum(hits) / max(1, len(hits)):13.3f}" for hits in right.values())
+        values = [run["best"]["value"] for run in runs]
+        shares = accuracies(folder, head, seeds)
+        table.add_row(
+            head,
+            *(f"{value:.3f}" for value in (*values, sum(values) / len(values))),
+            *(f"{shares[name]:.3f}" if name in shares else "-" for name in ("accuracy", *PHENOMENA)),
         )
-    model = printable(folder / f"{HEADS[-1]}-seed{SEEDS[0]}")
+    return table
+
+
+def snippet(model: Path) -> str:
+    """Python that loads a model of the demo and judges a minimal pair of its own."""
+    pair = next(e.pair for e in generate("validation", 20, CORPUS_SEED) if e.construction.startswith("agree"))
+    both = [e.sentence for e in generate("validation", 20, CORPUS_SEED) if e.pair == pair]
     return "\n".join(
         [
-            *lines,
-            "",
-            f"{len(SEEDS)} seeds; the same weights, data, order and budget for both heads. To load a model:",
-            "",
-            "    import sot_nlp",
-            "    from transformers import pipeline",
-            f'    classify = pipeline("text-classification", model="{model}")',
-            f'    print(classify("{EXAMPLE}"))',
-            "",
+            "import sot_nlp",
+            "from transformers import pipeline",
+            f'classify = pipeline("text-classification", model={str(model)!r})',
+            f"print(classify({json.dumps(both)}))",
         ]
     )
+
+
+def show(
+    folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int], seconds: float
+) -> None:
+    """Print the scores side by side, where the models lie, and how to load one."""
+    from rich.console import Console
+
+    # A fixed width where the output is no terminal, so that the table is not folded.
+    console = Console(width=None if os.isatty(1) else 120)
+    console.print()
+    console.print(score_table(folder, found, seeds))
+    model = run_folder(folder, list(found)[-1], seeds[0])
+    lines = [
+        f"{len(seeds)} seeds; the same backbone, data, order, updates and learning rates for each head.",
+        f"models, records and predictions: {printable(folder)}; {seconds:.0f} s in all. To load one:",
+        "",
+        *(f"    {line}" for line in snippet(model).splitlines()),
+        "",
+    ]
+    print("\n".join(lines), flush=True)

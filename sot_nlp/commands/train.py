@@ -26,10 +26,14 @@ def run(argv: Sequence[str], prog: str) -> int:
         from sot_nlp.demo import run_demo
 
         run_demo(arguments)
-    else:
-        from sot_nlp import runner
+        return 0
+    from sot_nlp import runner
 
-        runner.run(arguments)
+    if arguments.task == "demo" and arguments.data_dir is None:
+        from sot_nlp.demo import ensure_demo_data
+
+        arguments.data_dir = str(ensure_demo_data())
+    runner.run(arguments)
     return 0
 
 
