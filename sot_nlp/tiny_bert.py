@@ -1,0 +1,129 @@
+"""A tiny BERT from scratch: a WordPiece vocabulary and masked-language-model training on a few sentences.
+
+Shapes: B sentences, N tokens, M masked tokens, V pieces.
+"""
+
+from __future__ import annotations
+
+import shutil
+import string
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BertForMaskedLM, BertTokenizer
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# A piece that is rarer than this share of the sentences is spelt out: function words, stems and endings stay
+# whole, a stem with its ending does not, so that a new word is made of known pieces.
+LEAST_SHARE = 0.045
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 64,
+    # BERT's own 0.02 is made for widths of 768 and more: so small a model would hardly move from it.
+    "initializer_range": 0.1,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+BATCH_SIZE = 32
+LEARNING_RATE = 3e-3
+MASKED_SHARE = 0.2
+
+
+def train_vocabulary(sentences: Sequence[str]) -> BertTokenizer:
+    """A lower-case BERT tokenizer whose WordPiece vocabulary is learned from `sentences`."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizer
+
+    # The trainer numbers the letters inside words in no fixed order and breaks ties by number, unless they
+    # are numbered beforehand.
+    letters = [f"##{letter}" for letter in string.ascii_lowercase]
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    trainer.train_from_iterator(
+        sentences,
+        vocab_size=len(sentences),
+        min_frequency=max(2, int(LEAST_SHARE * len(sentences))),
+        special_tokens=[*SPECIAL, *letters],
+        show_progress=False,
+    )
+    pieces = [*SPECIAL, *sorted(set(trainer.get_vocab()) - set(SPECIAL))]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return BertTokenizer(vocab=vocabulary, model_max_length=SIZES["max_position_embeddings"])
+
+
+def train_tiny_bert(
+    sentences: Sequence[str], tokenizer: BertTokenizer, *, updates: int, seed: int
+) -> BertForMaskedLM:
+    """A BERT of random weights after `updates` of masked-language modelling on `sentences`, on the CPU.
+
+    A function of its arguments (and of the number of threads): torch's own random state is left alone.
+    """
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES)).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+        # A tenth of the updates up, the rest down, both linearly.
+        peak = max(1, updates // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda k: min((k + 1) / peak, (updates - k) / max(1, updates - peak))
+        )
+        for _ in range(updates):
+            chosen = torch.randint(len(sentences), (BATCH_SIZE,)).tolist()
+            batch = tokenizer([sentences[i] for i in chosen], padding=True, return_tensors="pt")
+            input_ids, masked = mask(batch["input_ids"], tokenizer.mask_token_id)
+            hidden = model.bert(input_ids, attention_mask=batch["attention_mask"]).last_hidden_state
+            logits = model.cls(hidden[masked])  # (M, V): the other tokens' are not asked for
+            loss = torch.nn.functional.cross_entropy(logits, batch["input_ids"][masked])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def mask(input_ids: torch.Tensor, mask_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """BERT's corruption of (B, N) ids: which tokens are asked for, and the ids with most of those hidden.
+
+    Of the chosen tokens 80 % become `[MASK]`, 10 % another row's token of that place, 10 % stay.
+    """
+    import torch
+
+    masked = (torch.rand(input_ids.shape) < MASKED_SHARE) & (input_ids >= len(SPECIAL))
+    fate = torch.rand(input_ids.shape)
+    corrupted = input_ids.clone()
+    corrupted[masked & (fate < 0.8)] = mask_token_id
+    swapped = masked & (fate >= 0.9)
+    corrupted[swapped] = input_ids.roll(1, dims=0)[swapped]
+    return corrupted, masked
+
+
+def save_tiny_bert(
+    folder: Path, sentences: Sequence[str], *, updates: int, seed: int, overwrite: bool = False
+) -> Path:
+    """Train vocabulary and model on `sentences`; `folder` is then an ordinary checkpoint, whole or not there.
+
+    A folder that is there already stays as it is, unless `overwrite`.
+    """
+    if folder.exists() and not overwrite:
+        return folder
+    tokenizer = train_vocabulary(sentences)
+    model = train_tiny_bert(sentences, tokenizer, updates=updates, seed=seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-bert-") as beside:
+        made = Path(beside) / "made"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+    return folder
