@@ -1,0 +1,75 @@
+"""The README's commands and snippet do what it says, on a model and data small enough for a test."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sot_nlp.cli import COMMANDS, main
+from sot_nlp.command_line import parse_flags
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+LINES = [
+    line.partition("  #")[0].strip()
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.replace("\\\n", " ").splitlines()
+]
+
+
+def test_there_are_two_one_line_commands_that_start_from_nothing():
+    demo, tests = [line for line in LINES if line.startswith("python3 -m venv")]
+    for line in (demo, tests):
+        assert "pip install" in line
+        assert "-c constraints.txt" in line
+    assert demo.endswith("run_glue_sot.py --task demo")
+    assert ".venv/bin/python -m pytest" in tests
+
+
+def test_the_flags_of_every_training_command_exist():
+    commands = [line for line in LINES if "run_glue_sot.py" in line or line.startswith("sot-nlp train")]
+    commands += re.findall(r"`((?:accelerate|torchrun|srun) [^`]*run_glue_sot\.py[^`]*)`", README)
+    assert len(commands) >= 6
+    for line in commands:
+        words = shlex.split(re.split(r"run_glue_sot\.py|sot-nlp train", line)[1])
+        parse_flags(words, "", "")
+
+
+def test_every_command_of_the_readme_exists_and_every_command_is_in_it():
+    used = {line.split()[1] for line in LINES if line.startswith("sot-nlp ")}
+    assert used <= COMMANDS.keys()
+    for name in COMMANDS:
+        assert f"sot-nlp {name}" in README, name
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_the_citation_names_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert "2104.10935" in citation["preferred-citation"]["url"]
+
+
+def test_the_snippet_prints_what_the_readme_says(backbone_folder, capsys):
+    (code,) = [block for language, block in BLOCKS if language == "python"]
+    (output,) = [block for language, block in BLOCKS if language == "text"]
+    exec(code.replace("bert-folder", str(backbone_folder("bert"))), {})
+    assert capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name, capsys):
+    try:
+        code = main([name, "--help"])
+    except SystemExit as left:
+        code = left.code
+    assert code == 0
+    assert "usage:" in capsys.readouterr().out
