@@ -88,7 +88,7 @@ class Updater:
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
         """Do update number `step` (0 for the first) on these examples; returns the outcomes now known."""
         rank, arguments = self.accelerator.process_index, self.arguments
-        draw_anew(arguments.seed, step, rank)
+        draw_anew(arguments.seed, step, rank, self.accelerator.device)
         factor = self.schedule(step)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -179,9 +179,12 @@ class Updater:
         )
 
 
-def draw_anew(seed: int, step: int, rank: int) -> None:
+def draw_anew(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed all random numbers of an update (dropout) from the run's seed, the update and the process."""
     state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
     random.seed(state)
     np.random.seed(state & 0xFFFFFFFF)
-    torch.manual_seed(state)
+    # Not torch.manual_seed: on a machine without a GPU that queues a call with its stack, every time.
+    torch.default_generator.manual_seed(state)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(state)
