@@ -40,7 +40,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SELECTION_FRACTION = 0.1
 # What fits a processor's caches; a GPU takes all seeds in one pass.
-SEEDS_PER_PASS = 5
+SEEDS_PER_PASS = 10
 
 
 class Probe:

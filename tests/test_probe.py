@@ -294,7 +294,8 @@ def command(files, backbone_folder, *words):
     ]
 
 
-def test_the_command(files, backbone_folder, capsys):
+def test_the_command(files, backbone_folder, capsys, monkeypatch):
+    monkeypatch.setattr(probe, "SEEDS_PER_PASS", 4)
     words = ("--arms", "class_token", "mean", "vision", "--seeds", "6", "--num_train_epochs", "3")
     assert (
         probe_command.run(command(files, backbone_folder, *words, "--jobs", "1", "--save", "vision"), "p")
