@@ -56,7 +56,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     preparation.check_extras(arguments)
     folder = Path(arguments.output_dir or run_folder.default_folder(spec.name, arguments))
     main_process = os.environ.get("RANK", "0") == "0"
-    with run_lock(folder) if main_process else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if main_process:
+            stack.enter_context(run_lock(folder))
         unfinished = run_folder.claim(folder, arguments) if main_process else None
         from accelerate.utils import broadcast_object_list, set_seed
         from transformers.utils import logging
@@ -76,6 +78,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
         model, alignment = preparation.load_model(arguments, head, data, tokenizer)
         if arguments.lora_r is not None:
             model = lora.with_lora(model, arguments.lora_r, arguments)
+        if arguments.freeze_backbone:
+            from sot_nlp.data import cache_folder
+            from sot_nlp.frozen import backbone_run_once
+
+            cache = cache_folder(arguments.cache_dir).with_name("features")
+            pad_token_id = tokenizer.pad_token_id
+            data.splits = stack.enter_context(
+                backbone_run_once(model, data.splits, accelerator, cache=cache, pad_token_id=pad_token_id)
+            )
         scorer = Scorer(
             spec=spec,
             labels=data.labels,
