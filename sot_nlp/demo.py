@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
-from sot_nlp.arguments import Arguments, build_arguments
+from sot_nlp.arguments import FIELDS, HUB, LOGS, OUTPUT, Arguments, build_arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.grammar import PHENOMENA, generate, phenomenon, write_corpus
 
@@ -34,6 +34,8 @@ TRAINING: dict[str, Any] = {
     "max_length": 64,
 }
 CORPUS_SEED = 0
+
+Key = tuple[str, int]  # a head and a seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ def prepare_demo(
 ) -> tuple[Path, Path]:
     """Write the corpus, and train the tiny BERT on what is acceptable in its training split.
 
-    Returns what `--data_dir` and `--model_name_or_path` take. A BERT that is there is kept unless `overwrite`.
+    Returns what `--data_dir` and `--model_name_or_path` take. A BERT that is there is kept, unless
+    `overwrite`.
     """
     from sot_nlp.tiny_bert import save_tiny_bert
 
@@ -85,9 +88,9 @@ def run_demo(
     """Train both heads with each seed and print the scores side by side; returns the records by head.
 
     `--head` (text by default) is compared with the stock head, from `--seed` on; other flags hold for both.
-    `--output_dir` (default `runs/demo`) holds data, backbone and runs. Runs that are finished there with these
-    settings are shown, not run again, unless `--overwrite_output_dir` says so. `train_one` (settings to
-    record) is the runner. Raises UserError.
+    `--output_dir` (default `runs/demo`) holds data, backbone and runs. Runs that are finished there with
+    these settings are shown, not run again, unless `--overwrite_output_dir` says so. `train_one` (settings
+    to record) is the runner. Raises UserError.
     """
     if arguments.push_to_hub:
         raise UserError("--push_to_hub: the demo trains several models; push one with `sot-nlp push FOLDER`")
@@ -96,28 +99,14 @@ def run_demo(
     folder = Path(arguments.output_dir or FOLDER)
     heads = list(dict.fromkeys((BASELINE, arguments.head)))
     seeds = range(arguments.seed, arguments.seed + budget.seeds)
-    if not arguments.overwrite_output_dir:
-        refuse_other_runs(arguments, folder, heads, seeds)
+    planned = {(head, seed): run_settings(arguments, folder, head, seed) for seed in seeds for head in heads}
+    done = {} if arguments.overwrite_output_dir else finished_runs(planned)
     say(f"writing the corpus and training a vocabulary and a tiny BERT on it: {printable(folder)}")
-    data, model = prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
-    found: dict[str, list[dict[str, Any]]] = {head: [] for head in heads}
-    for seed in seeds:
-        for head in heads:
-            record = finished(folder, head, seed)
-            if record is None or arguments.overwrite_output_dir:
-                settings = {
-                    **shared_settings(arguments),
-                    "task": "demo",
-                    "data_dir": str(data),
-                    "model_name_or_path": str(model),
-                    "head": head,
-                    "head_overrides": arguments.head_overrides if head == arguments.head else {},
-                    "seed": seed,
-                    "output_dir": str(run_folder(folder, head, seed)),
-                    "cache_dir": arguments.cache_dir or str(folder / "cache"),
-                }
-                record = (train_one or _run)(settings)
-            found[head].append(record)
+    prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
+    for key, settings in planned.items():
+        if key not in done:
+            done[key] = (train_one or _run)(settings)
+    found = {head: [done[head, seed] for seed in seeds] for head in heads}
     if os.environ.get("RANK", "0") == "0":
         show(folder, found, seeds, time.time() - started)
     return found
@@ -134,40 +123,49 @@ def run_folder(folder: Path, head: str, seed: int) -> Path:
     return folder / f"{head}-seed{seed}"
 
 
-def finished(folder: Path, head: str, seed: int) -> dict[str, Any] | None:
-    """The record of a finished run of the demo, if there is one."""
-    path = run_folder(folder, head, seed)
-    record = records.read(path) if (path / records.NAME).exists() else {}
-    return record if record.get("status") == records.FINISHED else None
-
-
-def shared_settings(arguments: Arguments) -> dict[str, Any]:
-    """What both heads train with: `TRAINING`, and over it what a flag or `--config` gave."""
-    own = ("task", "head", "head_overrides", "seed", "output_dir", "data_dir", "cache_dir")
+def run_settings(arguments: Arguments, folder: Path, head: str, seed: int) -> dict[str, Any]:
+    """The settings of one run: `TRAINING`, over it what a flag or `--config` gave, and the demo's own."""
     given = {
         name: getattr(arguments, name)
         for name, source in arguments.sources.items()
-        if not source.startswith("recipe") and name not in own
+        if not source.startswith("recipe")
     }
-    return {**TRAINING, **given}
+    return {
+        **TRAINING,
+        **given,
+        "task": "demo",
+        "data_dir": str(folder / "data"),
+        "model_name_or_path": str(folder / "tiny-bert"),
+        "head": head,
+        "head_overrides": arguments.head_overrides if head == arguments.head else {},
+        "seed": seed,
+        "output_dir": str(run_folder(folder, head, seed)),
+        "cache_dir": arguments.cache_dir or str(folder / "cache"),
+    }
 
 
-def refuse_other_runs(arguments: Arguments, folder: Path, heads: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raise UserError where a finished run was made with other settings: its scores would not compare."""
-    for head in heads:
-        for seed in seeds:
-            record = finished(folder, head, seed)
-            if record is None:
-                continue
-            now: dict[str, Any] = shared_settings(arguments)
-            now["head_overrides"] = arguments.head_overrides if head == arguments.head else {}
-            other = [name for name, value in now.items() if record["arguments"].get(name) != value]
-            if other:
+def finished_runs(planned: Mapping[Key, dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """The records of those planned runs that are finished.
+
+    Raises UserError where one was made with other settings: its scores would not compare.
+    """
+    found = {}
+    for key, settings in planned.items():
+        path = Path(settings["output_dir"])
+        record = records.read(path) if (path / records.NAME).exists() else {}
+        if record.get("status") != records.FINISHED:
+            continue
+        now, then = build_arguments([("demo", settings)]).to_dict(), record["arguments"]
+        # Where things lie and what is printed may differ.
+        shaping = [name for name in now if FIELDS[name].metadata["group"] not in (OUTPUT, LOGS, HUB)]
+        for name in sorted({*shaping} - {"data_dir", "model_name_or_path", "cache_dir"}):
+            if then.get(name) != now[name]:
                 raise UserError(
-                    f"{printable(run_folder(folder, head, seed))} holds a run with another {other[0]} "
-                    f"({printable(record['arguments'].get(other[0]))}); give another --output_dir, or "
-                    "--overwrite_output_dir to replace it"
+                    f"--output_dir: {printable(path)} holds a run with {name} {printable(then.get(name))}, "
+                    f"not {printable(now[name])}; give another folder, or --overwrite_output_dir"
                 )
+        found[key] = record
+    return found
 
 
 def say(line: str) -> None:
@@ -241,7 +239,8 @@ def show(
     console.print(score_table(folder, found, seeds))
     model = run_folder(folder, list(found)[-1], seeds[0])
     lines = [
-        f"{len(seeds)} seeds; the same backbone, data, order, updates and learning rates for each head.",
+        f"Seeds: {len(seeds)}. Both heads had the same backbone, data, order, updates and learning rates;",
+        "each is shown at its best epoch.",
         f"models, records and predictions: {printable(folder)}; {seconds:.0f} s in all. To load one:",
         "",
         *(f"    {line}" for line in snippet(model).splitlines()),

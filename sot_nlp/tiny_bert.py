@@ -78,7 +78,8 @@ def train_tiny_bert(
         )
         for _ in range(updates):
             chosen = torch.randint(len(sentences), (BATCH_SIZE,)).tolist()
-            batch = tokenizer([sentences[i] for i in chosen], padding=True, return_tensors="pt")
+            texts = [sentences[i] for i in chosen]
+            batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
             input_ids, masked = mask(batch["input_ids"], tokenizer.mask_token_id)
             hidden = model.bert(input_ids, attention_mask=batch["attention_mask"]).last_hidden_state
             logits = model.cls(hidden[masked])  # (M, V): the other tokens' are not asked for
@@ -116,6 +117,9 @@ def save_tiny_bert(
     """
     if folder.exists() and not overwrite:
         return folder
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     tokenizer = train_vocabulary(sentences)
     model = train_tiny_bert(sentences, tokenizer, updates=updates, seed=seed)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,207 @@
+"""The demo: its vocabulary, its tiny BERT, what it trains and what it prints."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from sot_nlp import demo, records
+from sot_nlp.arguments import build_arguments
+from sot_nlp.cli import main
+from sot_nlp.errors import UserError
+from sot_nlp.grammar import PHENOMENA, generate
+from sot_nlp.tiny_bert import SPECIAL, mask, save_tiny_bert, train_tiny_bert, train_vocabulary
+
+SMALL = demo.Budget(train_size=200, validation_size=60, pretraining_updates=2, seeds=1)
+SENTENCES = [e.sentence for e in generate("train", 8000, 0) if e.label == "acceptable"]
+ONE_STEP = ["--max_train_steps", "1", "--cpu", "--disable_tqdm", "--per_device_eval_batch_size", "60"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_vocabulary(SENTENCES)
+
+
+def test_a_new_word_is_a_known_stem_and_a_known_ending(tokenizer):
+    """What carries number, gender and verb class is one piece, the same behind every stem."""
+    for ending in ("ard", "ards", "elle", "elles", "ish", "led", "ize", "izes", "ized"):
+        assert tokenizer.tokenize(f"plud{ending}")[-1] == f"##{ending}"
+    for word in ("himself", "herself", "themselves", "this", "these", "no", "not", "yet", "already", "had"):
+        assert tokenizer.tokenize(word) == [word]
+    seen = {piece for sentence in SENTENCES for piece in tokenizer.tokenize(sentence)}
+    held_out = {p for e in generate("validation", 1000, 0) for p in tokenizer.tokenize(e.sentence)}
+    assert held_out <= seen
+    assert "[UNK]" not in held_out
+
+
+def test_the_vocabulary_is_the_same_in_another_process(tokenizer):
+    """The trainer's own numbering is not; hashes differ between processes."""
+    code = (
+        "from sot_nlp.grammar import generate\n"
+        "from sot_nlp.tiny_bert import train_vocabulary\n"
+        "sentences = [e.sentence for e in generate('train', 8000, 0) if e.label == 'acceptable']\n"
+        "import json; print(json.dumps(train_vocabulary(sentences).get_vocab()))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert json.loads(shown.stdout) == tokenizer.get_vocab()
+
+
+def test_pretraining_learns_and_leaves_the_random_state_alone(tokenizer):
+    def loss(model) -> float:
+        batch = tokenizer(SENTENCES[:64], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            return float(model(**batch, labels=batch["input_ids"]).loss)
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = train_tiny_bert(SENTENCES, tokenizer, updates=20, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    again = train_tiny_bert(SENTENCES, tokenizer, updates=20, seed=1)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert loss(first) < loss(train_tiny_bert(SENTENCES, tokenizer, updates=0, seed=1)) - 0.5
+
+
+def test_masking_hides_a_fifth_of_the_words_and_nothing_else():
+    torch.manual_seed(0)
+    ids = torch.randint(len(SPECIAL), 100, (200, 50))
+    ids[:, 0], ids[:, 40:] = 2, 0  # [CLS], [PAD]
+    corrupted, masked = mask(ids, 4)
+    assert not masked[:, 0].any()
+    assert not masked[:, 40:].any()
+    assert torch.equal(corrupted[~masked], ids[~masked])
+    assert masked[:, 1:40].float().mean() == pytest.approx(0.2, abs=0.02)
+    assert (corrupted[masked] == 4).float().mean() == pytest.approx(0.8, abs=0.03)
+    kept = (corrupted == ids)[masked].float().mean()
+    assert kept == pytest.approx(0.1 + 0.1 / 95, abs=0.02)
+
+
+def test_the_backbone_is_an_ordinary_checkpoint_and_is_kept(tmp_path):
+    folder = save_tiny_bert(tmp_path / "a" / "bert", SENTENCES[:50], updates=1, seed=0)
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.vocab_size == len(tokenizer)
+    assert tokenizer("The BRABARD.")["input_ids"] == tokenizer("the brabard.")["input_ids"]
+    assert [path.name for path in folder.parent.iterdir()] == ["bert"]
+    before = (folder / "model.safetensors").read_bytes()
+    save_tiny_bert(folder, SENTENCES[:50], updates=2, seed=0)
+    assert (folder / "model.safetensors").read_bytes() == before
+    save_tiny_bert(folder, SENTENCES[:50], updates=2, seed=0, overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() != before
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A demo of one step a head: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "Budget", lambda: SMALL)
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            assert main(["train", "--task", "demo", "--output_dir", str(folder), *ONE_STEP]) == 0
+    return folder, text.getvalue()
+
+
+def test_both_heads_are_trained_alike_and_shown_side_by_side(shown):
+    folder, text = shown
+    runs = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "text")}
+    same = {
+        **runs["stock"]["arguments"],
+        "head": "text",
+        "output_dir": runs["text"]["arguments"]["output_dir"],
+    }
+    assert runs["text"]["arguments"] == same
+    assert runs["text"]["arguments"]["learning_rate"] == demo.TRAINING["learning_rate"]
+    for head, record in runs.items():
+        assert record["head"] == head
+        [line] = [line for line in text.splitlines() if re.match(rf"│ {head}\s+│", line)]
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        assert cells[1] == cells[2] == f"{record['best']['value']:.3f}"
+        rows = json.loads((folder / f"{head}-seed42" / "predictions.json").read_text(encoding="utf-8"))
+        accuracy = sum(row["prediction"] == row["label"] for row in rows) / len(rows)
+        assert cells[3] == f"{accuracy:.3f}"
+        shares = demo.accuracies(folder, head, [42])
+        assert cells[4:] == [f"{shares[name]:.3f}" for name in PHENOMENA]
+        assert sum(shares[name] for name in PHENOMENA) / 5 == pytest.approx(accuracy)
+
+
+def test_the_printed_snippet_loads_the_model_and_judges(shown, capsys):
+    _, text = shown
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    code = "\n".join(lines[lines.index("import sot_nlp") :])
+    exec(code, {})
+    assert len(re.findall(r"'label': '(un)?acceptable'", capsys.readouterr().out)) == 2
+
+
+def test_finished_runs_are_shown_again_and_other_settings_are_refused(shown, monkeypatch, capsys):
+    folder, text = shown
+    monkeypatch.setattr(demo, "Budget", lambda: SMALL)
+    command = ["train", "--task", "demo", "--output_dir", str(folder), *ONE_STEP]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
+    assert main([*command, "--logging_steps", "3"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")} == before
+    table = [line for line in text.splitlines() if line.startswith("│")]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")] == table
+    assert main([*command, "--learning_rate", "0.5"]) == 2
+    assert "holds a run with learning_rate 0.0007, not 0.5; give another" in capsys.readouterr().err
+    # A setting that is no longer given counts too.
+    assert main(["train", "--task", "demo", "--output_dir", str(folder)]) == 2
+    assert "holds a run with" in capsys.readouterr().err
+    assert main([*command, "--push_to_hub"]) == 2
+    assert "--push_to_hub" in capsys.readouterr().err
+
+
+def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
+    """Two paired seeds; the head's own flags hold for its arm alone, all others for both."""
+    asked = []
+
+    def train_one(settings):
+        asked.append(settings)
+        return {"best": {"value": 0.5}}
+
+    monkeypatch.setattr(demo, "prepare_demo", lambda *_, **__: None)
+    monkeypatch.setattr(demo, "show", lambda *_: None)
+    flags = {"head": "vision", "head_overrides": {"alpha": 0.7}, "seed": 3, "learning_rate": 0.1}
+    arguments = build_arguments(
+        [
+            ("recipe of demo", {"head": "text", "max_length": 32}),
+            ("flag", {**flags, "output_dir": str(tmp_path)}),
+        ]
+    )
+    found = demo.run_demo(arguments, train_one)
+    assert [(s["head"], s["seed"]) for s in asked] == [
+        ("stock", 3),
+        ("vision", 3),
+        ("stock", 4),
+        ("vision", 4),
+    ]
+    assert [s["head_overrides"] for s in asked] == [{}, {"alpha": 0.7}] * 2
+    assert {s["learning_rate"] for s in asked} == {0.1}
+    assert {s["num_train_epochs"] for s in asked} == {demo.TRAINING["num_train_epochs"]}
+    assert len({s["output_dir"] for s in asked}) == 4
+    assert {head: len(runs) for head, runs in found.items()} == {"stock": 2, "vision": 2}
+    for settings in asked:
+        build_arguments([("demo", settings)])
+    asked.clear()
+    alone = build_arguments([("flag", {"head": "stock", "output_dir": str(tmp_path)})])
+    demo.run_demo(alone, train_one, demo.Budget(seeds=1))
+    assert [s["head"] for s in asked] == ["stock"]
+    with pytest.raises(UserError, match="push one with"):
+        demo.run_demo(build_arguments([("flag", {"push_to_hub": True})]), train_one)
+
+
+def test_any_model_can_be_trained_on_the_demos_corpus(backbone_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--task", "demo", "--model_name_or_path", str(backbone_folder("gpt2"))]
+    short = ["--max_train_samples", "32", "--max_eval_samples", "20", "--output_dir", "out", *ONE_STEP]
+    assert main([*command, *short]) == 0
+    assert records.read("out")["model_class"] == "SoTGPT2ForSequenceClassification"
+    assert (tmp_path / demo.FOLDER / "data" / "Demo" / "train.tsv").is_file()
