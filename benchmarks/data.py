@@ -53,8 +53,8 @@ def prepare(path: Path, cache: Path, tokenizer_name: str | None) -> dict[str, fl
     import transformers
 
     from sot_nlp.arguments import Arguments
-    from sot_nlp.data import load_data
-    from sot_nlp.own_data import user_task
+    from sot_nlp.data.own_data import user_task
+    from sot_nlp.data.task_data import load_data
 
     if tokenizer_name is None:
         letters = "abcdefghijklmnopqrstuvwxyz"

@@ -191,7 +191,7 @@ class Run:
 
 def whole_checkpoints(folder: Path) -> list[str]:
     """The names of the checkpoints that agree with their manifests."""
-    from sot_nlp import checkpoints
+    from sot_nlp.training import checkpoints
 
     names = []
     for path in checkpoints.step_folders(folder / checkpoints.FOLDER):
@@ -205,7 +205,7 @@ def whole_checkpoints(folder: Path) -> list[str]:
 
 def left_by(folder: Path) -> dict[str, Any]:
     """All that a run left that must be the same: files as bytes, JSON without timings and history."""
-    from sot_nlp import checkpoints
+    from sot_nlp.training import checkpoints
 
     last = checkpoints.step_folders(folder / checkpoints.FOLDER)[-1]
     binary = {

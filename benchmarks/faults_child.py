@@ -6,10 +6,10 @@ import os
 import sys
 
 import sot_nlp.cli
-import sot_nlp.data
+import sot_nlp.data.task_data
 import sot_nlp.runner
 import sot_nlp.scoring
-import sot_nlp.training
+import sot_nlp.training.loop
 from sot_nlp.modeling import modeling_sot  # noqa: F401
 
 

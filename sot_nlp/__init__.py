@@ -13,7 +13,7 @@ from . import registration
 
 if TYPE_CHECKING:
     from .errors import UserError
-    from .explanation import explain
+    from .explanation.attribution import explain
     from .modeling.auto import AutoSoTForSequenceClassification
     from .modeling.configuration_sot import (
         SoTBertConfig,
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("UserError",),
-    "explanation": ("explain",),
+    "explanation.attribution": ("explain",),
     "modeling.auto": ("AutoSoTForSequenceClassification",),
     "modeling.configuration_sot": (
         "SoTBertConfig",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from sot_nlp.data import TaskData
+    from sot_nlp.data.task_data import TaskData
     from sot_nlp.scoring import Scorer
     from sot_nlp.task_spec import TaskSpec
 
@@ -28,7 +28,7 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     splits too where the task has no validation split or `--do_predict` is given, and with a record, so that
     `sot-nlp submission` finds them. Raises UserError where the model's labels are not the task's.
     """
-    from sot_nlp.own_data import user_task
+    from sot_nlp.data.own_data import user_task
 
     started = time.time()
     spec = user_task(arguments)
@@ -61,10 +61,10 @@ def open_saved(
     The data holds `test_splits` too. Raises UserError.
     """
     preparation.check_model_folder(arguments.model_name_or_path)
-    from sot_nlp import training
     from sot_nlp.scoring import Scorer
+    from sot_nlp.training import loop
 
-    accelerator = training.create_accelerator(arguments)
+    accelerator = loop.create_accelerator(arguments)
     tokenizer = preparation.load_tokenizer(arguments)
     splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)

@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
 
 def _encode(saved: SavedModel, texts: tuple[str, ...], *, padding_side: str) -> dict[str, Tensor]:
     """Texts, for a model of pairs each with the next one, as a padded batch (B, N)."""
-    from sot_nlp.tokenization import encode_texts
+    from sot_nlp.data.tokenization import encode_texts
 
     columns = [list(texts)]
     if len(saved.text_columns) == 2:

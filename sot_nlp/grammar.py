@@ -34,7 +34,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import TypeVar
 
-from .files import write_atomic
+from sot_nlp.files import write_atomic
 
 LABELS = ("unacceptable", "acceptable")
 COLUMNS = ("sentence", "label", "construction", "pair")

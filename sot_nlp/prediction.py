@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sot_nlp.data.file_format import check_file, list_names
 from sot_nlp.errors import UserError, printable
-from sot_nlp.file_format import check_file, list_names
 from sot_nlp.files import atomic_file
 
 if TYPE_CHECKING:
+    from sot_nlp.data.tables import Table
+    from sot_nlp.data.token_split import TokenSplit
     from sot_nlp.saved_model import SavedModel
-    from sot_nlp.tables import Table
-    from sot_nlp.token_split import TokenSplit
 
 FORMATS = ("csv", "jsonl")
 WINDOW = 10_000  # texts; as many as a table hands out at a time
@@ -118,8 +118,8 @@ def predict_file(
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
 
     from sot_nlp.arguments import Arguments
-    from sot_nlp.processes import create_accelerator
     from sot_nlp.saved_model import open_model
+    from sot_nlp.training.processes import create_accelerator
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)
     summary = Summary(max_length=saved.max_length)
@@ -143,7 +143,7 @@ def text_windows(
 ) -> Iterator[Columns]:
     """The texts, a window at a time; what is wrong before the first text is raised here."""
     if path is not None and path.suffix.lower() != ".txt":
-        from sot_nlp.readers import open_table
+        from sot_nlp.data.readers import open_table
 
         table = open_table(path, flag="--file")
         summary.columns = _choose_columns(table, saved, names)
@@ -157,7 +157,7 @@ def text_windows(
 
 def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None) -> tuple[str, ...]:
     """The columns to read: those named, those of the training data, or those of a telling name."""
-    from sot_nlp.own_data import guess_label, guess_texts
+    from sot_nlp.data.own_data import guess_label, guess_texts
 
     wanted = len(saved.text_columns)
     if names:
@@ -181,7 +181,7 @@ def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None
 
 
 def _table_windows(table: Table, names: tuple[str, ...]) -> Iterator[Columns]:
-    from sot_nlp.checking import check_texts
+    from sot_nlp.data.checking import check_texts
 
     for rows in table.rows(names):
         check_texts(table, names, rows, rows.columns)
@@ -240,8 +240,8 @@ def _logits(
     saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int, summary: Summary
 ) -> np.ndarray:
     """Logits (n, K) of a window, in its order."""
-    from sot_nlp import evaluation
-    from sot_nlp.batching import evaluation_batches, padded_tokens
+    from sot_nlp.training import evaluation
+    from sot_nlp.training.batching import evaluation_batches, padded_tokens
 
     split, cut = _tokens(saved, columns)
     logits = evaluation.predict(
@@ -262,8 +262,8 @@ def _logits(
 
 def _tokens(saved: SavedModel, columns: Columns) -> tuple[TokenSplit, int]:
     """A window as tokens, and how many of its examples were cut."""
-    from sot_nlp.token_split import TokenSplit
-    from sot_nlp.tokenization import encode_texts
+    from sot_nlp.data.token_split import TokenSplit
+    from sot_nlp.data.tokenization import encode_texts
 
     ids, types, lost = encode_texts(columns, saved.tokenizer, saved.max_length)
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
@@ -330,8 +330,8 @@ class _Writer:
 
     def write(self, logits: np.ndarray) -> None:
         """Write one row for each of (n, K) logits."""
-        from sot_nlp.evaluation import probabilities
         from sot_nlp.scoring import decisions
+        from sot_nlp.training.evaluation import probabilities
 
         labels = [self._label(decision) for decision in decisions(logits, self.kind)]
         shares = [[round(share, 6) for share in row] for row in probabilities(logits, self.kind).tolist()]

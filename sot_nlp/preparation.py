@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sot_nlp.data import TaskData, TokenSplit
+    from sot_nlp.data.task_data import TaskData, TokenSplit
     from sot_nlp.modeling.head_config import SoTHeadConfig
     from sot_nlp.task_spec import TaskSpec
 
@@ -31,7 +31,7 @@ PROBLEM_TYPES = {
 
 def task_of(arguments: Arguments) -> TaskSpec:
     """The task that the settings name, with own files over its own, or the one that own files make."""
-    from sot_nlp.own_data import user_task
+    from sot_nlp.data.own_data import user_task
 
     spec = user_task(arguments)
     if "train" not in spec.splits:
@@ -104,7 +104,7 @@ def load_data(
     splits: Sequence[str],
 ) -> TaskData:
     """The tokens of `splits`; the main process makes the cache, the others read it."""
-    from sot_nlp.data import load_data as load
+    from sot_nlp.data.task_data import load_data as load
 
     with accelerator.main_process_first():
         return load(spec, arguments, tokenizer, splits=splits)

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import lora, preparation, records, run_folder
 from sot_nlp.arguments import Arguments
 from sot_nlp.collapse import collapse_warnings
-from sot_nlp.data_report import describe
+from sot_nlp.data.data_report import describe
 from sot_nlp.errors import UserError, printable
-from sot_nlp.interruption import Interrupted
-from sot_nlp.run_lock import run_lock
+from sot_nlp.training.interruption import Interrupted
+from sot_nlp.training.run_lock import run_lock
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sot_nlp.data import TaskData
+    from sot_nlp.data.task_data import TaskData
     from sot_nlp.scoring import Scorer
-    from sot_nlp.training import TrainingResult
+    from sot_nlp.training.loop import TrainingResult
 
 
 @dataclass(kw_only=True)
@@ -63,11 +63,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from accelerate.utils import broadcast_object_list, set_seed
         from transformers.utils import logging
 
-        from sot_nlp import training
         from sot_nlp.scoring import Scorer
+        from sot_nlp.training import loop
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
-        accelerator = training.create_accelerator(arguments)
+        accelerator = loop.create_accelerator(arguments)
         if unfinished is not None and arguments.resume_from_checkpoint is None:
             arguments.resume_from_checkpoint = "latest"
         [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
@@ -79,8 +79,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         if arguments.lora_r is not None:
             model = lora.with_lora(model, arguments.lora_r, arguments)
         if arguments.freeze_backbone:
-            from sot_nlp.data import cache_folder
-            from sot_nlp.frozen import backbone_run_once
+            from sot_nlp.data.task_data import cache_folder
+            from sot_nlp.training.frozen import backbone_run_once
 
             cache = cache_folder(arguments.cache_dir).with_name("features")
             pad_token_id = tokenizer.pad_token_id
@@ -110,7 +110,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         record = new_record(current)
         say(accelerator, summary(record, data))
         with recorded(current, record):
-            result = training.train(
+            result = loop.train(
                 model,
                 preparation.training_split(data, alignment),
                 arguments,

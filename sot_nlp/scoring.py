@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import evaluation, metrics
+from sot_nlp import metrics
 from sot_nlp.errors import UserError
+from sot_nlp.training import evaluation
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from accelerate import Accelerator
 
-    from sot_nlp.data import TokenSplit
+    from sot_nlp.data.task_data import TokenSplit
     from sot_nlp.labels import Alignment
     from sot_nlp.task_spec import TaskSpec
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sot_nlp.explanation import Explanation
-from sot_nlp.explanation_words import words_of
+from sot_nlp.explanation.attribution import Explanation
+from sot_nlp.explanation.words import words_of
 
 
 def explanation(

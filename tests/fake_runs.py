@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from sot_nlp.study import Study, StudyCell, finished
-from sot_nlp.study_runner import StudyRunner
+from sot_nlp.studies.study import Study, StudyCell, finished
+from sot_nlp.studies.study_runner import StudyRunner
 
 # A run as far as a study sees it: it notes that it ran, and leaves a record; REASON makes it fail.
 RUN = """

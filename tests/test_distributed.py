@@ -119,8 +119,8 @@ def test_two_processes_that_accumulate_train_as_one(tmp_path: Path) -> None:
 
 
 def predicted(folder: Path, *, count: int) -> np.ndarray:
-    from sot_nlp.evaluation import predict
-    from sot_nlp.training import create_accelerator
+    from sot_nlp.training.evaluation import predict
+    from sot_nlp.training.loop import create_accelerator
 
     accelerator = create_accelerator(settings())
     return predict(tiny_model(head="text"), Split(count), accelerator, batch_size=4, pad_token_id=PAD)
@@ -226,7 +226,7 @@ def sharded_step(folder: Path) -> dict[str, torch.Tensor]:
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
 
-    from sot_nlp.optimization import create_optimizer, parameter_groups
+    from sot_nlp.training.optimization import create_optimizer, parameter_groups
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     model = tiny_model(head="vision", dropout=0.0).train()

@@ -19,11 +19,11 @@ from transformers import AutoTokenizer
 
 from sot_nlp import export, records
 from sot_nlp.errors import UserError
+from sot_nlp.evaluate_saved import validation_score
 from sot_nlp.export import OnnxClassifier, export_onnx
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.tokenizer import load_tokenizer
-from sot_nlp.evaluate_saved import validation_score
 from tests.saved_runs import LABELS, TEXTS, save_run
 
 # Exports take seconds by the number of operations: one layer, and for all but BERT a head of few of them.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import faithfulness
-from sot_nlp.explanation_inputs import Encoded
+from sot_nlp.explanation.inputs import Encoded
 from tests.fake_explanation import explanation
 from tests.saved_runs import save_run
 from tests.tiny import sentences

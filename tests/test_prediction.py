@@ -98,8 +98,8 @@ def type_in(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_rows_are_in_order_and_what_each_text_gives_alone(
     runs: dict[str, Path], ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sot_nlp.readers.CHUNK", 25)  # several windows
-    monkeypatch.setattr("sot_nlp.json_reader.CHUNK", 25)
+    monkeypatch.setattr("sot_nlp.data.readers.CHUNK", 25)  # several windows
+    monkeypatch.setattr("sot_nlp.data.json_reader.CHUNK", 25)
     source = write_texts(
         tmp_path / f"texts.{ending}", {"id": list(map(str, range(len(TEXTS)))), "text": TEXTS}
     )

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from sot_nlp import checkpoints
 from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError
+from sot_nlp.training import checkpoints
 from tests.training_case import Split, run, settings, tiny_model
 
 TIMINGS = {"examples_per_second", "train_seconds"}

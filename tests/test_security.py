@@ -17,9 +17,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from sot_nlp import checkpoints, records
+from sot_nlp import records
 from sot_nlp.arguments import Arguments
 from sot_nlp.command_line import read_config
+from sot_nlp.data.token_cache import ArrayWriter, DamagedCacheError, _header_checksum, read_arrays
 from sot_nlp.errors import UserError
 from sot_nlp.export import export_onnx
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
@@ -29,7 +30,7 @@ from sot_nlp.preparation import load_saved
 from sot_nlp.saved_model import open_model
 from sot_nlp.submission import write_submission
 from sot_nlp.task_spec import load_task
-from sot_nlp.token_cache import ArrayWriter, DamagedCacheError, _header_checksum, read_arrays
+from sot_nlp.training import checkpoints
 from tests.saved_runs import save_run
 
 

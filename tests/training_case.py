@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from sot_nlp.arguments import Arguments
-from sot_nlp.evaluation import loss, predict
-from sot_nlp.training import TrainingResult, create_accelerator, train
+from sot_nlp.training.evaluation import loss, predict
+from sot_nlp.training.loop import TrainingResult, create_accelerator, train
 
 PAD = 0
 

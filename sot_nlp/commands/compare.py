@@ -10,13 +10,21 @@ from typing import Any
 
 from rich.console import Console
 
-from sot_nlp import collecting, report
 from sot_nlp.command_line import parse_flags
 from sot_nlp.errors import UserError, printable
 from sot_nlp.flag_parser import FlagParser
-from sot_nlp.study import Study, finished, flat_settings, parse_names, parse_seeds, read_study, shown_command
-from sot_nlp.study_display import Lines, LiveTable
-from sot_nlp.study_runner import Start, Stopped, StudyRunner, slots
+from sot_nlp.studies import collecting, report
+from sot_nlp.studies.study import (
+    Study,
+    finished,
+    flat_settings,
+    parse_names,
+    parse_seeds,
+    read_study,
+    shown_command,
+)
+from sot_nlp.studies.study_display import Lines, LiveTable
+from sot_nlp.studies.study_runner import Start, Stopped, StudyRunner, slots
 
 SUMMARY = (
     "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
@@ -93,7 +101,7 @@ def _launcher(own: Any, study: Study) -> tuple[list[dict[str, str]], Start | Non
     """Room for the runs, and what starts one (None: a process of this machine)."""
     if own.launcher == "local":
         return slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu"))), None
-    from sot_nlp.ray_launcher import RayLauncher
+    from sot_nlp.studies.ray_launcher import RayLauncher
 
     launcher = RayLauncher(own.ray_address, own.threads or 1)
     return launcher.slots(own.jobs), launcher.start

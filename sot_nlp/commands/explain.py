@@ -12,8 +12,8 @@ from sot_nlp.files import write_atomic, write_json
 from sot_nlp.flag_parser import FlagParser
 
 if TYPE_CHECKING:
-    from sot_nlp.explanation import Text
-    from sot_nlp.explanation_view import View
+    from sot_nlp.explanation.attribution import Text
+    from sot_nlp.explanation.explanation_view import View
     from sot_nlp.saved_model import SavedModel
 
 SUMMARY = (
@@ -29,8 +29,8 @@ def run(argv: Sequence[str], prog: str) -> int:
     flags = _parser(prog).parse_args(argv)
     _check(flags)
 
-    from sot_nlp import explanation_terminal
-    from sot_nlp.explanation import METHODS
+    from sot_nlp.explanation import explanation_terminal
+    from sot_nlp.explanation.attribution import METHODS
     from sot_nlp.saved_model import open_model
 
     if flags.method is not None and flags.method not in METHODS:
@@ -107,7 +107,7 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
         pairs = flags.text_pair
         found: list[Text] = list(zip(flags.text, pairs, strict=True)) if pairs else list(flags.text)
     else:
-        from sot_nlp.file_format import check_file
+        from sot_nlp.data.file_format import check_file
         from sot_nlp.prediction import Summary, text_windows
 
         path = None if flags.file == "-" else Path(flags.file)
@@ -126,8 +126,8 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
 
 
 def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> list[View]:
-    from sot_nlp.explanation import default_method, explain
-    from sot_nlp.explanation_view import View
+    from sot_nlp.explanation.attribution import default_method, explain
+    from sot_nlp.explanation.explanation_view import View
 
     wanted = len(saved.text_columns)
     for text in texts:
@@ -175,11 +175,11 @@ def _write(flags: Any, groups: Sequence[Sequence[View]]) -> None:
             continue
         try:
             if flag == "html":
-                from sot_nlp import explanation_html
+                from sot_nlp.explanation import explanation_html
 
                 write_atomic(path, explanation_html.page(groups))
             elif flag == "png":
-                from sot_nlp import explanation_png
+                from sot_nlp.explanation import explanation_png
 
                 picture, notes = explanation_png.png(groups)
                 write_atomic(path, picture)

@@ -10,7 +10,7 @@ from sot_nlp.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.command_line import parse_flags, read_config
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.flag_parser import FlagParser
-from sot_nlp.probe import ARMS
+from sot_nlp.studies.probe import ARMS
 
 SUMMARY = (
     "Train heads on a frozen backbone's token features, many seeds at once, and compare them: which tokens, "
@@ -53,8 +53,8 @@ def run(argv: Sequence[str], prog: str) -> int:
             raise UserError(f"--{flag} {value}: must be at least 1")
     if own.save is not None and own.save not in own.arms:
         raise UserError(f"--save {printable(own.save)}: not among --arms {', '.join(own.arms)}")
-    from sot_nlp import report
-    from sot_nlp.probe import Probe
+    from sot_nlp.studies import report
+    from sot_nlp.studies.probe import Probe
 
     probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, own.jobs)
     results = probe.run()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sot_nlp import collecting, report
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.flag_parser import FlagParser
+from sot_nlp.studies import collecting, report
 
 SUMMARY = (
     "Compare the runs of a study: means, paired differences with intervals and tests, and plots. PATH is a "

@@ -10,10 +10,10 @@ from typing import Any
 from sot_nlp.command_line import parse_flags
 from sot_nlp.errors import UserError, printable
 from sot_nlp.flag_parser import FlagParser
-from sot_nlp.report_tables import percent
-from sot_nlp.study import Study, finished, flat_settings, parse_names, parse_seeds
-from sot_nlp.study_runner import slots
-from sot_nlp.tune import SPACE, Tuner, parse_space
+from sot_nlp.studies.report_tables import percent
+from sot_nlp.studies.study import Study, finished, flat_settings, parse_names, parse_seeds
+from sot_nlp.studies.study_runner import slots
+from sot_nlp.studies.tune import SPACE, Tuner, parse_space
 
 SUMMARY = (
     "Search settings for several heads, with the same number of trials for each, on held-out training data. "

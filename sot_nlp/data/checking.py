@@ -1,0 +1,175 @@
+"""The first pass over a source of examples: every text and label looked at, before any work is done on them.
+
+Shapes: n examples, K labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sot_nlp.data.label_values import LabelEncoder
+from sot_nlp.data.tables import Rows, Table
+from sot_nlp.errors import UserError, printable
+
+# Where more than this share of a file that is known for broken lines is broken, it is another file.
+MOST_UNREADABLE = 0.01
+# Sources that take no longer than these seconds are done before a progress bar could be read.
+BAR_DELAY = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A table, and which of its columns are an example.
+
+    `label_column` None: no labels are read. `labels_optional`: the table may leave all of them out.
+    `files` are what its content is told by (none: it is streamed).
+    """
+
+    table: Table
+    text_columns: tuple[str | int, ...]
+    label_column: str | int | None
+    labels_optional: bool
+    encoder: LabelEncoder
+    files: tuple[Path, ...]
+
+    def texts(self) -> Iterator[tuple[Rows, list[list[str]]]]:
+        """The rows chunk by chunk, with their text columns."""
+        for rows in self.table.rows(self.text_columns):
+            yield rows, rows.columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What is known of a source's n examples after the first pass.
+
+    `indices` (n,) int64, their positions in the file; `digests` (n,) uint64, equal where texts are, but for
+    white space around them; `empty` (n,) uint8, 1 where a text is empty; `labels` as `LabelEncoder` gives
+    them, or None. `unreadable` lists (line, why) of what was left out, `nul_texts` counts texts with a NUL.
+    """
+
+    indices: np.ndarray
+    digests: np.ndarray
+    empty: np.ndarray
+    labels: np.ndarray | None
+    unreadable: list[tuple[int, str]]
+    nul_texts: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def progress_bar(source: Source, what: str, progress: bool, total: int | None = None) -> Any:
+    """A bar that counts examples: on a terminal only, and only once it has taken a while."""
+    return tqdm(
+        desc=f"{what} {source.table.name}",
+        total=total,
+        unit=" examples",
+        unit_scale=True,
+        delay=BAR_DELAY,
+        disable=None if progress else True,
+    )
+
+
+def check_source(source: Source, progress: bool = False) -> Checked:
+    """Read the whole source; raises UserError at the first text or label that is none."""
+    labels = _LabelColumn(source)
+    wanted = list(source.text_columns) + ([] if source.label_column is None else [source.label_column])
+    indices, digests, empty = [], [], []
+    unreadable: list[tuple[int, str]] = []
+    nul_texts = 0
+    with progress_bar(source, "checking", progress) as bar:
+        for rows in source.table.rows(wanted):
+            unreadable += rows.unreadable
+            texts = rows.columns[: len(source.text_columns)]
+            check_texts(source.table, source.text_columns, rows, texts)
+            stripped = [[text.strip() for text in column] for column in texts]
+            indices.append(np.array(rows.indices, dtype=np.int64))
+            digests.append(_digests(stripped))
+            empty.append(np.array([not all(parts) for parts in zip(*stripped, strict=True)], dtype=np.uint8))
+            nul_texts += sum("\0" in text for column in texts for text in column)
+            if source.label_column is not None:
+                labels.add(rows.columns[-1], rows.lines)
+            bar.update(len(rows.lines))
+    count = sum(map(len, indices))
+    if not count:
+        raise UserError(f"{source.table.name} holds no examples{_first_unreadable(unreadable)}")
+    if len(unreadable) > max(10, MOST_UNREADABLE * count):
+        raise UserError(
+            f"{source.table.name}: {len(unreadable)} of {count + len(unreadable)} lines are unreadable"
+            f"{_first_unreadable(unreadable)}"
+        )
+    return Checked(
+        indices=np.concatenate(indices),
+        digests=np.concatenate(digests),
+        empty=np.concatenate(empty),
+        labels=labels.finish(),
+        unreadable=unreadable,
+        nul_texts=nul_texts,
+    )
+
+
+def _first_unreadable(unreadable: list[tuple[int, str]]) -> str:
+    return f"; line {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
+
+
+def check_texts(table: Table, names: Sequence[str | int], rows: Rows, texts: Sequence[Sequence[Any]]) -> None:
+    """Raise UserError, naming line and column, for a value of the columns `names` that is no text."""
+    for name, column in zip(names, texts, strict=True):
+        if table.typed:
+            for value, line in zip(column, rows.lines, strict=True):
+                if not isinstance(value, str):
+                    found = "null" if value is None else f"no text but {printable(value, 40)}"
+                    raise UserError(f"{table.where(line)}: {printable(name)!r} is {found}; expected a text")
+                if not value.isascii():
+                    _check_unicode(table, line, name, value)
+
+
+def _check_unicode(table: Table, line: int, name: str | int, text: str) -> None:
+    """JSON can write half of a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = printable(text[error.start])
+        raise UserError(
+            f"{table.where(line)}: {printable(name)!r} holds {half}, half of a surrogate pair; "
+            "expected whole characters"
+        ) from None
+
+
+def _digests(stripped: list[list[str]]) -> np.ndarray:
+    """(n,) uint64 of each example's texts: 64 bits of BLAKE2b, equal for others once in some 10^19 pairs."""
+    joined = stripped[0] if len(stripped) == 1 else ["\0".join(pair) for pair in zip(*stripped, strict=True)]
+    hashed = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in joined)
+    return np.frombuffer(hashed, dtype="<u8")
+
+
+class _LabelColumn:
+    """Encodes labels chunk by chunk; where the source may lack them, it lacks all or none."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.parts: list[np.ndarray] = []
+        self.absent: bool | None = None
+
+    def add(self, values: list[Any], lines: list[int]) -> None:
+        where, encoder = self.source.table.where, self.source.encoder
+        if self.source.labels_optional and lines:
+            missing = [encoder.is_missing(value) for value in values]
+            if self.absent is None:
+                self.absent = missing[0]
+            if (not self.absent) in missing:
+                line = lines[missing.index(not self.absent)]
+                state = ("has a label", "has none") if self.absent else ("has no label", "has one")
+                raise UserError(f"{where(line)} {state[0]}, while the first example {state[1]}")
+        if not self.absent:
+            self.parts.append(encoder.encode(values, lines, where, self.source.table.typed))
+
+    def finish(self) -> np.ndarray | None:
+        return np.concatenate(self.parts) if self.parts else None

@@ -1,0 +1,110 @@
+"""A data set of the Hugging Face Hub (or a folder in its layout) -> rows of checked columns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp.data.tables import CHUNK, Rows, Table
+from sot_nlp.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+
+class HubTable(Table):
+    """One split. Numbers that the data set has names for are given as the names, and -1 as no label."""
+
+    unit = "row"
+
+    def __init__(self, dataset: Dataset | IterableDataset, name: str):
+        self.dataset = dataset
+        super().__init__(name, dataset.column_names or ())
+
+    @property
+    def files(self) -> list[Path]:
+        """The files on disk that the split is in; none where it is streamed."""
+        return [Path(file["filename"]) for file in getattr(self.dataset, "cache_files", ())]
+
+    def label_names(self, column: str) -> tuple[str, ...] | None:
+        """The names of a ClassLabel column, or of a list of ClassLabels."""
+        feature = (self.dataset.features or {}).get(column)
+        feature = getattr(feature, "feature", feature)
+        names = getattr(feature, "names", None)
+        return tuple(names) if names else None
+
+    def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
+        """As `Table.rows`."""
+        columns = [self.columns[self.position(column)] for column in wanted]
+        dataset = self.dataset.select_columns(list(dict.fromkeys(columns)))
+        names = [self.label_names(column) for column in columns]
+        index = 0
+        for batch in dataset.iter(batch_size=CHUNK):
+            values = [batch[column] for column in columns]
+            values = [_named(v, known) if known else v for v, known in zip(values, names, strict=True)]
+            indices = list(range(index, index + len(values[0])))
+            index += len(indices)
+            yield Rows(values, lines=[i + 1 for i in indices], indices=indices)
+
+
+def _named(values: list[Any], names: tuple[str, ...]) -> list[Any]:
+    """Numbers, or lists of numbers, as their names."""
+    if any(isinstance(value, list) for value in values):
+        return [value if value is None else _named(value, names) for value in values]
+    return [None if value is None or value < 0 else names[value] for value in values]
+
+
+def hub_splits(name: str, config: str | None) -> list[str]:
+    """The names of a data set's splits; UserError where it can't be reached or has no such configuration."""
+    import datasets
+
+    with _explained(_title(name, config)):
+        return list(datasets.get_dataset_split_names(name, config))
+
+
+def open_hub_table(
+    name: str,
+    config: str | None,
+    split: str,
+    *,
+    cache_dir: str | None = None,
+    streaming: bool = False,
+    limit: int | None = None,
+) -> HubTable:
+    """A split of the data set `name`; no code that comes with it is run.
+
+    `streaming`: it is read over the network each time and never stored, and only its first `limit` examples.
+    Raises UserError where it can't be reached or does not exist.
+    """
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    with _explained(_title(name, config)):
+        dataset = datasets.load_dataset(name, config, split=split, cache_dir=cache_dir, streaming=streaming)
+    if streaming and limit is not None:
+        dataset = dataset.take(limit)
+    return HubTable(dataset, f"{_title(name, config)}, split {split}")
+
+
+def _title(name: str, config: str | None) -> str:
+    return f"data set {printable(name)}" + (f" ({printable(config)})" if config else "")
+
+
+@contextmanager
+def _explained(title: str) -> Iterator[None]:
+    """Turns what `datasets` raises for names and networks into a UserError."""
+    import datasets
+
+    try:
+        yield
+    # RuntimeError: a data set that needs code of its own to be read.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        first = printable((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise UserError(
+            f"{title} can't be loaded: {first}; without network, --data_dir reads GLUE's own files and "
+            "--train_file yours"
+        ) from None

@@ -1,0 +1,123 @@
+"""JSON -> rows of checked columns: a list of objects, or one object a line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.data.file_format import BYTE_ORDER_MARK, list_names, text_lines
+from sot_nlp.data.tables import CHUNK, Rows, Table
+from sot_nlp.errors import UserError, printable
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class JsonTable(Table):
+    """A list of JSON objects, or one object a line; the first character tells which."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = printable(path)
+        with path.open("rb") as file:
+            start = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
+        self.is_list = start.startswith(b"[")
+        first = next(self._objects(), None)
+        if first is None:
+            raise UserError(f"{self.name} holds no examples; expected JSON objects")
+        super().__init__(self.name, list(first[1]))
+
+    def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
+        """As `Table.rows`; a key that an object lacks is a UserError."""
+        names = [self.columns[self.position(column)] for column in wanted]
+        rows = Rows([[] for _ in names])
+        for index, (line, example) in enumerate(self._objects()):
+            for name, column in zip(names, rows.columns, strict=True):
+                if name not in example:
+                    keys = list_names(list(example))
+                    raise UserError(f"{self.where(line)} has no {printable(name)!r}; its keys are {keys}")
+                column.append(example[name])
+            rows.lines.append(line)
+            rows.indices.append(index)
+            if len(rows.lines) == CHUNK:
+                yield rows
+                rows = Rows([[] for _ in names])
+        if rows.lines:
+            yield rows
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for line, value in self._list_items() if self.is_list else self._line_values():
+            if not isinstance(value, dict):
+                raise UserError(f"{self.where(line)} is {_json_kind(value)}; expected an object a row")
+            yield line, value
+
+    def _line_values(self) -> Iterator[tuple[int, Any]]:
+        decode = json.JSONDecoder(object_pairs_hook=_object).decode
+        for number, line in enumerate(text_lines(self.path), 1):
+            if line.isspace() or not line:
+                continue
+            try:
+                yield number, decode(line)
+            except _JSON_ERRORS as error:
+                raise self._mistake(number, line, error) from None
+
+    def _list_items(self) -> Iterator[tuple[int, Any]]:
+        """(line, value) of each item. The text is held whole, the items one at a time."""
+        decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
+        text = "".join(text_lines(self.path))
+        position, line = _skip_space(text, 0, 1)
+        opening = "["
+        while True:
+            if not text.startswith(opening, position):
+                raise UserError(f"{self.where(line)}: expected `,` or `]` after an item of the JSON list")
+            position, line = _skip_space(text, position + 1, line)
+            if opening == "[" and text.startswith("]", position):
+                break
+            try:
+                value, end = decode(text, position)
+            except _JSON_ERRORS as error:
+                raise self._mistake(line, text[position : position + 100], error) from None
+            yield line, value
+            position, line = _skip_space(text, end, line + text.count("\n", position, end))
+            if text.startswith("]", position):
+                break
+            opening = ","
+        if text[position + 1 :].strip():
+            raise UserError(f"{self.where(line)}: text follows the end of the JSON list")
+
+    def _mistake(self, line: int, text: str, error: Exception) -> UserError:
+        if isinstance(error, _RepeatedKeyError):
+            return UserError(f"{self.where(line)} has the key {printable(error.args[0])!r} more than once")
+        what = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+        return UserError(
+            f"{self.where(line)} is not JSON ({what}): {printable(text.strip(), 40)!r}; expected a list of "
+            "objects, or one object a line"
+        )
+
+
+class _RepeatedKeyError(ValueError):
+    """An object with a key twice, of which JSON readers silently keep the last."""
+
+
+_JSON_ERRORS = (ValueError, RecursionError)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+def _skip_space(text: str, position: int, line: int) -> tuple[int, int]:
+    """The position of the next character that is no JSON white space, and its line."""
+    end = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+    return end, line + text.count("\n", position, end)
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return kinds.get(type(value), "null")

@@ -1,0 +1,266 @@
+"""Own files or a data set of the Hub -> a task: columns named or guessed, kind and labels as found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.data.file_format import list_names
+from sot_nlp.data.hub_reader import hub_splits
+from sot_nlp.data.label_values import LabelSurvey
+from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
+from sot_nlp.data.tables import Table
+from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.metrics import default_metrics
+from sot_nlp.task_spec import FrozenMapping, TaskFile, TaskSpec, load_task
+
+# Names that columns go by, the likelier first; letter case makes no difference.
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("sentence_a", "sentence_b"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("query", "passage"),
+    ("text", "text_pair"),
+)
+TEXTS = (
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "comment",
+    "tweet",
+    "message",
+    "document",
+    "body",
+    "utterance",
+)
+LABELS = (
+    "label", "labels", "gold_label", "class", "target", "category", "score", "rating", "stars", "sentiment",
+    "intent", "is_duplicate", "y",
+)  # fmt: skip
+NUMBERS = ("", "id", "idx", "index", "guid", "unnamed: 0")
+
+
+def user_task(arguments: Any) -> TaskSpec:
+    """The task that the settings make: `--task`, own files, a data set of the Hub, or the one over the other.
+
+    Own files and columns take the place of the task's. Without a task, columns that are not named are
+    guessed, and kind and labels found in the training data. Where there is no validation data, its place is
+    the training data's own: `load_data` then holds a share out. Raises UserError.
+    """
+    own = [flag for flag in FILE_FLAGS.values() if getattr(arguments, flag) is not None]
+    if arguments.dataset_name is not None and own:
+        raise UserError(f"--dataset_name and --{own[0]}: give one of them")
+    if arguments.task is not None:
+        spec = _with_columns(_with_sources(load_task(arguments.task), arguments), arguments)
+    elif own or arguments.dataset_name is not None:
+        spec = _guessed(_with_sources(_empty_task(arguments), arguments), arguments)
+    else:
+        raise UserError("give --task, or your own data with --train_file or --dataset_name")
+    spec = _with_mapping(_with_validation(spec), arguments)
+    if spec.labels is None and spec.kind != "regression" and spec.label_column is not None:
+        spec = _surveyed(spec, arguments)
+    return spec
+
+
+def guess_label(columns: Sequence[str], texts: Sequence[str] = ()) -> str | None:
+    """The column that holds labels: one of a known name, or the only one beside `texts`; None if none."""
+    for name in LABELS:
+        for column in columns:
+            if column.lower() == name and column not in texts:
+                return column
+    rest = [column for column in columns if column not in texts and column.lower() not in NUMBERS]
+    return rest[0] if len(rest) == 1 and texts else None
+
+
+def guess_texts(columns: Sequence[str], label: str | None = None) -> tuple[str, ...]:
+    """The one or two columns that hold text: of known names, or the only one beside `label`; () if none."""
+    lowered = {column.lower(): column for column in columns if column != label}
+    for first, second in TEXT_PAIRS:
+        if first in lowered and second in lowered:
+            return lowered[first], lowered[second]
+    for name in TEXTS:
+        if name in lowered:
+            return (lowered[name],)
+    rest = [column for name, column in lowered.items() if name not in NUMBERS]
+    return (rest[0],) if len(rest) == 1 else ()
+
+
+def _empty_task(arguments: Any) -> TaskSpec:
+    source = arguments.train_file or arguments.validation_file or arguments.test_file
+    name = Path(source).stem if source else str(arguments.dataset_name).rstrip("/").rsplit("/", 1)[-1]
+    return TaskSpec(
+        name=re.sub(r"^\W+|[^\w.-]+", "-", name).strip("-") or "own",
+        aliases=(),
+        title=name,
+        description="",
+        kind="classification",
+        text_columns=(),
+        label_column=None,
+        labels=None,
+        label_words=FrozenMapping(),
+        score_range=None,
+        metrics=(),
+        main_metric="",
+        dataset_name=None,
+        dataset_config_name=None,
+        dataset_splits=FrozenMapping(),
+        folder=None,
+        files=FrozenMapping(),
+        rows=FrozenMapping(),
+        submission=FrozenMapping(),
+        model_from=None,
+        recipe=FrozenMapping(),
+        recipe_source=None,
+        source_path="",
+    )
+
+
+def _with_sources(spec: TaskSpec, arguments: Any) -> TaskSpec:
+    """The task with own files in the place of its own: of all where the training file is one of them."""
+    own = {
+        split: TaskFile(file=str(Path(getattr(arguments, flag)).absolute()))
+        for split, flag in FILE_FLAGS.items()
+        if getattr(arguments, flag) is not None
+    }
+    if arguments.dataset_name is not None:
+        splits = _hub_splits(arguments.dataset_name, arguments.dataset_config_name)
+        return replace(
+            spec,
+            dataset_name=arguments.dataset_name,
+            dataset_config_name=arguments.dataset_config_name,
+            dataset_splits=FrozenMapping(splits),
+            files=FrozenMapping(),
+            rows=FrozenMapping(),
+            submission=FrozenMapping(),
+        )
+    if not own:
+        return spec
+    # One own validation file stands for all of the task's validation splits.
+    known = [split for split in spec.splits if "train" not in own and split.split("_")[0] not in own]
+    hub = {split: spec.dataset_splits[split] for split in known if split in spec.dataset_splits}
+    kept = {split: spec.files[split] for split in known if split in spec.files}
+    return replace(
+        spec,
+        dataset_name=spec.dataset_name if hub else None,
+        dataset_config_name=spec.dataset_config_name if hub else None,
+        dataset_splits=FrozenMapping(hub),
+        files=FrozenMapping({**kept, **own}),
+        rows=FrozenMapping({s: count for s, count in spec.rows.items() if s in known}),
+        submission=FrozenMapping({s: file for s, file in spec.submission.items() if s in known}),
+    )
+
+
+def _hub_splits(name: str, config: str | None) -> dict[str, str]:
+    """The data set's splits under this package's names."""
+    there = hub_splits(name, config)
+    found = {split: split for split in there if re.fullmatch(r"train|(validation|test)(_\w+)?", split)}
+    also = [split for split in ("dev", "valid", "val", "eval") if split in there]
+    if also and not any(split.startswith("validation") for split in found):
+        found["validation"] = also[0]
+    if "train" not in found and not any(split.startswith("validation") for split in found):
+        raise UserError(f"data set {printable(name)} has no train split; it has {list_names(there)}")
+    return {split: found[split] for split in sorted(found, key=lambda s: not s.startswith("train"))}
+
+
+def _with_columns(spec: TaskSpec, arguments: Any) -> TaskSpec:
+    """The task with the columns that the settings name, which are the files' own names."""
+    texts, label = arguments.text_column_names, arguments.label_column_name
+    if texts and len(texts) != len(spec.text_columns):
+        wanted = list_names(list(spec.text_columns))
+        raise UserError(f"--text_column_names: task {spec.name} has {len(spec.text_columns)} ({wanted})")
+    named = {*(spec.text_columns if texts else ()), *((spec.label_column,) if label else ())}
+    files = {
+        split: replace(file, columns=FrozenMapping({k: v for k, v in file.columns.items() if k not in named}))
+        for split, file in spec.files.items()
+    }
+    return replace(
+        spec,
+        text_columns=tuple(texts or spec.text_columns),
+        label_column=label or spec.label_column,
+        files=FrozenMapping(files),
+    )
+
+
+def _first_table(spec: TaskSpec, arguments: Any) -> tuple[str, Table]:
+    """The training split, or what is nearest to it, with its table."""
+    split = "train" if "train" in spec.splits else next(iter(spec.splits))
+    return split, open_split(spec, split, arguments)[0]
+
+
+def _guessed(spec: TaskSpec, arguments: Any) -> TaskSpec:
+    """The task with its columns, named or guessed from the names in its first split."""
+    split, table = _first_table(spec, arguments)
+    for column in (*(arguments.text_column_names or ()), *filter(None, [arguments.label_column_name])):
+        table.position(column)
+    label = arguments.label_column_name or guess_label(table.columns, arguments.text_column_names or ())
+    texts = tuple(arguments.text_column_names or guess_texts(table.columns, label))
+    label = label or guess_label(table.columns, texts)
+    present = f"{table.name} has the columns {list_names(list(table.columns))}"
+    if not texts:
+        raise UserError(f"{present}: name the one or two that hold text with --text_column_names")
+    if label is None and not split.startswith("test"):
+        raise UserError(f"{present}: name the one that holds labels with --label_column_name")
+    if label in texts:
+        raise UserError(f"--label_column_name: {printable(label)!r} is a text column too")
+    return replace(spec, text_columns=texts, label_column=label)
+
+
+def _with_validation(spec: TaskSpec) -> TaskSpec:
+    """The task with a validation split: without one of its own, at the place of the training data."""
+    if spec.validation_splits or "train" not in spec.splits:
+        return spec
+    files, hub = dict(spec.files), dict(spec.dataset_splits)
+    if "train" in files:
+        files["validation"] = files["train"]
+    if "train" in hub:
+        hub["validation"] = hub["train"]
+    return replace(spec, files=FrozenMapping(files), dataset_splits=FrozenMapping(hub))
+
+
+def _with_mapping(spec: TaskSpec, arguments: Any) -> TaskSpec:
+    """The task with --label_mapping: what the labels in its files stand for."""
+    mapping: dict[str, str] = arguments.label_mapping or {}
+    for word, name in mapping.items():
+        if spec.labels is not None and name not in spec.labels:
+            hint = did_you_mean(name, spec.labels)
+            raise UserError(
+                f"--label_mapping: {printable(word)}={printable(name)} names no label of {spec.name}; {hint}"
+            )
+    return replace(spec, label_words=FrozenMapping({**spec.label_words, **mapping}))
+
+
+def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
+    """The task with the kind and the labels of its training data, or of what it has instead."""
+    split, table = _first_table(spec, arguments)
+    if split.startswith("test"):
+        return replace(spec, label_column=None)
+    assert spec.label_column is not None
+    column = columns_in_file(spec, split, arguments).get(spec.label_column, spec.label_column)
+    order = table.label_names(str(column))
+    survey = LabelSurvey(table, spec.label_words)
+    for rows in table.rows([column]):
+        survey.add(rows.columns[0], rows.lines)
+        if order is not None:
+            break
+    kind, labels = survey.finish(order)
+    if spec.metrics and kind != spec.kind:
+        raise UserError(f"task {spec.name} is a {spec.kind}, but the labels of {table.name} make a {kind}")
+    metrics = spec.metrics or default_metrics(kind)
+    words = {word: name for word, name in spec.label_words.items() if labels is None or name in labels}
+    return replace(
+        spec,
+        kind=kind,
+        labels=labels,
+        label_words=FrozenMapping(words),
+        metrics=metrics,
+        main_metric=spec.main_metric or metrics[0],
+    )

@@ -1,0 +1,229 @@
+"""Files -> rows of checked columns, in chunks, so that a file of any size is read in little memory.
+
+A file that can't be what it should be is a UserError with file and line. Only where a reader is told
+that a file is known for broken lines (`tolerant`) does it go on, and hands them over, named.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.data.file_format import MAX_LINE, check_file, file_format, text_lines
+from sot_nlp.data.json_reader import JsonTable
+from sot_nlp.data.tables import CHUNK, Rows, Table
+from sot_nlp.errors import UserError, printable
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITER_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+
+
+class DelimitedTable(Table):
+    """Comma or tab separated text. Without `quoting` a `"` is a character like any other.
+
+    `num_columns`: what each line must have in a file without a header. `tolerant`: lines with another
+    number of columns are left out and named.
+    """
+
+    typed = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        delimiter: str,
+        quoting: bool,
+        header: bool = True,
+        num_columns: int | None = None,
+        tolerant: bool = False,
+    ):
+        self.path = path
+        self.delimiter = delimiter
+        self.quoting = quoting
+        self.header = header
+        self.tolerant = tolerant
+        self.name = printable(path)
+        first = next(self._records(), (0, []))[1]
+        if not "".join(first).strip():
+            expected = "its columns' names" if header else "an example"
+            raise UserError(f"{self.name}: the first line is empty; expected {expected}")
+        if header:
+            columns = [column.strip() for column in first]
+            self._check_header(columns)
+        else:
+            columns = [str(i) for i in range(num_columns or len(first))]
+        super().__init__(self.name, columns)
+
+    def reading(self) -> list[Any]:
+        """As `Table.reading`."""
+        return ["delimited", self.delimiter, self.quoting, self.header, len(self.columns), self.tolerant]
+
+    def _check_header(self, columns: list[str]) -> None:
+        if len(columns) > 1:
+            return
+        for other, name in DELIMITER_NAMES.items():
+            if other != self.delimiter and (count := columns[0].count(other)):
+                ours = DELIMITER_NAMES[self.delimiter]
+                raise UserError(
+                    f"{self.name}, line 1 has no {ours} but {count} {name}{'s' * (count > 1)}: expected "
+                    f"{ours}-separated columns (.csv has commas, .tsv tabs)"
+                )
+        if "\r" in columns[0]:
+            raise UserError(f"{self.name} ends its lines with CR alone; save it with LF or CRLF line ends")
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """(line that it begins at, fields) of each record, the header included."""
+        lines = text_lines(self.path)
+        if not self.quoting:
+            for number, line in enumerate(lines, 1):
+                yield number, line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
+            return
+        # The module's limit on a field is 128 kB; a line's own limit is the one that holds here.
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        while True:
+            begin = reader.line_num + 1
+            try:
+                yield begin, next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise UserError(f"{self.name}, line {begin}: {_csv_mistake(error, reader)}") from None
+
+    def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
+        """As `Table.rows`; a line without content is left out at the end of the file only."""
+        positions = [self.position(column) for column in wanted]
+        width = len(self.columns)
+        records = self._records()
+        if self.header:
+            next(records)
+        kept: list[list[str]] = []
+        rows = Rows([])
+        blank: list[int] = []
+        index = 0
+        for line, fields in records:
+            if len(fields) < 2 and not "".join(fields).strip():
+                blank.append(line)
+                continue
+            examples = [(line, fields)]
+            if blank:  # with something behind them they are examples after all
+                examples = [*((number, [""]) for number in blank), *examples]
+                blank = []
+            for place, example in examples:
+                if len(example) == width:
+                    kept.append(example)
+                    rows.lines.append(place)
+                    rows.indices.append(index)
+                else:
+                    rows.unreadable.append((place, self._wrong_width(place, example)))
+                index += 1
+            if len(kept) >= CHUNK:
+                rows.columns = _columns(kept, positions)
+                yield rows
+                kept, rows = [], Rows([])
+        if kept or rows.unreadable:
+            rows.columns = _columns(kept, positions)
+            yield rows
+
+    def _wrong_width(self, line: int, fields: list[str]) -> str:
+        """Why the line is left out; UserError unless this file is known for such lines."""
+        found = "is empty" if fields == [""] else f"has {len(fields)} column{'s' * (len(fields) > 1)}"
+        source = "as in its header" if self.header else "as in every line of this file"
+        why = f"{found}; expected {len(self.columns)}, {source}, separated by "
+        why += f"{DELIMITER_NAMES.get(self.delimiter, 'delimiter')}s"
+        if self.tolerant:
+            return why
+        raise UserError(f"{self.where(line)} {why}")
+
+
+def _columns(records: list[list[Any]], positions: list[int]) -> list[list[Any]]:
+    return [[record[position] for record in records] for position in positions]
+
+
+def _csv_mistake(error: csv.Error, reader: Any) -> str:
+    text = str(error)
+    if "unexpected end" in text:
+        return 'a quote (") that opens here never closes'
+    if "expected after" in text:
+        return (
+            f"a quoted field that begins here is wrong in line {reader.line_num}: after its closing quote "
+            'comes no delimiter (inside a field a quote is written "")'
+        )
+    if "new-line" in text:
+        return "a carriage return stands in a field without quotes; save the file with LF or CRLF line ends"
+    if "field limit" in text:
+        return f'a field is longer than {MAX_LINE >> 20} MiB: does a quote (") never close?'
+    return f"is not CSV: {text}"
+
+
+class ParquetTable(Table):
+    """A Parquet file."""
+
+    unit = "row"
+
+    def __init__(self, path: Path):
+        import pyarrow
+        import pyarrow.parquet
+
+        self.path = path
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                columns = list(file.schema_arrow.names)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{printable(path)} is a damaged Parquet file: {_first_line(error)}") from None
+        super().__init__(printable(path), columns)
+
+    def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
+        """As `Table.rows`."""
+        import pyarrow
+        import pyarrow.parquet
+
+        names = [self.columns[self.position(column)] for column in wanted]
+        index = 0
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(CHUNK, columns=names):
+                    indices = list(range(index, index + batch.num_rows))
+                    index += batch.num_rows
+                    columns = [batch.column(name).to_pylist() for name in names]
+                    yield Rows(columns, lines=[i + 1 for i in indices], indices=indices)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{self.where(index + 1)}: damaged Parquet: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def open_table(
+    path: Path,
+    *,
+    flag: str = "",
+    declared_format: str | None = None,
+    header: bool | None = None,
+    quoting: bool | None = None,
+    num_columns: int | None = None,
+    tolerant: bool = False,
+) -> Table:
+    """The table in the file at `path`, its first line read and checked.
+
+    `declared_format` is one of csv, tsv, json, jsonl, parquet; None goes by the file's name. `header`
+    None is yes; `quoting` None is yes for CSV, and no for TSV, as in GLUE. `flag` is the argument that
+    named the file, for the message. Raises UserError.
+    """
+    check_file(path, flag)
+    kind = file_format(path, declared_format)
+    if kind == "parquet":
+        return ParquetTable(path)
+    if kind in ("json", "jsonl"):
+        return JsonTable(path)
+    return DelimitedTable(
+        path,
+        delimiter=DELIMITERS[kind],
+        quoting=kind == "csv" if quoting is None else quoting,
+        header=header is not False,
+        num_columns=num_columns,
+        tolerant=tolerant,
+    )

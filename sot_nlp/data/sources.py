@@ -1,0 +1,119 @@
+"""Task and settings -> where each split's examples are: own files, GLUE's folder, or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp.data.checking import Source
+from sot_nlp.data.file_format import list_names
+from sot_nlp.data.hub_reader import open_hub_table
+from sot_nlp.data.label_values import LabelEncoder
+from sot_nlp.data.readers import open_table
+from sot_nlp.data.tables import Table
+from sot_nlp.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from sot_nlp.task_spec import TaskFile, TaskSpec
+
+# The settings that name a split's file.
+FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
+
+
+def place(spec: TaskSpec, split: str, arguments: Any) -> Path | tuple[str, str | None, str]:
+    """Where a split is: its file, or (data set, configuration, split) of the Hub. UserError for nowhere."""
+    entry = spec.files.get(split)
+    path = Path(entry.file) if entry is not None and Path(entry.file).is_absolute() else None
+    path = path or spec.file_path(split, arguments.data_dir)
+    if path is not None:
+        return path
+    if spec.dataset_name is not None and split in spec.dataset_splits:
+        return spec.dataset_name, spec.dataset_config_name, spec.dataset_splits[split]
+    if entry is not None:
+        raise UserError(f"--data_dir: task {spec.name} needs the folder that holds {printable(entry.file)}")
+    known = list_names(list(spec.splits))
+    raise UserError(f"task {spec.name} has no data for the split {printable(split)!r}; it has {known}")
+
+
+def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple[Path, ...]]:
+    """A split's table, and the files that its content is told by (none where it is streamed)."""
+    where = place(spec, split, arguments)
+    if isinstance(where, tuple):
+        name, config, hub_split = where
+        limit = "max_train_samples" if split == "train" else "max_predict_samples"
+        hub_table = open_hub_table(
+            name,
+            config,
+            hub_split,
+            cache_dir=arguments.cache_dir,
+            streaming=arguments.streaming,
+            limit=getattr(arguments, "max_eval_samples" if split.startswith("validation") else limit),
+        )
+        return hub_table, tuple(hub_table.files)
+    entry: TaskFile = spec.files[split]
+    flag = "data_dir" if arguments.data_dir else "task"
+    for own in FILE_FLAGS.values():
+        given = getattr(arguments, own)
+        if given is not None and Path(given).absolute() == where:
+            # Messages name the file as the user does.
+            flag, where = own, Path(given)
+            break
+    if flag == "data_dir" and not where.is_file():
+        _explain_folder(Path(arguments.data_dir), where)
+    table = open_table(
+        where,
+        flag=f"--{flag}",
+        declared_format=entry.format,
+        header=entry.header,
+        quoting=entry.quoting,
+        num_columns=entry.num_columns,
+        tolerant=entry.broken_lines,
+    )
+    return table, (where,)
+
+
+def _explain_folder(data_dir: Path, path: Path) -> None:
+    """Raise UserError with what was looked for below --data_dir and what is there instead."""
+    flag = f"--data_dir {printable(data_dir)}"
+    if not data_dir.exists():
+        raise UserError(f"{flag} does not exist; expected the folder of GLUE's task folders")
+    if not data_dir.is_dir():
+        raise UserError(f"{flag} is a file; expected the folder of GLUE's task folders")
+    folder = path.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    there = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    raise UserError(
+        f"{flag}: looked for {printable(path.relative_to(data_dir))}, but {printable(folder)} holds "
+        f"{list_names(there)}"
+    )
+
+
+def columns_in_file(spec: TaskSpec, split: str, arguments: Any) -> dict[str, str | int]:
+    """What a split's file calls the task's columns, where it is a file and calls them otherwise."""
+    entry = spec.files.get(split)
+    if entry is None or not isinstance(place(spec, split, arguments), Path):
+        return {}
+    return dict(entry.columns)
+
+
+def open_source(spec: TaskSpec, split: str, arguments: Any) -> Source:
+    """A split's table with the task's columns in it. A test split may lack labels. Raises UserError."""
+    table, files = open_split(spec, split, arguments)
+    columns = columns_in_file(spec, split, arguments)
+    texts = tuple(columns.get(column, column) for column in spec.text_columns)
+    label = columns.get(spec.label_column, spec.label_column) if spec.label_column is not None else None
+    optional = split.startswith("test")
+    if optional and label is not None:
+        there = label < len(table.columns) if isinstance(label, int) else label in table.columns
+        label = label if there else None
+    for column in (*texts, *([] if label is None else [label])):
+        table.position(column)
+    return Source(
+        table=table,
+        text_columns=texts,
+        label_column=label,
+        labels_optional=optional,
+        encoder=LabelEncoder(spec.kind, spec.labels, spec.label_words, spec.score_range),
+        files=files,
+    )

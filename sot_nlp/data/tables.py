@@ -1,0 +1,68 @@
+"""What every source of examples gives, be it a file or a data set of the Hub: rows in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sot_nlp.data.file_format import list_names
+from sot_nlp.errors import UserError, printable
+
+CHUNK = 10_000
+
+
+@dataclass
+class Rows:
+    """Some examples of a table, in its order: one list a column, in the order that was asked for.
+
+    `lines` is where each begins (lines are counted from 1, the header included; rows of a format
+    without lines from 1), `indices` its position among the table's examples, from 0, in which
+    unreadable ones count. `unreadable` are (line, why) of those left out.
+    """
+
+    columns: list[list[Any]]
+    lines: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Table:
+    """A source of examples: named columns, read in chunks as often as needed."""
+
+    unit = "line"
+    typed = True  # whether numbers and lists are told from texts by the format itself
+
+    def __init__(self, name: str, columns: Sequence[str]):
+        self.name = name
+        self.columns = tuple(columns)
+        named = [column for column in self.columns if column]
+        if twice := sorted({column for column in named if named.count(column) > 1}):
+            raise UserError(f"{name} has the column {list_names(twice)} more than once; rename one")
+
+    def reading(self) -> list[Any]:
+        """How the same bytes are read, as JSON values: another way may give other examples."""
+        return [type(self).__name__]
+
+    def where(self, line: int) -> str:
+        """The place of an example, for a message."""
+        return f"{self.name}, {self.unit} {line}"
+
+    def position(self, column: str | int) -> int:
+        """The position of a column given by name, or by position itself; UserError if it is not there."""
+        if isinstance(column, int):
+            if column < len(self.columns):
+                return column
+            raise UserError(f"{self.name} has {len(self.columns)} columns; expected a column {column}")
+        if column in self.columns:
+            return self.columns.index(column)
+        present = list_names(list(self.columns))
+        raise UserError(f"{self.name} has no column {printable(column)!r}; its columns are {present}")
+
+    def label_names(self, column: str) -> tuple[str, ...] | None:
+        """The names of a column's labels in the order of their numbers, where the source knows them."""
+        return None
+
+    def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
+        """The examples with the columns `wanted`, at most `CHUNK` at a time."""
+        raise AssertionError("each kind of table reads its own rows")

@@ -1,0 +1,185 @@
+"""TaskSpec and settings -> the splits of a task as tokens, and a report of what was found in the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sot_nlp.data.data_report import columns_report, split_report
+from sot_nlp.data.sources import open_source, place
+from sot_nlp.data.splitting import hold_out, leaked
+from sot_nlp.data.token_split import TokenSplit
+from sot_nlp.data.tokenization import Tokens, tokenize_sources
+from sot_nlp.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from sot_nlp.task_spec import TaskSpec
+
+LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
+
+
+@dataclass(kw_only=True)
+class TaskData:
+    """The splits of a task. `labels` are the names in the order of their ids, None for a regression.
+
+    `report` (JSON values) says what was found in the files; it depends on them and the settings alone.
+    `caches` says of each split whether its tokens were built or reused.
+    """
+
+    kind: str
+    labels: tuple[str, ...] | None
+    splits: dict[str, TokenSplit]
+    report: dict[str, Any]
+    caches: dict[str, str] = field(default_factory=dict)
+
+
+def load_data(
+    spec: TaskSpec,
+    arguments: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    splits: Sequence[str] | None = None,
+    model_max_length: int | None = None,
+) -> TaskData:
+    """The tokens of `splits` (default: train and every validation split) of the task `spec`.
+
+    `arguments` are the run's settings (`sot_nlp.arguments.Arguments`). A validation split at the place of the
+    training data is a share held out of it: `--validation_fraction`, drawn by `--data_seed` (0 when not
+    given, so that runs of several seeds share it). The limits on samples take the first ones, of each
+    validation split alike. `model_max_length` is the model's number of positions, where the tokenizer does
+    not know it. Raises UserError for whatever is wrong with files, columns, labels or lengths.
+    """
+    wanted = tuple(splits or ("train", *spec.validation_splits))
+    check_max_length(arguments.max_length, tokenizer, len(spec.text_columns), model_max_length)
+    places = {split: place(spec, split, arguments) for split in wanted}
+    held = _held_out(spec, arguments)
+    first_of: dict[Any, str] = {}
+    for split, where in places.items():
+        first_of.setdefault(where, split)
+    tokenized = tokenize_sources(
+        [open_source(spec, split, arguments) for split in first_of.values()],
+        tokenizer,
+        max_length=arguments.max_length,
+        cache=cache_folder(arguments.cache_dir),
+        overwrite=arguments.overwrite_cache,
+        progress=not arguments.disable_tqdm,
+    )
+    tokens = {split: tokenized[list(first_of).index(where)] for split, where in places.items()}
+    rows = {split: np.arange(len(found.arrays["indices"])) for split, found in tokens.items()}
+    if sharing := [split for split in wanted if held and split in ("train", *held)]:
+        out = _share(tokens[sharing[0]], arguments)
+        for split in sharing:
+            rows[split] = np.setdiff1d(rows[split], out) if split == "train" else out
+    duplicates = _duplicates(tokens, rows, drop=arguments.drop_leaked)
+    for split in wanted:
+        rows[split] = rows[split][: getattr(arguments, LIMITS[split.split("_")[0]])]
+    found_splits = {split: _split(split, tokens[split], rows[split]) for split in wanted}
+    reports = {
+        split: split_report(spec, found_splits[split], tokens[split], rows[split], held_out=split in held)
+        for split in wanted
+    }
+    report = {
+        "columns": columns_report(spec, arguments),
+        "kind": spec.kind,
+        "labels": None if spec.labels is None else list(spec.labels),
+        "max_length": arguments.max_length,
+        "splits": reports,
+        "duplicates": duplicates,
+    }
+    return TaskData(
+        kind=spec.kind,
+        labels=spec.labels,
+        splits=found_splits,
+        report=report,
+        caches={split: found.cache for split, found in tokens.items()},
+    )
+
+
+def cache_folder(cache_dir: str | None) -> Path:
+    """Where tokens are kept: below `--cache_dir`, or the user's own cache folder."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser() / "tokens"
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(user).expanduser() / "sot-nlp" / "tokens"
+
+
+def check_max_length(
+    max_length: int,
+    tokenizer: PreTrainedTokenizerBase,
+    num_texts: int,
+    model_max_length: int | None = None,
+) -> None:
+    """Raise UserError unless sequences of `max_length` tokens fit the model and hold a token of each text."""
+    most = min(tokenizer.model_max_length, model_max_length or tokenizer.model_max_length)
+    if max_length > most:
+        raise UserError(f"--max_length {max_length} is more than the model's {most} positions")
+    least = tokenizer.num_special_tokens_to_add(pair=num_texts == 2) + num_texts
+    if max_length < least:
+        raise UserError(
+            f"--max_length {max_length} leaves no room for text beside the special tokens: at least {least}"
+        )
+
+
+def _held_out(spec: TaskSpec, arguments: Any) -> list[str]:
+    """The validation splits at the place of the training data, unless a setting put them there."""
+    if "train" not in spec.splits or arguments.validation_file is not None:
+        return []
+    train = place(spec, "train", arguments)
+    return [split for split in spec.validation_splits if place(spec, split, arguments) == train]
+
+
+def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
+    """The rows of the training file that are held out."""
+    count = len(tokens.arrays["indices"])
+    if count < 2:
+        raise UserError("the training data has one example: none can be held out; give --validation_file")
+    labels, seed = tokens.arrays.get("labels"), arguments.data_seed or 0
+    return hold_out(labels, count, arguments.validation_fraction, seed)
+
+
+def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop: bool) -> dict[str, Any]:
+    """How many training examples stand in each validation split too; they leave `rows` where `drop` says."""
+    validation = [split for split in tokens if split.startswith("validation")]
+    if "train" not in tokens or not validation:
+        return {}
+    train = tokens["train"].arrays["digests"][rows["train"]]
+    found: dict[str, Any] = {}
+    keep = np.ones(len(train), dtype=bool)
+    for split in validation:
+        other = tokens[split].arrays["digests"][rows[split]]
+        in_both = leaked(train, other)
+        keep &= ~in_both
+        found[split] = {
+            "train_examples": int(in_both.sum()),
+            "validation_examples": int(leaked(other, train).sum()),
+            "dropped": drop,
+        }
+    if drop:
+        if not keep.any():
+            raise UserError(
+                "--drop_leaked: every training example stands in the validation data; none is left"
+            )
+        rows["train"] = rows["train"][keep]
+    return found
+
+
+def _split(name: str, tokens: Tokens, rows: np.ndarray) -> TokenSplit:
+    arrays = tokens.arrays
+    starts = arrays["offsets"][rows]
+    labels = arrays.get("labels")
+    return TokenSplit(
+        name=name,
+        input_ids=arrays["input_ids"],
+        token_type_ids=arrays.get("token_type_ids"),
+        starts=starts,
+        lengths=arrays["offsets"][rows + 1] - starts,
+        labels=None if labels is None else labels[rows],
+        indices=arrays["indices"][rows],
+    )

@@ -1,0 +1,1 @@
+"""What words add to a decision, as arrays (`attribution`) and as pictures."""

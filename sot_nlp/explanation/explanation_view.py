@@ -1,0 +1,226 @@
+"""What a picture of an explanation shows: values toward one output, and the text in pieces. No drawing here.
+
+Shapes: T tokens, W words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sot_nlp.errors import printable
+from sot_nlp.explanation.attribution import METHODS, Explanation
+from sot_nlp.explanation.words import Word
+
+# The most that is shown of what the length limit cut off.
+CUT_SHOWN = 120
+# Below this share of the largest value a word is left plain.
+FAINT = 0.03
+TOP_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the text, safe to print: a word with its number, or what stands between words.
+
+    `cut`: what the length limit took away.
+    """
+
+    text: str
+    word: int | None = None
+    cut: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One model's explanation of one text, seen toward one of its outputs.
+
+    `name` of the model. `truth`: the right label's number, or the right score of a regression; None where
+    unknown, and for several labels a text. `output`: the one explained; None for the predicted one.
+    """
+
+    name: str
+    explanation: Explanation
+    truth: float | None = None
+    output: int | None = None
+
+    @property
+    def target(self) -> int:
+        """The number of the output explained."""
+        return self.explanation.predicted if self.output is None else self.output
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(W,): each word's share."""
+        return self.explanation.toward(self.explanation.word_scores, self.target)
+
+    @cached_property
+    def pairs(self) -> np.ndarray | None:
+        """(W, W): each pair's share, x side first; None for other methods."""
+        found = self.explanation.word_pairs
+        return None if found is None else self.explanation.toward(found, self.target)
+
+    @cached_property
+    def apart(self) -> list[tuple[str, float]]:
+        """Special tokens, the classification token and the bias, or the baseline: (name, share) each."""
+        each = self.explanation
+        parts = []
+        if each.method != "occlusion":
+            shares = each.toward(each.scores, self.target)
+            parts = [(each.tokens[t], float(shares[t])) for t in np.flatnonzero(each.special) if shares[t]]
+        if each.class_token.any():
+            share = float(each.toward(each.class_token, self.target))
+            parts.insert(0, ("classification token", share))
+        if each.base is not None:
+            name = "baseline" if each.method == "integrated_gradients" else "bias"
+            parts.append((name, float(each.toward(each.base, self.target))))
+        return parts
+
+    @property
+    def total(self) -> float:
+        """The score that all shares make up: the logit, less the mean of the others' where one label wins."""
+        return float(self.explanation.toward(self.explanation.logits, self.target))
+
+    @cached_property
+    def scale(self) -> float:
+        """The value of the fullest colour: the largest of a word's."""
+        return float(np.abs(self.values).max(initial=0.0)) or 1.0
+
+    def strength(self, word: int) -> float:
+        """The colour of a word, -1 (against) to 1 (for); 0 where it is too small to show."""
+        share = float(self.values[word]) / self.scale
+        return share if abs(share) >= FAINT else 0.0
+
+    def number(self, value: float) -> str:
+        """A share with its sign, in as many digits as this text's values need."""
+        return signed(value, self.scale)
+
+    @property
+    def label(self) -> str:
+        """The name of the output explained."""
+        labels = self.explanation.labels
+        return "score" if labels is None else printable(labels[self.target], 60)
+
+    @property
+    def prediction(self) -> str:
+        """What the model says, in a few words."""
+        each = self.explanation
+        chances = each.probabilities
+        if chances is None:
+            return f"score {each.logits[0]:.3f}"
+        assert each.labels is not None
+        names = [printable(name, 60) for name in each.labels]
+        if each.kind == "multi_label":
+            held = [
+                f"{name} {chance:.0%}" for name, chance in zip(names, chances, strict=True) if chance > 0.5
+            ]
+            return ", ".join(held) or "no label"
+        return f"{names[each.predicted]} {chances[each.predicted]:.0%}"
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the prediction is right; None where unknown, or a score."""
+        each = self.explanation
+        if self.truth is None or each.kind != "classification":
+            return None
+        return each.predicted == int(self.truth)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the prediction is right, in words; empty where unknown."""
+        each = self.explanation
+        if self.truth is None:
+            return ""
+        if each.labels is None:
+            return f"the right score is {self.truth:g}"
+        return "right" if self.is_right else f"wrong: it is {printable(each.labels[int(self.truth)], 60)}"
+
+    @property
+    def method(self) -> str:
+        """How it was found."""
+        return METHODS[self.explanation.method]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader has to know beside the picture."""
+        each = self.explanation
+        found = []
+        if not each.words:
+            found.append("no word in this text")
+        if each.lost:
+            found.append(f"{each.lost} tokens were cut off by the length limit; the model did not see them")
+        if each.method == "integrated_gradients" and each.delta is not None:
+            gap = float(each.toward(each.delta, self.target))
+            if abs(gap) > 0.05 * max(abs(self.total), self.scale):
+                found.append(f"the path was too coarse: {self.number(gap)} is missing in the sum")
+        return found
+
+    @property
+    def summary(self) -> list[tuple[str, float]]:
+        """The words together and what stands apart; with what is missing they add up to `total`.
+
+        Empty for occlusion, whose values do not add up to anything.
+        """
+        if self.explanation.base is None:
+            return []
+        return [("words", float(self.values.sum())), *self.apart]
+
+    def top_pairs(self) -> list[tuple[str, str, float]]:
+        """The strongest pairs of words, each with the two orders of a pair together."""
+        if self.pairs is None:
+            return []
+        both = self.pairs + self.pairs.T
+        both[np.diag_indices(len(both))] /= 2
+        first, second = np.triu_indices(len(both))
+        strongest = np.argsort(-np.abs(both[first, second]), kind="stable")[:TOP_PAIRS]
+        names = [shown(word.text) for word in self.explanation.words]
+        found = [(names[a], names[b], float(both[a, b])) for a, b in zip(first, second, strict=True)]
+        return [found[i] for i in strongest.tolist() if found[i][2]]
+
+    def pieces(self, part: int) -> list[Piece]:
+        """The text numbered `part` as pieces, in order."""
+        text = self.explanation.texts[part]
+        found: list[Piece] = []
+        at = 0
+        for number, word in enumerate(self.explanation.words):
+            if word.part != part:
+                continue
+            if word.start > at:
+                found.append(Piece(shown(text[at : word.start])))
+            found.append(Piece(shown(word.text) if word.text.strip() else "\u2423", number))
+            at = word.end
+        rest = text[at:]
+        if rest.strip() and self.explanation.lost:
+            more = "…" if len(rest) > CUT_SHOWN else ""
+            found.append(Piece(shown(rest[:CUT_SHOWN]) + more, cut=True))
+        elif rest:
+            found.append(Piece(shown(rest[:CUT_SHOWN])))
+        return found
+
+    def tokens_of(self, word: Word) -> str:
+        """A word's tokens with their shares, if it has several."""
+        if len(word.tokens) < 2:
+            return ""
+        each = self.explanation
+        shares = each.toward(each.scores, self.target)
+        return " ".join(f"{shown(each.tokens[t])} {self.number(shares[t])}" for t in word.tokens)
+
+
+def signed(value: float, scale: float) -> str:
+    """`value` with its sign and three digits of what is as large as `scale`."""
+    digits = min(8, max(2, 2 - math.floor(math.log10(scale))))
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "\u2212") if float(text) else text.lstrip("+-")
+
+
+def shown(text: str) -> str:
+    """`text` with control and direction characters written out and white space as plain spaces.
+
+    Joiners stay: scripts and emoji are made with them.
+    """
+    return "".join(
+        " " if c.isspace() else c if c in "\u200c\u200d" else printable(c, len(c) * 10) for c in text
+    )

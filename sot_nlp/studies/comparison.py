@@ -1,0 +1,130 @@
+"""Results -> what they show: each arm of a (task, model, setting) against the baseline, over paired seeds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+from sot_nlp.studies import statistics
+from sot_nlp.studies.results import FAILED, FINISHED, RUNNING, Cell, Results
+from sot_nlp.studies.statistics import PairedDifference
+
+HOLM_FAMILIES = {
+    "tasks": "the tasks of the same arm, model and setting",
+    "all": "all comparisons of the study",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One arm of a group. Scores are in the metric's own unit; `cells` hold every planned seed."""
+
+    arm: str
+    cells: tuple[Cell, ...]
+    mean: float | None
+    sd: float | None
+    collapsed: int
+    # None for the baseline, and where no seed is paired.
+    difference: PairedDifference | None = None
+    holm_p: float | None = None
+    # McNemar's exact p of each paired seed, by seed; empty for a regression.
+    mcnemar: dict[int, float] = field(default_factory=dict)
+    published: float | None = None
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """seed -> score, of the runs that finished."""
+        return {cell.seed: cell.score for cell in self.cells if cell.score is not None}
+
+    @property
+    def failed(self) -> tuple[Cell, ...]:
+        """The seeds that failed; each says why."""
+        return tuple(cell for cell in self.cells if cell.status == FAILED)
+
+    @property
+    def missing(self) -> int:
+        """The seeds that have not been run, or still run."""
+        return sum(cell.status not in (FINISHED, FAILED) for cell in self.cells)
+
+    @property
+    def running(self) -> int:
+        """The seeds that run, or were stopped in the middle."""
+        return sum(cell.status == RUNNING for cell in self.cells)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The arms that are compared with each other: those of one task, model and setting."""
+
+    task: str
+    model: str
+    setting: str
+    metric: str
+    arms: tuple[ArmResult, ...]
+
+    @property
+    def title(self) -> str:
+        """Task, model and setting in a line."""
+        return " · ".join(part for part in (self.task, self.model, self.setting) if part)
+
+    def arm(self, name: str) -> ArmResult | None:
+        """The arm of that name."""
+        return next((arm for arm in self.arms if arm.arm == name), None)
+
+
+def compare(results: Results) -> list[Group]:
+    """Every group of `results`, in the order of its cells, with the statistics of its arms."""
+    by_group: dict[tuple[str, str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for cell in results.cells:
+        by_group[cell.group][cell.arm].append(cell)
+    groups = []
+    for (task, model, setting), arms in by_group.items():
+        baseline = _scores(arms.get(results.baseline, []))
+        found = []
+        for name in (arm for arm in results.arms if arm in arms):
+            cells = tuple(sorted(arms[name], key=lambda cell: cell.seed))
+            scores = _scores(cells)
+            mean, sd = statistics.mean_and_sd(list(scores.values())) if scores else (None, None)
+            found.append(
+                ArmResult(
+                    arm=name,
+                    cells=cells,
+                    mean=mean,
+                    sd=sd,
+                    collapsed=sum(cell.collapsed for cell in cells),
+                    difference=None
+                    if name == results.baseline
+                    else statistics.paired_difference(scores, baseline),
+                    mcnemar={
+                        cell.seed: statistics.mcnemar_p(cell.only_here, cell.only_baseline)
+                        for cell in cells
+                        if cell.only_here is not None and cell.only_baseline is not None
+                    },
+                    published=results.published.get(name, {}).get(model, {}).get(task),
+                )
+            )
+        metric = next((cell.metric for cells in arms.values() for cell in cells if cell.metric), "")
+        groups.append(Group(task=task, model=model, setting=setting, metric=metric, arms=tuple(found)))
+    return _with_holm(groups, results.holm)
+
+
+def _scores(cells: list[Cell] | tuple[Cell, ...]) -> dict[int, float]:
+    return {cell.seed: cell.score for cell in cells if cell.score is not None}
+
+
+def _with_holm(groups: list[Group], family: str) -> list[Group]:
+    """Adjust the p-values of each family (`HOLM_FAMILIES`)."""
+    families: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    for i, group in enumerate(groups):
+        for j, arm in enumerate(group.arms):
+            key = () if family == "all" else (group.model, group.setting, arm.arm)
+            families[key].append((i, j))
+    arms = [list(group.arms) for group in groups]
+    for members in families.values():
+        p_values = [
+            difference.p_value if (difference := arms[i][j].difference) is not None else None
+            for i, j in members
+        ]
+        for (i, j), p in zip(members, statistics.holm(p_values), strict=True):
+            arms[i][j] = replace(arms[i][j], holm_p=p)
+    return [replace(group, arms=tuple(found)) for group, found in zip(groups, arms, strict=True)]

@@ -1,0 +1,316 @@
+"""What a frozen backbone's tokens know, by heads of several kinds and many seeds each.
+
+The backbone runs once and its hidden states are kept on disk; then the heads of all seeds of an arm train
+together, a few in a pass on a processor, all in one on a GPU. Nothing is selected on the validation data: a
+head's score is the one after its last epoch, and where several learning rates are given, each arm takes the
+one that does best on a held-out part of the training data.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp.arguments import Arguments
+
+if TYPE_CHECKING:
+    from sot_nlp.modeling.head import SoTHead
+    from sot_nlp.modeling.head_config import SoTHeadConfig
+    from sot_nlp.studies.probe_passes import Pass, Trained
+    from sot_nlp.studies.results import Cell, Results
+    from sot_nlp.training.features import Features
+
+# arm -> (preset, fields over it)
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "class_token": ("stock", {"class_token": "linear"}),
+    "mean": ("words", {"pooling": "mean", "normalization": "none", "dropout": 0.0}),
+    "class_and_mean": ("text", {"pooling": "mean", "normalization": "none", "dropout": 0.0}),
+    "max": ("words", {"pooling": "max", "normalization": "none", "dropout": 0.0}),
+    "vision_words": ("vision", {"fusion": "words"}),
+    "text_words": ("words", {}),
+    "stock": ("stock", {}),
+    "vision": ("vision", {}),
+    "text": ("text", {}),
+}
+SELECTION_FRACTION = 0.1
+# What fits a processor's caches; a GPU takes all seeds in one pass.
+SEEDS_PER_PASS = 10
+
+
+class Probe:
+    """A probe of one backbone on one task.
+
+    Args:
+        arguments: the settings (`USED` of them), with `head` `stock`.
+        arms: names of `ARMS`, the baseline first.
+        num_seeds: seeds an arm, from `arguments.seed` on.
+        rates: learning rates that each arm chooses from; one and the same for all when None.
+        jobs: processes; a core each when None.
+    """
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        arms: Sequence[str],
+        num_seeds: int,
+        rates: Sequence[float] | None = None,
+        jobs: int | None = None,
+    ):
+        from sot_nlp import preparation
+
+        self.arguments = arguments
+        self.arms = tuple(arms)
+        self.seeds = tuple(range(arguments.seed, arguments.seed + num_seeds))
+        self.rates = tuple(dict.fromkeys(rates or ()))
+        self.spec = preparation.task_of(arguments)
+        preparation.check_model_folder(arguments.model_name_or_path)
+        self.model_label = model_label(arguments.model_name_or_path)
+        self.jobs = jobs or os.cpu_count() or 1
+        self.seconds: dict[str, float] = {}
+        self.chosen: dict[str, float] = {}
+        self.weights: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> Results:
+        """Make the features, train every arm, and return its scores as a study's results."""
+        import torch
+
+        self.device = "cuda" if torch.cuda.is_available() and not self.arguments.cpu else "cpu"
+        if self.device == "cuda":
+            self.jobs = 1
+        train, validation = self._features()
+        started = time.perf_counter()
+        if len(self.rates) > 1:
+            self._choose_rates(train)
+        passes = [each for arm in self.arms for each in self._passes(arm, self.seeds, train, validation)]
+        done = self._train(passes, "heads")
+        self.seconds["heads"] = time.perf_counter() - started
+        return self._results(passes, done, validation)
+
+    def timing(self) -> list[str]:
+        """What took how long, and the rates that were chosen."""
+        lines = [
+            f"features: {self.seconds['features']:.0f} s (kept for the next time); "
+            f"{len(self.arms)} arms x {len(self.seeds)} seeds: {self.seconds['heads']:.0f} s "
+            f"on {self.jobs} x {self.device}"
+        ]
+        if self.chosen:
+            chosen = ", ".join(f"{arm} {rate:g}" for arm, rate in self.chosen.items())
+            lines.append(f"learning rates, chosen on held-out training data: {chosen}")
+        return lines
+
+    def _features(self) -> tuple[Features, Features]:
+        from sot_nlp import preparation
+        from sot_nlp.data import task_data
+        from sot_nlp.modeling.head_config import resolve_head
+        from sot_nlp.training.features import load_features
+
+        started = time.perf_counter()
+        arguments = self.arguments
+        tokenizer = preparation.load_tokenizer(arguments)
+        first, *_ = self.spec.validation_splits
+        self.data = task_data.load_data(self.spec, arguments, tokenizer, splits=("train", first))
+        model, _ = preparation.load_model(arguments, resolve_head("stock"), self.data, tokenizer)
+        self.model = model.eval().to(self.device)
+        self.tokenizer = tokenizer
+        cache = task_data.cache_folder(arguments.cache_dir).with_name("features")
+        found = [
+            load_features(
+                self.model, self.data.splits[split], cache=cache, pad_token_id=tokenizer.pad_token_id
+            )
+            for split in ("train", first)
+        ]
+        self.model.cpu()
+        self.seconds["features"] = time.perf_counter() - started
+        return found[0], found[1]
+
+    def config(self, arm: str) -> SoTHeadConfig:
+        """The head of an arm: its preset, for `text` with the widths and dropout of the task's recipe."""
+        from sot_nlp.modeling.head_config import resolve_head
+
+        preset, fields = ARMS[arm]
+        recipe: dict[str, Any] = {}
+        if preset in ("text", "words") and self.spec.recipe.get("head") == "text":
+            recipe = {
+                key.removeprefix("head."): value
+                for key, value in self.spec.recipe.items()
+                if key.startswith("head.")
+            }
+        return resolve_head(preset, **{**recipe, **fields})
+
+    def _heads(self, arm: str, seeds: Sequence[int]) -> list[SoTHead]:
+        """A head a seed, as the model of that arm would have it."""
+        import torch
+
+        config = copy.deepcopy(self.model.config)
+        config.set_head(self.config(arm))
+        # The whole model is built for its head alone: on the meta device that costs no memory.
+        with torch.device("meta"):
+            head: Any = type(self.model)(config).classifier
+        heads = []
+        for seed in seeds:
+            heads.append(copy.deepcopy(head).to_empty(device="cpu"))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                heads[-1].reset_parameters(self.model.initializer_std)
+        return heads
+
+    def _passes(
+        self,
+        arm: str,
+        seeds: Sequence[int],
+        train: Features,
+        validation: Features,
+        *,
+        rate: float | None = None,
+        every_epoch: bool = True,
+    ) -> list[Pass]:
+        rate = rate or self.chosen.get(arm) or (self.rates or (self.arguments.learning_rate,))[0]
+        size = len(seeds) if self.device == "cuda" else SEEDS_PER_PASS
+        groups = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+        from sot_nlp.studies.probe_passes import Pass
+
+        return [
+            Pass(
+                arm=arm,
+                heads=self._heads(arm, group),
+                seeds=group,
+                arguments=dataclasses.replace(self.arguments, learning_rate=rate),
+                kind=self.data.kind,
+                metric=self.spec.main_metric,
+                train=train,
+                validation=validation,
+                device=self.device,
+                every_epoch=every_epoch,
+            )
+            for group in groups
+        ]
+
+    def _choose_rates(self, train: Features) -> None:
+        """For each arm the rate whose mean score over a few seeds is best on held-out training data."""
+        import numpy as np
+
+        from sot_nlp.data.splitting import hold_out
+
+        out = hold_out(train.labels, len(train), SELECTION_FRACTION, 0)
+        rest = np.setdiff1d(np.arange(len(train)), out)
+        kept, held = train.subset(rest), train.subset(out)
+        seeds = self.seeds[:SEEDS_PER_PASS]
+        plans = [(arm, rate) for arm in self.arms for rate in self.rates]
+        passes = [
+            each
+            for arm, rate in plans
+            for each in self._passes(arm, seeds, kept, held, rate=rate, every_epoch=False)
+        ]
+        done = self._train(passes, "rates")
+        best: dict[str, tuple[float, float]] = {}
+        for (arm, rate), trained in zip(plans, done, strict=True):
+            score = float(np.mean([curve[-1][1] for curve in trained.curves]))
+            best[arm] = max(best.get(arm, (-np.inf, 0.0)), (score, rate))
+        self.chosen = {arm: rate for arm, (_, rate) in best.items()}
+
+    def _train(self, passes: Sequence[Pass], what: str) -> list[Trained]:
+        from sot_nlp.studies.probe_passes import train_passes
+
+        return train_passes(passes, jobs=self.jobs, description=what, quiet=self.arguments.disable_tqdm)
+
+    def _results(self, passes: Sequence[Pass], done: Sequence[Trained], validation: Features) -> Results:
+        from sot_nlp import records
+        from sot_nlp.studies.collecting import data_hash, short_hash
+        from sot_nlp.studies.results import Results
+
+        versions = records.versions()
+        right: dict[tuple[str, int], Any] = {}
+        cells: list[Cell] = []
+        common: dict[str, Any] = {
+            "data": data_hash({"data": self.data.report}),
+            "versions": short_hash(versions),
+        }
+        for each, trained in zip(passes, done, strict=True):
+            if each.seeds[0] == self.seeds[0]:
+                self.weights[each.arm] = trained.weights
+            for row, seed in enumerate(each.seeds):
+                if self.data.kind == "classification":
+                    right[each.arm, seed] = trained.decisions[row] == validation.labels
+                cells.append(self._cell(each, trained, row, right, common))
+        cells.sort(key=lambda cell: (self.arms.index(cell.arm), cell.seed))
+        rates = {each.arm: each.arguments.learning_rate for each in passes}
+        epochs, size = self.arguments.num_train_epochs, self.arguments.per_device_train_batch_size
+        return Results(
+            name=f"probe-{self.spec.name}",
+            title=f"Heads on frozen {self.model_label}, {self.spec.title}",
+            description=(
+                f"Only the heads were trained: {epochs:g} epochs, batches of {size}, learning rate "
+                + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
+                + (", each chosen on held-out training data." if self.chosen else ".")
+            ),
+            baseline=self.arms[0],
+            arms=self.arms,
+            holm="all",
+            cells=tuple(cells),
+            versions={short_hash(versions): versions},
+        )
+
+    def _cell(
+        self,
+        each: Pass,
+        trained: Trained,
+        row: int,
+        right: dict[tuple[str, int], Any],
+        common: dict[str, Any],
+    ) -> Cell:
+        import numpy as np
+
+        from sot_nlp.studies.probe_passes import DATA_SEED_OFFSET
+        from sot_nlp.studies.results import FINISHED, Cell
+
+        seed = each.seeds[row]
+        disagreements: dict[str, Any] = {}
+        mine, theirs = right.get((each.arm, seed)), right.get((self.arms[0], seed))
+        if mine is not None and theirs is not None and each.arm != self.arms[0]:
+            disagreements = {
+                "only_here": int((mine & ~theirs).sum()),
+                "only_baseline": int((theirs & ~mine).sum()),
+            }
+        curve = trained.curves[row]
+        return Cell(
+            task=self.spec.name,
+            model=self.model_label,
+            setting="frozen",
+            arm=each.arm,
+            seed=seed,
+            data_seed=seed + DATA_SEED_OFFSET,
+            status=FINISHED,
+            metric=self.spec.main_metric,
+            score=curve[-1][1],
+            epoch=curve[-1][0],
+            curve=tuple(curve),
+            collapsed=bool(len(np.unique(trained.decisions[row], axis=0)) == 1),
+            seconds=trained.seconds / len(each.seeds),
+            **disagreements,
+            **common,
+        )
+
+    def save(self, arm: str, folder: Path) -> Path:
+        """Save the backbone with the arm's first head as a classifier, its tokenizer beside it."""
+        from sot_nlp import preparation
+
+        model: Any
+        model, _ = preparation.load_model(self.arguments, self.config(arm), self.data, self.tokenizer)
+        model.classifier.load_state_dict(self.weights[arm])
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+
+def model_label(name_or_path: str) -> str:
+    """A short name of a backbone for tables and folders: the last part of its name, or the last two."""
+    parts = [part for part in re.split(r"[/\\]+", name_or_path) if part not in ("", ".", "..")]
+    label = "-".join(parts[-2:]) if parts and parts[-1] == "model" else (parts or ["model"])[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip(".-") or "model"

@@ -1,0 +1,128 @@
+"""Training many heads on frozen features: passes of some seeds each, several processes at once.
+
+Shapes: G seeds of a pass, n examples, K logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from sot_nlp import metrics
+from sot_nlp.arguments import Arguments
+from sot_nlp.modeling.head import SoTHead
+from sot_nlp.scoring import decisions
+from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
+from sot_nlp.training.features import Features
+from sot_nlp.training.optimization import learning_rate_schedule
+
+DATA_SEED_OFFSET = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one process trains at once: heads of one arm, one a seed."""
+
+    arm: str
+    heads: list[SoTHead]
+    seeds: tuple[int, ...]
+    arguments: Arguments
+    kind: str
+    metric: str
+    train: Features
+    validation: Features
+    device: str
+    every_epoch: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a pass gave, a row a seed: the metric after the epochs, the decisions after the last."""
+
+    curves: list[list[tuple[float, float]]]
+    decisions: np.ndarray  # (G, n) or (G, n, K)
+    weights: dict[str, Any]  # of the first seed's head
+    seconds: float
+
+
+def train_passes(
+    passes: Sequence[Pass], *, jobs: int, description: str = "", quiet: bool = False
+) -> list[Trained]:
+    """Train every pass, `jobs` at once in processes of one thread each; the longest are started first."""
+    order = sorted(range(len(passes)), key=lambda i: -_work(passes[i]))
+    found = ((i, train_pass(passes[i])) for i in order) if jobs == 1 else _in_processes(passes, order, jobs)
+    shown = track(found, description=description, total=len(passes), transient=True, disable=quiet)
+    done = dict(shown)
+    return [done[i] for i in range(len(passes))]
+
+
+def _in_processes(passes: Sequence[Pass], order: list[int], jobs: int) -> Iterable[tuple[int, Trained]]:
+    context = get_context("spawn")
+    with _one_thread(), ProcessPoolExecutor(min(jobs, len(passes)), mp_context=context) as pool:
+        waiting = {pool.submit(train_pass, passes[i]): i for i in order}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that start inside compute with one thread each."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict(zip(names, ("1", "1", "false"), strict=True)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _work(each: Pass) -> float:
+    """About how long a pass takes, in no unit."""
+    config = each.heads[0].config
+    maps = config.num_heads * sum(config.widths) if config.uses_words else 0
+    return len(each.seeds) * (1 + (maps if config.pooling in ("covariance", "cross_covariance") else 50))
+
+
+def train_pass(each: Pass) -> Trained:
+    """Train the heads of a pass over all epochs."""
+    started = time.perf_counter()
+    # Of numbers too small to matter, which cost a processor a hundred times what others do.
+    torch.set_flush_denormal(True)
+    arguments, size = each.arguments, each.arguments.per_device_train_batch_size
+    batch = SeedBatch(each.heads, arguments=arguments, kind=each.kind, seeds=each.seeds, device=each.device)
+    epochs = int(arguments.num_train_epochs)
+    per_epoch = math.ceil(len(each.train) / size)
+    factor = learning_rate_schedule(arguments, epochs * per_epoch)
+    data_seeds = [seed + DATA_SEED_OFFSET for seed in each.seeds]
+    curves: list[list[tuple[float, float]]] = [[] for _ in each.seeds]
+    step = 0
+    for epoch in range(epochs):
+        for examples in seed_updates(each.train.lengths, data_seeds, epoch, size):
+            batch.step(each.train, examples, factor(step))
+            step += 1
+        if each.every_epoch or epoch + 1 == epochs:
+            found = [decisions(logits, each.kind) for logits in batch.logits(each.validation)]
+            for curve, decided in zip(curves, found, strict=True):
+                scores = metrics.compute(each.metric, decided, each.validation.labels)
+                curve.append((float(epoch + 1), scores[each.metric]))
+    return Trained(
+        curves=curves,
+        decisions=np.stack(found),
+        weights=batch.state_dict(0),
+        seconds=time.perf_counter() - started,
+    )

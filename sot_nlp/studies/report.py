@@ -1,0 +1,60 @@
+"""Results shown in the terminal, and written as tables, a page and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.files import write_atomic
+from sot_nlp.studies import report_html, report_plots, report_tables
+from sot_nlp.studies.comparison import Group, compare
+from sot_nlp.studies.results import NAME, Results
+
+Writer = Callable[[Results, Sequence[Group]], "str | bytes"]
+# format -> the files that it writes, each with what makes its content
+FORMATS: dict[str, dict[str, Writer]] = {
+    "html": {"report.html": report_html.page},
+    "markdown": {"report.md": report_tables.markdown},
+    "latex": {"report.tex": report_tables.latex},
+    "csv": {
+        "arms.csv": lambda _, groups: report_tables.arms_csv(groups),
+        "runs.csv": lambda results, _: report_tables.runs_csv(results),
+    },
+    "png": {"report.png": report_plots.png},
+}
+
+
+def show(results: Results) -> None:
+    """Print the table and its notes."""
+    from rich.console import Console
+
+    groups = compare(results)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # Piped into a file or a pager, a table must not be cut to 80 columns.
+        console = Console(highlight=False, width=200)
+    console.print(f"{printable(results.title or results.name)}\n", markup=False, style="bold")
+    if len(groups) > 1:
+        console.print(report_tables.terminal_overview(results, groups))
+    for group in groups:
+        console.print(report_tables.terminal_table(group, results))
+    for note in report_tables.notes(results, groups):
+        console.print(f"- {note}", markup=False, soft_wrap=True)
+
+
+def write(results: Results, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write `results` in these formats into `folder`; returns the files. UserError where it can't."""
+    groups = compare(results)
+    files: list[Path] = []
+    try:
+        if "json" in formats:
+            results.write(folder / NAME)
+            files.append(folder / NAME)
+        for name in (name for name in FORMATS if name in formats):
+            for file, content in FORMATS[name].items():
+                write_atomic(folder / file, content(results, groups))
+                files.append(folder / file)
+    except OSError as error:
+        raise UserError(f"{printable(folder)}: cannot be written: {error.strerror}") from None
+    return files

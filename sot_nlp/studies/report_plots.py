@@ -1,0 +1,125 @@
+"""The comparison of a study as one PNG, by matplotlib (the optional extra `plots`)."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.studies.comparison import ArmResult, Group
+from sot_nlp.studies.report_svg import mean_curve
+from sot_nlp.studies.report_tables import metric_title
+from sot_nlp.studies.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# The page's colours in the light: the baseline's grey, then Okabe and Ito's.
+COLORS = ("#6f6f6b", "#0072b2", "#d55e00", "#00795a", "#b0578d", "#9a6b00", "#3a8fc4", "#5b4fa8")
+
+
+def png(results: Results, groups: Sequence[Group]) -> bytes:
+    """A row of plots a group: scores, differences, training curves. UserError without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("plots as PNG need matplotlib: pip install 'sot-nlp[plots]'") from None
+    heights = [max(1.9, 0.42 * len(group.arms) + 1.1) for group in groups]
+    figure = Figure(figsize=(14, sum(heights) + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes: Any = figure.subplots(len(groups), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axes, group in zip(all_axes, groups, strict=True):
+        _scores(axes[0], group, results)
+        _differences(axes[1], group, results)
+        _curves(axes[2], group, results)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _color(results: Results, arm: ArmResult) -> str:
+    if arm.arm == results.baseline:
+        return COLORS[0]
+    others = [name for name in results.arms if name != results.baseline]
+    return COLORS[1 + others.index(arm.arm) % (len(COLORS) - 1)]
+
+
+def _text(text: str) -> str:
+    # matplotlib would read what stands between two dollar signs as mathematics.
+    return printable(text, 60).replace("$", r"\$")
+
+
+def _rows(axes: Axes, arms: Sequence[ArmResult]) -> None:
+    axes.set_yticks(range(len(arms)), [_text(arm.arm) for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.grid(axis="x", color="#dcdcd7")
+    axes.set_axisbelow(True)
+
+
+def _scores(axes: Axes, group: Group, results: Results) -> None:
+    arms = group.arms
+    _rows(axes, arms)
+    axes.set_title(_text(group.title), fontsize=10, loc="left")
+    axes.set_xlabel(f"{_text(metric_title(group))} x 100")
+    for i, (above, below) in enumerate(itertools.pairwise(arms)):
+        for seed in sorted(above.scores.keys() & below.scores.keys()):
+            ends = [100 * above.scores[seed], 100 * below.scores[seed]]
+            axes.plot(ends, [i, i + 1], color="#63635f", alpha=0.35, linewidth=0.8)
+    for i, arm in enumerate(arms):
+        color = _color(results, arm)
+        for cell in arm.cells:
+            if cell.score is not None:
+                face = "white" if cell.collapsed else color
+                axes.plot(
+                    100 * cell.score, i, "o", color=color, markerfacecolor=face, alpha=0.75, markersize=5
+                )
+        if arm.mean is not None:
+            axes.plot([100 * arm.mean] * 2, [i - 0.25, i + 0.25], color=color, linewidth=2.5)
+        if arm.published is not None:
+            axes.plot(arm.published, i, "D", color="#1d1d1b", markerfacecolor="none", markersize=7)
+
+
+def _differences(axes: Axes, group: Group, results: Results) -> None:
+    arms = [arm for arm in group.arms if arm.difference is not None]
+    if not arms:
+        axes.set_axis_off()
+        return
+    _rows(axes, arms)
+    axes.axvline(0, color="#1d1d1b", linewidth=1, linestyle="--")
+    axes.set_xlabel(f"difference to {_text(results.baseline)}, x 100")
+    for i, arm in enumerate(arms):
+        assert arm.difference is not None
+        color, found = _color(results, arm), arm.difference
+        if found.interval is not None:
+            ends = [100 * end for end in found.interval]
+            axes.plot(ends, [i, i], color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
+        axes.plot(
+            [100 * d for d in found.differences], [i] * len(found.seeds), "o", color=color, markersize=4
+        )
+        axes.plot([100 * found.mean] * 2, [i - 0.25, i + 0.25], color=color, linewidth=2.5)
+
+
+def _curves(axes: Axes, group: Group, results: Results) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [(arm, [cell.curve for cell in arm.cells if len(cell.curve) > 1]) for arm in group.arms]
+    if not any(found for _, found in drawn):
+        axes.set_axis_off()
+        return
+    axes.grid(axis="y", color="#dcdcd7")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    for arm, found in drawn:
+        color = _color(results, arm)
+        for curve in found:
+            axes.plot(*zip(*_percent(curve), strict=True), color=color, alpha=0.25, linewidth=0.8)
+        mean = mean_curve(found)
+        if len(mean) > 1:
+            axes.plot(*zip(*_percent(mean), strict=True), color=color, linewidth=2.2)
+
+
+def _percent(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(epoch, 100 * score) for epoch, score in curve]

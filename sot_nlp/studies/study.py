@@ -1,0 +1,438 @@
+"""A study: a grid of tasks, backbones, settings, heads and seeds, each cell of which is an ordinary run.
+
+Read from a YAML file (studies/README.md is the guide), from flags, or from both, and checked as a whole
+before anything runs: every cell's settings, and that the arms which are compared may spend the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sot_nlp.arguments import FIELDS, HEAD_PREFIX, Arguments, build_arguments
+from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.files import write_json
+from sot_nlp.studies.collecting import NOT_AN_ARM, STUDY_NAME, short_hash
+from sot_nlp.studies.comparison import HOLM_FAMILIES
+from sot_nlp.studies.results import SCORE_RULES
+from sot_nlp.task_spec import TaskSpec, available_tasks, load_task
+from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
+
+FORMAT_VERSION = 1
+# The order of the data has a seed of its own, which differs from the initialisation's in every pair.
+DATA_SEED_OFFSET = 10_000
+# What a run may spend: arms that are compared must agree on it.
+BUDGET = (
+    "num_train_epochs",
+    "max_train_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_tokens_per_batch",
+    "max_train_samples",
+    "early_stopping_patience",
+)
+# What the grid itself sets.
+GRID = ("task", "model_name_or_path", "seed", "data_seed", "output_dir")
+# Settings that change neither the weights nor the scores: a cell with other ones is the same cell.
+NO_MATTER = NOT_AN_ARM - {"task", "model_name_or_path", "head", "seed", "data_seed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCell:
+    """One run of the grid: the names of its place, and the settings of `sot-nlp train` that it has."""
+
+    task: str
+    model: str
+    setting: str
+    arm: str
+    seed: int
+    data_seed: int
+    settings: dict[str, Any]
+    folder: str
+
+    @property
+    def title(self) -> str:
+        """Its place in a line."""
+        parts = (self.task, self.model, self.setting, self.arm, f"seed {self.seed}")
+        return printable(" · ".join(part for part in parts if part))
+
+    def names(self) -> dict[str, Any]:
+        """Its place, as `results.Cell` has it."""
+        names = ("task", "model", "setting", "arm", "seed", "data_seed")
+        return {name: getattr(self, name) for name in names}
+
+    def command(self, output_dir: Path) -> list[str]:
+        """The command that runs it."""
+        words = [sys.executable, "-m", "sot_nlp.cli", "train"]
+        for name, value in self.settings.items():
+            words += flag_words(name, value)
+        return [*words, "--output_dir", str(output_dir)]
+
+
+@functools.lru_cache(maxsize=64)
+def _load_once(task: str) -> TaskSpec:
+    # A grid asks for the same few tasks hundreds of times.
+    return load_task(task)
+
+
+def _task_content(task: str) -> Any:
+    """What stands for a task, wherever its file lies: its name, and of a user's own file what is in it."""
+    spec = _load_once(task)
+    if spec.name in available_tasks():
+        return spec.name
+    content = spec.to_dict()
+    return {key: content[key] for key in content if key not in ("source_path", "title", "description")}
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """A setting as words of the command line."""
+    if name.startswith(HEAD_PREFIX):
+        return [f"--{name}={json.dumps(value) if not isinstance(value, str) else value}"]
+    if isinstance(value, (list, tuple)):
+        return [f"--{name}", *map(str, value)]
+    if isinstance(value, Mapping):
+        return [f"--{name}", *(f"{key}={item}" for key, item in value.items())]
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    return [f"--{name}={'none' if value is None else value}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid and how it is read: `tasks`, `models`, `settings` and `heads` map names in tables to values.
+
+    `arguments` are settings of every run; `settings` those of a regime, over them; `heads` those of an arm,
+    over both. `published` holds scores in percent, by arm, model and task.
+    """
+
+    name: str
+    title: str = ""
+    description: str = ""
+    tasks: dict[str, str]
+    models: dict[str, str]
+    heads: dict[str, dict[str, Any]]
+    settings: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
+    seeds: tuple[int, ...] = tuple(range(10))
+    arguments: dict[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+    score: str = "last"
+    holm: str = "tasks"
+    allow_unequal_budget: bool = False
+    held_out: bool = False
+    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    published_source: str = ""
+
+    def cells(self) -> list[StudyCell]:
+        """Every cell, seed by seed, so that a study that is stopped has whole pairs.
+
+        Raises UserError for settings that do not hold, and for arms with different budgets.
+        """
+        problems: list[str] = []
+        resolved: dict[tuple[str, str, str, str], Arguments] = {}
+        for place in self._places():
+            try:
+                resolved[place] = self._resolve(place)
+            except UserError as error:
+                title = " · ".join(part for part in place if part)
+                problems.append(f"{printable(title)}: {error}")
+        if not problems and not self.allow_unequal_budget:
+            ending = "; make them equal, or set allow_unequal_budget: true"
+            problems = [difference + ending for difference in self._budget_differences(resolved)]
+        if problems:
+            raise UserError("\n".join(dict.fromkeys(problems)))
+        contents = {task: _task_content(task) for task in self.tasks.values()}
+        return [
+            self._cell(place, seed, resolved[place], contents[self.tasks[place[0]]])
+            for seed in self.seeds
+            for place in self._places()
+        ]
+
+    def cell_with(self, arm: str, given: Mapping[str, Any]) -> StudyCell:
+        """A cell outside the grid: of a study of one task, model and setting, an arm with `given` over it.
+
+        `given` holds `seed` and `data_seed`.
+        """
+        (task,), (model,), (setting,) = self.tasks, self.models, self.settings
+        return StudyCell(
+            task=task,
+            model=model,
+            setting=setting,
+            arm=arm,
+            seed=given["seed"],
+            data_seed=given["data_seed"],
+            settings={**self._given((task, model, setting, arm)), **given},
+            folder="",
+        )
+
+    def marks(self) -> list[str]:
+        """What a reader of its results must know: the differences of budget that were let pass, and so on."""
+        marks = ["scored on held-out training data, to choose settings"] if self.held_out else []
+        if self.allow_unequal_budget:
+            marks += self._budget_differences({place: self._resolve(place) for place in self._places()})
+        return marks
+
+    def with_held_out_tasks(self, folder: Path) -> Study:
+        """The study with every task's validation data replaced by held-out training data, if it says so."""
+        if not self.held_out:
+            return self
+        from sot_nlp.studies.held_out import write_held_out_task
+
+        tasks = {name: write_held_out_task(load_task(task), folder) for name, task in self.tasks.items()}
+        return dataclasses.replace(self, tasks={name: str(path) for name, path in tasks.items()})
+
+    def _places(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (task, model, setting, arm)
+            for task in self.tasks
+            for model in self.models
+            for setting in self.settings
+            for arm in self.heads
+        ]
+
+    def _given(self, place: tuple[str, str, str, str]) -> dict[str, Any]:
+        """The settings that a cell's command names, but for seeds and folder."""
+        task, model, setting, arm = place
+        given: dict[str, Any] = {"task": self.tasks[task], "model_name_or_path": self.models[model]}
+        return {**given, **self.arguments, **self.settings[setting], **self.heads[arm]}
+
+    def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
+        given = self._given(place)
+        spec = _load_once(given["task"])
+        if spec.model_from is not None:
+            raise UserError(f"task {printable(spec.name)} has no training data")
+        arguments = build_arguments(
+            [(f"recipe of {spec.name}", dict(spec.recipe)), ("study", {**given, "seed": self.seeds[0]})]
+        )
+        from sot_nlp.preparation import check_model_folder, head_of
+
+        head_of(arguments)
+        check_model_folder(arguments.model_name_or_path)
+        return arguments
+
+    def _budget_differences(self, resolved: Mapping[tuple[str, str, str, str], Arguments]) -> list[str]:
+        problems = []
+        for (task, model, setting, arm), arguments in resolved.items():
+            baseline = resolved[task, model, setting, self.baseline]
+            differing = [
+                f"{name} {getattr(arguments, name)} against {getattr(baseline, name)}"
+                for name in BUDGET
+                if getattr(arguments, name) != getattr(baseline, name)
+            ]
+            if differing:
+                where = " · ".join(part for part in (task, model, setting) if part)
+                problems.append(
+                    f"{printable(where)}: {printable(arm)} has another budget than "
+                    f"{printable(self.baseline)} ({', '.join(differing)})"
+                )
+        return problems
+
+    def _cell(
+        self, place: tuple[str, str, str, str], seed: int, arguments: Arguments, task_content: Any
+    ) -> StudyCell:
+        seeds = {"seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
+        default = Arguments()
+        # By what differs from the defaults: a setting that a later version adds makes no cell another one.
+        shaping = {
+            name: value
+            for name, value in {**arguments.to_dict(), **seeds}.items()
+            if name not in NO_MATTER and value != getattr(default, name)
+        }
+        shaping["task"] = task_content
+        names = "-".join(part for part in (*place, f"seed{seed}") if part)
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "_", names).strip(".-")[:120]
+        task, model, setting, arm = place
+        return StudyCell(
+            task=task,
+            model=model,
+            setting=setting,
+            arm=arm,
+            seed=seed,
+            data_seed=seeds["data_seed"],
+            settings={**self._given(place), **seeds},
+            folder=f"{slug}-{short_hash(shaping)[:8]}",
+        )
+
+    def write_plan(self, folder: Path, cells: Sequence[StudyCell], command: str) -> None:
+        """Write `study.json`, by which the report knows what was planned."""
+        header = {
+            name: getattr(self, name)
+            for name in ("name", "title", "description", "baseline", "score", "holm", "published")
+        }
+        plan = {
+            "format_version": FORMAT_VERSION,
+            **header,
+            "published_source": self.published_source,
+            "arms": list(self.heads),
+            "command": command,
+            "marks": self.marks(),
+            "cells": [dataclasses.asdict(cell) for cell in cells],
+        }
+        write_json(folder / STUDY_NAME, plan)
+
+
+def read_study(path: Path) -> Study:
+    """The study in the YAML file at `path`; UserError names every mistake by line and key."""
+    top = read_yaml_mapping(path)
+    values: dict[str, Any] = {
+        "name": top.text("name") or path.stem,
+        "title": top.text("title") or "",
+        "description": top.text("description") or "",
+        "tasks": {name: _beside(path, task) for name, task in _names(top, "tasks").items()},
+        "models": _names(top, "models"),
+        "heads": _named_settings(top, "heads"),
+        "settings": _named_settings(top, "settings") or {"": {}},
+        "arguments": _settings(top, top.scalars("arguments"), "arguments"),
+        "baseline": top.text("baseline") or "",
+        "score": top.text("score", choices=SCORE_RULES) or "last",
+        "holm": top.text("holm", choices=HOLM_FAMILIES) or "tasks",
+        "allow_unequal_budget": bool(top.flag("allow_unequal_budget")),
+        "held_out": bool(top.flag("held_out")),
+    }
+    seeds = top.texts("seeds")
+    if seeds:
+        try:
+            values["seeds"] = parse_seeds(seeds)
+        except UserError as error:
+            top.problem(str(error), key="seeds")
+    values["published"], values["published_source"] = _published(top)
+    top.finish()
+    return Study(**values)
+
+
+def _beside(study: Path, task: str) -> str:
+    """A task's file that lies where the study says, seen from the study's own folder."""
+    return str(study.parent / task) if (study.parent / task).is_file() else task
+
+
+def _names(top: YamlMapping, key: str) -> dict[str, str]:
+    """A list of names, or names for tables mapped to what they stand for."""
+    if isinstance(top.values.get(key), yaml.MappingNode):
+        child = top.mapping(key)
+        assert child is not None
+        return {name: child.text(name, required=True) or "" for name in child.values}
+    return {short_name(text): text for text in top.texts(key) or ()}
+
+
+def _named_settings(top: YamlMapping, key: str) -> dict[str, dict[str, Any]]:
+    """Presets as a list, or names for tables mapped to settings of a run."""
+    if not isinstance(top.values.get(key), yaml.MappingNode):
+        if key == "settings" and key in top:
+            top.problem("must map names to settings of a run", key=key)
+        return {name: {"head": name} for name in top.texts(key) or ()}
+    child = top.mapping(key)
+    assert child is not None
+    found: dict[str, dict[str, Any]] = {}
+    for name in child.values:
+        if child.is_text(name) and key == "heads":
+            found[name] = {"head": child.text(name)}
+        else:
+            found[name] = _settings(child, child.scalars(name), name)
+    return found
+
+
+def _settings(place: YamlMapping, settings: dict[str, Scalar], key: str) -> dict[str, Any]:
+    for name in settings:
+        if name in GRID:
+            place.problem(f"{name} is set by the grid", key=key)
+        elif name not in FIELDS and not name.startswith(HEAD_PREFIX):
+            place.problem(f"unknown setting {printable(name)!r}; {did_you_mean(name, FIELDS)}", key=key)
+    return dict(settings)
+
+
+def _published(top: YamlMapping) -> tuple[dict[str, dict[str, dict[str, float]]], str]:
+    child = top.mapping("published")
+    if child is None:
+        return {}, ""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    scores = child.mapping("scores")
+    for arm in scores.values if scores is not None else ():
+        assert scores is not None
+        by_model = scores.mapping(arm)
+        for model in by_model.values if by_model is not None else ():
+            assert by_model is not None
+            of_tasks = by_model.scalars(model)
+            for task, score in of_tasks.items():
+                if isinstance(score, bool) or not isinstance(score, (int, float)):
+                    by_model.problem(f"{printable(task)}: must be a score in percent", key=model)
+                else:
+                    found.setdefault(arm, {}).setdefault(model, {})[task] = float(score)
+    return found, child.text("source", required=True) or ""
+
+
+def parse_seeds(words: Sequence[str]) -> tuple[int, ...]:
+    """`10` -> 0 to 9; `100-109` -> those; several numbers -> those. UserError otherwise."""
+    words = [str(word) for word in words]
+    if len(words) == 1 and (span := re.fullmatch(r"(\d+)-(\d+)", words[0])):
+        first, last = int(span[1]), int(span[2])
+        if first > last:
+            raise UserError(f"seeds {printable(words[0])}: the first is above the last")
+        return tuple(range(first, last + 1))
+    if not all(word.isdecimal() for word in words) or not words:
+        raise UserError(
+            f"seeds {printable(' '.join(words))}: give how many (10), a span (100-109), or several numbers"
+        )
+    numbers = [int(word) for word in words]
+    if len(numbers) == 1:
+        if not 1 <= numbers[0] <= 10_000:
+            raise UserError(f"seeds {numbers[0]}: from 1 to 10000")
+        return tuple(range(numbers[0]))
+    if len(set(numbers)) < len(numbers):
+        raise UserError("seeds: one stands twice")
+    return tuple(numbers)
+
+
+def short_name(text: str) -> str:
+    """The name in tables of a task or model: the last part of a path or a Hub name, without `.yaml`."""
+    parts = [part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")]
+    if not parts:
+        return text
+    return "-".join(parts[-2:]) if parts[-1] == "model" else re.sub(r"\.ya?ml$", "", parts[-1])
+
+
+def parse_names(words: Sequence[str]) -> dict[str, str]:
+    """Words of a flag, `google-bert/bert-base-cased` or `NAME=PATH` -> name in tables, value."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        key, text = (name, value) if separator and name and value else (short_name(word), word)
+        if key in found:
+            raise UserError(f"{printable(key)!r} stands twice; give another name, as in NAME=VALUE")
+        found[key] = text
+    return found
+
+
+def finished(study: Study) -> Study:
+    """`study` with its baseline, checked as far as its own parts go. Raises UserError with all problems."""
+    problems = [
+        f"{key}: none is given (in the file, or by --{key})"
+        for key in ("tasks", "models", "heads")
+        if not getattr(study, key)
+    ]
+    baseline = study.baseline or ("stock" if "stock" in study.heads else next(iter(study.heads), ""))
+    if study.heads and baseline not in study.heads:
+        hint = did_you_mean(baseline, study.heads)
+        problems.append(f"baseline {printable(baseline)!r} is not among the heads; {hint}")
+    if problems:
+        raise UserError("; ".join(problems))
+    return dataclasses.replace(study, baseline=baseline)
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """A command as a line for a shell, with this Python as `python`."""
+    return shlex.join(["python" if word == sys.executable else word for word in words])
+
+
+def flat_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What `command_line.parse_flags` gives, with `head_overrides` as the single `head.FIELD` settings."""
+    flat = {name: value for name, value in flags.items() if name != "head_overrides"}
+    return flat | {HEAD_PREFIX + name: value for name, value in flags.get("head_overrides", {}).items()}

@@ -1,0 +1,132 @@
+"""How a running study shows itself: a live table in a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sot_nlp import records
+from sot_nlp.errors import UserError, printable
+from sot_nlp.studies import collecting
+from sot_nlp.studies.report_tables import percent
+from sot_nlp.studies.results import FINISHED
+from sot_nlp.studies.statistics import mean_and_sd
+from sot_nlp.studies.study import Study, StudyCell
+from sot_nlp.studies.study_runner import State
+
+
+class Lines:
+    """A line for each cell that ended, where there is no terminal."""
+
+    def __init__(self, console: Console, total: int):
+        self.console = console
+        self.total = total
+        self.state: State | None = None
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def update(self, state: State) -> None:
+        """Say once how many cells were finished before."""
+        if self.state is None and state.finished:
+            self.console.print(
+                f"{len(state.finished)} of {self.total} runs are already finished", markup=False
+            )
+        self.state = state
+
+    def event(self, text: str) -> None:
+        """Print it."""
+        done = 0 if self.state is None else self.total - self.state.open
+        self.console.print(f"[{done}/{self.total}] {text}", markup=False, soft_wrap=True)
+
+
+class LiveTable:
+    """A table that follows the study: for each arm what is done, runs and failed, and the scores so far."""
+
+    def __init__(self, console: Console, study: Study, folder: Path):
+        self.study = study
+        self.folder = folder
+        self.scores: dict[str, float | None] = {}
+        self.started = time.monotonic()
+        self.live = Live(console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> LiveTable:
+        self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def event(self, text: str) -> None:
+        """Failures stay on the screen, above the table."""
+        if ": failed: " in text:
+            self.live.console.print(text, markup=False)
+
+    def update(self, state: State) -> None:
+        """Draw the table anew."""
+        for cell in state.cells:
+            if cell.folder in state.finished and cell.folder not in self.scores:
+                self.scores[cell.folder] = self._score(cell)
+        self.live.update(self.table(state))
+
+    def _score(self, cell: StudyCell) -> float | None:
+        try:
+            record = records.read(self.folder / "runs" / cell.folder)
+        except UserError:
+            return None
+        found = collecting.cell_of_record(record, cell.names(), self.study.score, {})
+        return found.score if found.status == FINISHED else None
+
+    def table(self, state: State) -> Table:
+        """The table of `state`."""
+        done = len(state.finished) + len(state.failed)
+        title = f"{self.study.title or self.study.name}: {done} of {len(state.cells)} runs"
+        caption = Text(self._caption(state))
+        table = Table(title=Text(printable(title)), title_justify="left", caption=caption)
+        for column in ("task · model · setting", "arm", "done", "runs", "failed", "score so far"):
+            table.add_column(
+                column, justify="left" if column in ("arm", "task · model · setting") else "right"
+            )
+        rows: dict[tuple[str, str], list[StudyCell]] = defaultdict(list)
+        for cell in state.cells:
+            group = " · ".join(part for part in (cell.task, cell.model, cell.setting) if part)
+            rows[group, cell.arm].append(cell)
+        for (group, arm), cells in rows.items():
+            folders = {cell.folder for cell in cells}
+            known = [self.scores[name] for name in folders if self.scores.get(name) is not None]
+            scores = [score for score in known if score is not None]
+            mean, sd = mean_and_sd(scores) if scores else (None, None)
+            score = "" if mean is None else percent(mean) + ("" if sd is None else f" ± {percent(sd)}")
+            running = len(folders & (state.running.keys() | state.elsewhere.keys()))
+            failed = len(folders & state.failed.keys())
+            table.add_row(
+                Text(printable(group)),
+                Text(printable(arm)),
+                f"{len(folders & state.finished)}/{len(cells)}",
+                str(running or ""),
+                Text(str(failed or ""), style="bold red"),
+                score,
+            )
+        return table
+
+    def _caption(self, state: State) -> str:
+        minutes = (time.monotonic() - self.started) / 60
+        parts = [f"{minutes:.0f} min"]
+        if state.seconds and state.running:
+            each = sum(state.seconds) / len(state.seconds)
+            left = each * state.open / len(state.running) / 60
+            parts.append(f"about {left:.0f} min left")
+        if state.elsewhere:
+            parts.append(
+                f"{len(state.elsewhere)} run elsewhere ({printable(next(iter(state.elsewhere.values())))})"
+            )
+        return ", ".join(parts)

@@ -1,0 +1,336 @@
+"""The search for settings, by optuna: every arm gets the same number of trials, the baseline too.
+
+A trial is an ordinary run on a task whose validation data is held-out training data, so that nothing is
+chosen on the data that the winner is reported on. A trial that does worse than the median of those before it
+at the same epoch is stopped. Several programs, on several machines, may share a storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sot_nlp import records
+from sot_nlp.arguments import FIELDS, HEAD_PREFIX, convert
+from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.files import write_atomic
+from sot_nlp.studies import claims, collecting
+from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, GRID, Study
+from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
+from sot_nlp.task_spec import load_task
+from sot_nlp.training.runlog import METRICS_NAME
+
+if TYPE_CHECKING:
+    import optuna
+
+POLL_SECONDS = 0.5
+SPACE = (
+    "learning_rate=1e-5:2e-4:log",
+    "head_learning_rate=1e-4:1e-2:log",
+    "warmup_ratio=0,0.1",
+    "head.dropout=0:0.8",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """One setting that is searched: a range, or a few values."""
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    values: tuple[Any, ...] = ()
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """The trial's value."""
+        if self.values:
+            return trial.suggest_categorical(self.name, self.values)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.name, self.low, self.high, log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+
+
+def parse_space(words: Sequence[str]) -> tuple[Dimension, ...]:
+    """`learning_rate=1e-5:1e-4:log` (a range), `num_train_epochs=3,5` (values) -> what is searched."""
+    return tuple(_dimension(word) for word in words)
+
+
+def _dimension(word: str) -> Dimension:
+    name, separator, text = word.partition("=")
+    if not separator or not text:
+        raise UserError(f"--search {printable(word)}: give NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C")
+    if name in GRID or (name not in FIELDS and not name.startswith(HEAD_PREFIX)):
+        hint = did_you_mean(name, [each for each in FIELDS if each not in GRID])
+        raise UserError(f"--search {printable(name)}: not a setting that can be searched; {hint}")
+    if ":" not in text:
+        return Dimension(name=name, values=tuple(_value(name, part) for part in text.split(",")))
+    low, high, *rest = text.split(":")
+    if rest not in ([], ["log"]):
+        raise UserError(f"--search {printable(word)}: behind the range only `log` may stand")
+    ends = [_number(word, end) for end in (low, high)]
+    if ends[0] >= ends[1] or (rest and ends[0] <= 0):
+        above = ", and above 0" if rest else ""
+        raise UserError(f"--search {printable(word)}: the low end must be below the high one{above}")
+    return Dimension(name=name, low=ends[0], high=ends[1], log=bool(rest))
+
+
+def _value(name: str, text: str) -> Any:
+    if name.startswith(HEAD_PREFIX):
+        return yaml.safe_load(text)
+    try:
+        return convert(name, text)
+    except ValueError as error:
+        raise UserError(f"--search {name}: {printable(text)!r} is not {error}") from None
+
+
+def _number(word: str, text: str) -> float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise UserError(f"--search {printable(word)}: {printable(text)!r} is not a number")
+
+
+class Tuner:
+    """Searches settings for each arm of a study with one task, one backbone and one group of settings.
+
+    Args:
+        study: what stays fixed, and the arms; its task holds its validation data out of the training data.
+        folder: where the trials' runs and the results go.
+        space: what is searched.
+        trials: how many, for each arm, over all programs that share the storage.
+        storage: the URL of a database that optuna takes; a file in `folder` when None.
+        slots: environments of the runs at once (`study_runner.slots`).
+        prune: whether hopeless trials are stopped.
+
+    Raises:
+        UserError: without optuna, or for a storage that can't be opened.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        *,
+        space: Sequence[Dimension],
+        trials: int,
+        storage: str | None,
+        slots: Sequence[Mapping[str, str]],
+        prune: bool = True,
+    ):
+        try:
+            import optuna
+            from sqlalchemy.exc import SQLAlchemyError
+        except ImportError:
+            raise UserError("tuning needs optuna: pip install 'sot-nlp[tune]'") from None
+        self.optuna = optuna
+        self.study = study
+        self.folder = folder
+        self.space = tuple(space)
+        self.trials = trials
+        self.slots = slots
+        self.stopped = threading.Event()
+        self.signum = 0
+        self.lock = threading.Lock()
+        self.failures: list[str] = []
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        pruners = optuna.pruners
+        pruner = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1) if prune else pruners.NopPruner()
+        folder.mkdir(parents=True, exist_ok=True)
+        url = storage or f"sqlite:///{(folder / 'trials.db').resolve()}"
+        try:
+            opened = optuna.storages.RDBStorage(url)
+            self.searches = {
+                arm: optuna.create_study(
+                    study_name=self._name(arm),
+                    storage=opened,
+                    direction="maximize",
+                    load_if_exists=True,
+                    sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+                    pruner=pruner,
+                )
+                for arm in study.heads
+            }
+        except (SQLAlchemyError, ImportError, optuna.exceptions.OptunaError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UserError(f"--storage {printable(url)}: {printable(reason)}") from None
+
+    def _name(self, arm: str) -> str:
+        places = (*self.study.tasks, *self.study.models, *self.study.settings, arm)
+        return " · ".join(place for place in places if place)
+
+    def run(self) -> None:
+        """Run every arm's trials. A signal to end stops the runs at work; what is done is kept."""
+        self._forget_the_dead()
+        workers = [threading.Thread(target=self._work, args=(slot,)) for slot in self.slots]
+        with self._signals():
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def note(signum: int, frame: FrameType | None) -> None:
+            self.signum = signum
+            self.stopped.set()
+
+        main = threading.current_thread() is threading.main_thread()
+        before = {each: signal.signal(each, note) for each in SIGNALS} if main else {}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _forget_the_dead(self) -> None:
+        """Give up the trials that a killed program of this machine left at work."""
+        states = self.optuna.trial.TrialState
+        for search in self.searches.values():
+            for trial in search.get_trials(deepcopy=False, states=(states.RUNNING,)):
+                host, pid = trial.user_attrs.get("owner", ("", 0))
+                if host == socket.gethostname() and not claims.lives(pid):
+                    search.tell(trial.number, state=states.FAIL)
+
+    def _work(self, slot: Mapping[str, str]) -> None:
+        """Take trials of the arm that has fewest, until all have theirs."""
+        while not self.stopped.is_set():
+            with self.lock:
+                arm = self._next_arm()
+                if arm is None:
+                    return
+                trial = self.searches[arm].ask()
+                trial.set_user_attr("owner", [socket.gethostname(), os.getpid()])
+                settings = {each.name: each.suggest(trial) for each in self.space_of(arm)}
+            self._try(arm, trial, settings, slot)
+
+    def _next_arm(self) -> str | None:
+        states = self.optuna.trial.TrialState
+        numbers: dict[str, int] = {}
+        for arm, search in self.searches.items():
+            trials = search.get_trials(deepcopy=False)
+            failed = sum(trial.state == states.FAIL for trial in trials)
+            numbers[arm] = len(trials) - failed
+            # A failed trial is made again, but not without end.
+            if failed >= self.trials:
+                numbers[arm] = self.trials
+        arm = min(numbers, key=lambda each: numbers[each])
+        return arm if numbers[arm] < self.trials else None
+
+    def space_of(self, arm: str) -> tuple[Dimension, ...]:
+        """What is searched for an arm: the stock head has no use for the settings of a SoT head."""
+        if self.study.heads[arm].get("head") == "stock":
+            return tuple(each for each in self.space if not each.name.startswith(HEAD_PREFIX))
+        return self.space
+
+    def _try(self, arm: str, trial: optuna.Trial, settings: dict[str, Any], slot: Mapping[str, str]) -> None:
+        """Run a trial over the study's seeds, and tell what came out."""
+        states = self.optuna.trial.TrialState
+        search, scores = self.searches[arm], []
+        for number, seed in enumerate(self.study.seeds):
+            run = self.folder / "runs" / f"{arm}-{trial.number}-seed{seed}"
+            given = {**settings, "seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
+            # Only the first seed can be told hopeless: the others' epochs would be reported twice.
+            outcome = self._run(arm, given, run, slot, trial if number == 0 else None)
+            if isinstance(outcome, float):
+                scores.append(outcome)
+                continue
+            if outcome is None:
+                search.tell(trial, state=states.PRUNED)
+            else:
+                search.tell(trial, state=states.FAIL)
+                if not self.stopped.is_set():
+                    self.failures.append(f"{arm}, trial {trial.number}: {outcome}")
+            return
+        search.tell(trial, sum(scores) / len(scores))
+
+    def _run(
+        self,
+        arm: str,
+        given: Mapping[str, Any],
+        run: Path,
+        slot: Mapping[str, str],
+        trial: optuna.Trial | None,
+    ) -> float | str | None:
+        """The score of one run; None where it was hopeless; why it failed."""
+        shutil.rmtree(run, ignore_errors=True)
+        log_path = self.folder / "logs" / f"{run.name}.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        cell = self.study.cell_with(arm, given)
+        process = start_run(cell.command(run), slot, log_path)
+        metric, seen = load_task(cell.settings["task"]).main_metric, 0
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            points = _points(run / METRICS_NAME, metric) if trial is not None else []
+            for epoch, score in points[seen:]:
+                assert trial is not None
+                trial.report(score, round(epoch))
+            hopeless = len(points) > seen and trial is not None and trial.should_prune()
+            seen = len(points)
+            if hopeless or self.stopped.is_set():
+                end_run(process)
+                drop_weights(run)
+                return None if hopeless else "stopped"
+        code = process.wait()
+        if code != 0:
+            return failure_reason(code, log_path)
+        found = collecting.cell_of_record(records.read(run), cell.names(), self.study.score, {})
+        drop_weights(run)
+        return found.reason if found.score is None else found.score
+
+    def best(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        """arm -> (best score, its settings), of the arms with a finished trial."""
+        states = self.optuna.trial.TrialState
+        found = {}
+        for arm, search in self.searches.items():
+            if search.get_trials(deepcopy=False, states=(states.COMPLETE,)):
+                found[arm] = (float(search.best_value), dict(search.best_params))
+        return found
+
+    def write(self, tasks: Mapping[str, str]) -> Path:
+        """Write `tuned.yaml`: a study of the best settings of each arm, on the real validation data."""
+        best = self.best()
+        heads = {arm: {**self.study.heads[arm], **best[arm][1]} for arm in self.study.heads if arm in best}
+        content = {
+            "name": f"{self.study.name}_tuned",
+            "title": f"{', '.join(tasks)}: every arm at its best of {self.trials} trials",
+            "tasks": dict(tasks),
+            "models": dict(self.study.models),
+            "heads": heads,
+            "baseline": self.study.baseline,
+            "seeds": "100-109",
+            "arguments": dict(self.study.arguments),
+            # What was searched may be part of the budget; the budget of the search itself was equal.
+            "allow_unequal_budget": any(each.name in BUDGET for each in self.space),
+        }
+        if self.study.settings != {"": {}}:
+            content["settings"] = self.study.settings
+        path = self.folder / "tuned.yaml"
+        write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        return path
+
+
+def _points(path: Path, metric: str) -> list[tuple[float, float]]:
+    """(epoch, score) of each evaluation that a run has written so far."""
+    points = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                points.append((float(entry["epoch"]), float(entry[metric])))
+    return points

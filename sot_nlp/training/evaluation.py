@@ -1,0 +1,130 @@
+"""Model and split -> one row of logits an example, in the split's order; their loss and probabilities.
+
+Shapes: n examples of the split, K logits an example.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from sot_nlp.training import interruption
+from sot_nlp.training.batching import check_token_budget, evaluation_batches
+
+# Batches between two looks at whether a signal came to any process: each look is a collective.
+LOOK_EVERY = 16
+
+
+class EvaluationStopped(Exception):  # noqa: N818 - asked for, not an error
+    """A signal came while a split was being predicted: on every process at once."""
+
+
+def predict(
+    model: torch.nn.Module,
+    split: Any,
+    accelerator: Any,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    padding_side: str = "right",
+    max_tokens_per_batch: int | None = None,
+) -> np.ndarray:
+    """Logits (n, K) float32 of every example of `split`, in its order, the same on every process.
+
+    The batches hold examples of similar length and are shared between the processes; each example's logits
+    are checked to have been computed exactly once. The model is left in the mode that it had.
+    """
+    lengths = np.asarray(split.lengths)
+    if not len(lengths):
+        return np.zeros((0, 0), dtype=np.float32)
+    check_token_budget(max_tokens_per_batch, int(lengths.max()))
+    steps = evaluation_batches(
+        lengths,
+        num_processes=accelerator.num_processes,
+        batch_size=batch_size,
+        max_tokens=max_tokens_per_batch,
+    )
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    # DDP's own forward would only add a broadcast of buffers; sharded models need their wrapper's forward.
+    forward = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    done: list[tuple[np.ndarray, torch.Tensor]] = []
+    try:
+        with torch.inference_mode(), accelerator.autocast():
+            for number, shares in enumerate(steps):
+                _stop_if_signalled(accelerator, number)
+                share = shares[accelerator.process_index]
+                # Without a share this process still takes part in whatever collectives a forward holds.
+                indices = share if len(share) else steps[-1][0][:1]
+                batch = split.collate(indices, pad_token_id=pad_token_id, padding_side=padding_side)
+                batch.pop("labels", None)
+                logits = forward(**to_device(batch, accelerator.device)).logits.float()
+                done.append((share, logits[: len(share)]))
+    finally:
+        for module in was_training:
+            module.training = True
+    return _assemble(done, len(lengths), accelerator)
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """`batch` on `device`; to a GPU through pinned memory, so that the copy waits for nothing."""
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _stop_if_signalled(accelerator: Any, number: int) -> None:
+    if accelerator.num_processes == 1:
+        stop = bool(interruption.received())
+    elif number % LOOK_EVERY == 0:
+        flag = torch.tensor(float(bool(interruption.received())), device=accelerator.device)
+        stop = bool(accelerator.reduce(flag, "sum").item())
+    else:
+        stop = False
+    if stop:
+        raise EvaluationStopped
+
+
+def _assemble(done: list[tuple[np.ndarray, torch.Tensor]], total: int, accelerator: Any) -> np.ndarray:
+    """Every process's rows as one array, on every process; each row must have been given exactly once."""
+    indices = torch.from_numpy(np.concatenate([share for share, _ in done])).to(accelerator.device)
+    rows = torch.cat([logits for _, logits in done])
+    # A sum over processes of arrays that are zero where a process has nothing: x + 0 is exactly x.
+    table = rows.new_zeros(total, rows.shape[1] + 1)
+    table[indices, :-1] = rows
+    table[:, -1].index_add_(0, indices, torch.ones_like(rows[:, 0]))
+    if accelerator.num_processes > 1:
+        table = accelerator.reduce(table, "sum")
+    array = table.cpu().numpy()
+    wrong = int((array[:, -1] != 1).sum())
+    if wrong:
+        raise RuntimeError(f"{wrong} of {total} examples were not predicted exactly once")
+    return np.ascontiguousarray(array[:, :-1])
+
+
+def loss(logits: np.ndarray, labels: np.ndarray, kind: str) -> float:
+    """The mean loss of `logits` (n, K): cross-entropy, for "regression" squared error, for "multi_label" BCE.
+
+    `labels` int64 (n,), float32 (n,), float32 (n, K) in turn. Computed in float64.
+    """
+    if len(logits) != len(labels):
+        raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
+    values = torch.from_numpy(logits.astype(np.float64))
+    if kind == "classification":
+        return float(torch.nn.functional.cross_entropy(values, torch.from_numpy(labels.astype(np.int64))))
+    targets = torch.from_numpy(labels.astype(np.float64)).reshape(values.shape)
+    if kind == "regression":
+        return float(torch.nn.functional.mse_loss(values, targets))
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(values, targets))
+
+
+def probabilities(logits: np.ndarray, kind: str) -> np.ndarray:
+    """Probabilities (n, K) float32: softmax, for "multi_label" sigmoid; a regression's scores as they are."""
+    values = torch.from_numpy(logits.astype(np.float64))
+    if kind == "classification":
+        values = values.softmax(-1)
+    elif kind == "multi_label":
+        values = values.sigmoid()
+    return values.numpy().astype(np.float32)

@@ -1,0 +1,111 @@
+"""A frozen backbone runs once over the data; from then on its token states come from disk.
+
+Shapes: n examples, B of a batch, N tokens of its longest, C hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sot_nlp.data.token_split import TokenSplit
+from sot_nlp.training.features import Features, load_features
+from sot_nlp.training.processes import on_main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureSplit(TokenSplit):
+    """A split whose batches also bring the backbone's last hidden states, as `inputs_embeds`."""
+
+    features: Features
+
+    def collate(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        pad_token_id: int,
+        padding_side: str = "right",
+        pad_to_multiple_of: int | None = None,
+    ) -> dict[str, Tensor]:
+        """As `TokenSplit.collate`, with `inputs_embeds` (B, N, C) float32, zero at padding."""
+        batch = super().collate(
+            indices,
+            pad_token_id=pad_token_id,
+            padding_side=padding_side,
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
+        real = batch["attention_mask"].numpy().astype(bool)
+        rows = np.asarray(indices, dtype=np.int64)
+        token = real.cumsum(1) - 1
+        places = np.where(real, self.features.starts[rows][:, None] + token, 0)
+        states = torch.from_numpy(self.features.states[places]).float()
+        batch["inputs_embeds"] = states.masked_fill_(torch.from_numpy(~real).unsqueeze(-1), 0.0)
+        return batch
+
+
+@contextlib.contextmanager
+def backbone_run_once(
+    model: Any,
+    splits: Mapping[str, TokenSplit],
+    accelerator: Accelerator,
+    *,
+    cache: Path,
+    pad_token_id: int,
+) -> Iterator[dict[str, TokenSplit]]:
+    """Inside, the splits that it yields give `model` its backbone's outputs instead of running it.
+
+    Training and evaluation then cost what the head costs. The states are kept below `cache` in half
+    precision, mapped into memory, under a key of their content: the backbone's weights, the tokens. Made by
+    the main process, where they are not there yet or damaged. Heads that mix several layers need more than
+    the last one: for them the splits come back as they are. Raises UserError where the disk takes nothing.
+    """
+    if model.head_config.num_layers > 1:
+        yield dict(splits)
+        return
+    model.eval().to(accelerator.device)
+    features: dict[str, Features] = {}
+    for name, split in splits.items():
+
+        def load(split: TokenSplit = split) -> Features:
+            return load_features(model, split, cache=cache, pad_token_id=pad_token_id)
+
+        made = on_main(accelerator, load)
+        features[name] = made if accelerator.is_main_process else load()
+    run_backbone = model.encode
+
+    def from_disk(
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        if inputs_embeds is None:
+            return run_backbone(input_ids, attention_mask, token_type_ids, positions, **options)
+        return SimpleNamespace(last_hidden_state=inputs_embeds, hidden_states=None, attentions=None)
+
+    model.encode = from_disk
+    try:
+        yield {name: _with(split, features[name]) for name, split in splits.items()}
+    finally:
+        del model.encode
+
+
+def _with(split: TokenSplit, features: Features) -> FeatureSplit:
+    fields = {field.name: getattr(split, field.name) for field in dataclasses.fields(TokenSplit)}
+    return FeatureSplit(**fields, features=features)

@@ -1,0 +1,154 @@
+"""The account of a running training: its progress, its log lines, its time, and updates that went wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from sot_nlp.errors import UserError
+from sot_nlp.training.checkpoints import Progress
+from sot_nlp.training.runlog import RunLog, finite
+from sot_nlp.training.updates import Outcome
+
+logger = logging.getLogger(__name__)
+
+SHOWN_EXAMPLES = 64
+# Where so many updates in a row overflow in fp16, no loss scale will help.
+MOST_OVERFLOWS = 50
+
+
+class Ledger:
+    """Keeps `progress`, writes what is logged, and stops the run at numbers that are not finite.
+
+    `positions` (n,) are the training examples' places in their file, `on_log` gets each line of the training
+    on the main process. The clock counts training alone: whoever does something else stops it.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        arguments: Any,
+        log: RunLog,
+        *,
+        on_log: Callable[[dict[str, Any]], None],
+        updates_per_epoch: int,
+        positions: np.ndarray,
+    ):
+        self.accelerator, self.arguments, self.log, self.on_log = accelerator, arguments, log, on_log
+        self.updates_per_epoch, self.positions = updates_per_epoch, positions
+        self.progress = Progress()
+        self.warnings: list[str] = []
+        self.overflows = 0
+        self.running_since: float | None = None
+
+    def take_up(self, progress: Progress) -> None:
+        """Go on from the progress of a checkpoint."""
+        self.progress = progress
+        self.log.line(f"goes on from update {progress.step}")
+        if self.accelerator.is_main_process:
+            for entry in progress.log_history:
+                self.on_log(entry)
+
+    def enter(self, outcome: Outcome, *, last_good: Callable[[], str]) -> None:
+        """Account for an update. Raises UserError where its numbers are to end the run."""
+        if outcome.applied:
+            self.overflows = 0
+            self._log(outcome)
+        elif self._overflowed(outcome):
+            self._log(outcome)
+        else:
+            self._skip_or_stop(outcome, last_good)
+
+    def publish(self, entry: dict[str, Any]) -> None:
+        """Write a line of numbers to the log files and the trackers."""
+        self.log.metrics(entry)
+        if self.arguments.with_tracking:
+            numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float))}
+            self.accelerator.log(numbers, step=entry["step"])
+
+    def warn(self, message: str) -> None:
+        """Say it now, in the log, and in the result."""
+        self.warnings.append(message)
+        self.log.line(message)
+        if self.accelerator.is_main_process:
+            logger.warning(message)
+
+    def epoch(self, step: int) -> float:
+        """How many epochs `step` updates are."""
+        return round(step / self.updates_per_epoch, 4)
+
+    def start_clock(self) -> None:
+        """From here on the time is training."""
+        self.running_since = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """From here on it is not."""
+        if self.running_since is not None:
+            self.progress.train_seconds += time.perf_counter() - self.running_since
+        self.running_since = None
+
+    def _log(self, outcome: Outcome) -> None:
+        progress, window = self.progress, self.progress.window
+        window["loss"] += outcome.loss
+        window["updates"] += 1
+        if outcome.step % self.arguments.logging_steps:
+            return
+        self.stop_clock()
+        self.start_clock()
+        entry = {
+            "step": outcome.step,
+            "epoch": self.epoch(outcome.step),
+            "loss": window["loss"] / window["updates"],
+            "learning_rate": outcome.learning_rate,
+            "grad_norm": outcome.grad_norm,
+            "examples_per_second": progress.examples / max(progress.train_seconds, 1e-9),
+        }
+        progress.window = {"loss": 0.0, "updates": 0}
+        progress.log_history.append(finite(entry))
+        self.publish(progress.log_history[-1])
+        if self.accelerator.is_main_process:
+            self.on_log(progress.log_history[-1])
+        self.log.progress(entry["loss"], entry["learning_rate"], entry["examples_per_second"])
+
+    def _overflowed(self, outcome: Outcome) -> bool:
+        """Whether fp16's scaler skipped the update to lower its scale, which it does now and then."""
+        if self.accelerator.scaler is None or not math.isfinite(outcome.loss):
+            return False
+        self.overflows += 1
+        return self.overflows <= MOST_OVERFLOWS
+
+    def _skip_or_stop(self, outcome: Outcome, last_good: Callable[[], str]) -> None:
+        progress, arguments = self.progress, self.arguments
+        positions = self.positions[outcome.examples].tolist()
+        epoch = self.epoch(outcome.step)
+        progress.skipped.append(
+            {
+                "step": outcome.step,
+                "epoch": epoch,
+                "loss": str(outcome.loss),
+                "grad_norm": str(outcome.grad_norm),
+                "examples": positions,
+            }
+        )
+        shown = ", ".join(map(str, positions[:SHOWN_EXAMPLES]))
+        more = ", ..." if len(positions) > SHOWN_EXAMPLES else ""
+        what = (
+            f"update {outcome.step} (epoch {epoch:.2f}): loss {outcome.loss}, gradient norm "
+            f"{outcome.grad_norm}; its examples, by position in the training data: {shown}{more}"
+        )
+        if arguments.on_nan == "skip" and len(progress.skipped) <= arguments.max_nan_skips:
+            self.warn(f"skipped {what}")
+            return
+        self.log.line(f"stopped at {what}")
+        limit = (
+            f"--max_nan_skips {arguments.max_nan_skips} is used up"
+            if arguments.on_nan == "skip"
+            else "a lower --learning_rate may help; --on_nan skip passes over such updates"
+        )
+        raise UserError(f"not a finite number at {what}; {last_good()}; {limit}")

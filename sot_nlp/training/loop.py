@@ -1,0 +1,391 @@
+"""The loop: update after update to a trained model, the same one however often it was stopped on the way.
+
+Shapes: n examples of the training split, G examples an update.
+
+An update is a pure function of model, optimizer, (seed, update's number) and the plan in `batching`: the
+random numbers of dropout are drawn anew from (seed, update, process), and the learning rate is a function of
+the update's number. So a checkpoint needs no random states, and a resumed run is bit for bit the run that was
+never stopped (on a CPU; kernels of a GPU may add in no fixed order).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.training import checkpoints, interruption
+from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
+from sot_nlp.training.evaluation import EvaluationStopped
+from sot_nlp.training.interruption import Interrupted, LostProcessError
+from sot_nlp.training.keeping import Keeper
+from sot_nlp.training.ledger import Ledger
+from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
+from sot_nlp.training.processes import create_accelerator, is_sharded, lost_process, on_main, peak_memory
+from sot_nlp.training.run_lock import run_lock
+from sot_nlp.training.runlog import RunLog, finite, tracker_config
+from sot_nlp.training.trainable import prepare, train_mode
+from sot_nlp.training.training_loss import BatchLoss, training_loss
+from sot_nlp.training.updates import Outcome, Updater
+
+__all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
+
+
+@dataclass(kw_only=True)
+class TrainingResult:
+    """What came out of `train`, apart from the weights.
+
+    `model` is the trained model as predictions need it: the one given, unless it is sharded (then
+    accelerate's wrapper). `best` is {metric, value, epoch, step} of the weights that it holds. Speeds and
+    seconds count training alone, not evaluations and checkpoints. `peak_memory_bytes` is the GPU's, else the
+    process's.
+    """
+
+    model: torch.nn.Module
+    best: dict[str, Any] | None
+    evaluations: list[dict[str, Any]]
+    log_history: list[dict[str, Any]]
+    train_examples_per_second: float
+    train_seconds: float
+    steps: int
+    skipped_updates: list[dict[str, Any]]
+    resumed_from: list[dict[str, Any]]
+    warnings: list[str]
+    peak_memory_bytes: int
+
+
+def train(
+    model: torch.nn.Module,
+    train_split: Any,
+    arguments: Any,
+    accelerator: Accelerator,
+    *,
+    evaluate: Callable[[torch.nn.Module], dict[str, Any]],
+    run_folder: Path,
+    pad_token_id: int,
+    padding_side: str,
+    class_weights: Any = None,
+    fingerprint: dict[str, Any],
+    on_log: Callable[[dict[str, Any]], None],
+    higher_is_better: bool,
+    main_metric: str,
+) -> TrainingResult:
+    """Train `model` in place and leave it with the weights that evaluated best.
+
+    Goes on from the newest whole checkpoint in `run_folder`, or from `--resume_from_checkpoint`. All
+    processes call it together.
+
+    Args:
+        model: anything whose `forward(labels=...)` returns the mean loss of its batch.
+        train_split: `data.TokenSplit`, or what has its `lengths`, `indices`, `labels` and `collate`.
+        arguments: `arguments.Arguments`.
+        accelerator: from `create_accelerator`.
+        evaluate: called at each epoch's end (and at the end) on all processes; its `main_metric` decides.
+        run_folder: gets `checkpoints/`, `train.log` and `metrics.jsonl`.
+        pad_token_id, padding_side: for the batches.
+        class_weights: (K,) weights of the classes in the cross-entropy, scaled so that the mean over the
+            training examples is 1.
+        fingerprint: JSON-able; what else must be the same where a checkpoint is resumed.
+        on_log: called on the main process with each log line of the training, on resuming also with those
+            that the checkpoint holds.
+        higher_is_better: whether a larger `main_metric` is better.
+        main_metric: key of what `evaluate` returns.
+
+    Raises:
+        UserError: settings that differ from the checkpoint's, no whole checkpoint, a run folder in use, a
+            full disk, a loss that is not finite.
+        Interrupted: a signal came; a checkpoint is written.
+        LostProcessError: another process of the run is gone.
+    """
+    check_token_budget(arguments.max_tokens_per_batch, int(np.max(train_split.lengths, initial=0)))
+    if not len(train_split.lengths):
+        raise UserError("the training split is empty: nothing to train on")
+    distributed = accelerator.num_processes > 1
+    with contextlib.ExitStack() as stack:
+        on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
+        stack.enter_context(interruption.caught_signals(distributed=distributed))
+        loop = _Loop(
+            model,
+            train_split,
+            arguments,
+            accelerator,
+            evaluate=evaluate,
+            run_folder=run_folder,
+            collation={"pad_token_id": pad_token_id, "padding_side": padding_side},
+            fingerprint=fingerprint,
+            on_log=on_log,
+            higher_is_better=higher_is_better,
+            main_metric=main_metric,
+            loss=training_loss(
+                model,
+                train_split.labels,
+                label_smoothing=arguments.label_smoothing,
+                class_weights=class_weights,
+            ),
+        )
+        stack.callback(loop.close)
+        stack.enter_context(loop.log)
+        try:
+            return loop.run()
+        except RuntimeError as error:
+            if lost_process(accelerator, error):
+                raise LostProcessError(
+                    "another process of this run has ended; the same command goes on from the last "
+                    f"checkpoint ({printable(error)})"
+                ) from error
+            raise
+
+
+class _Loop:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        split: Any,
+        arguments: Any,
+        accelerator: Accelerator,
+        *,
+        evaluate: Callable[[torch.nn.Module], dict[str, Any]],
+        run_folder: Path,
+        collation: dict[str, Any],
+        fingerprint: dict[str, Any],
+        on_log: Callable[[dict[str, Any]], None],
+        higher_is_better: bool,
+        main_metric: str,
+        loss: BatchLoss,
+    ):
+        self.split, self.arguments, self.accelerator = split, arguments, accelerator
+        self.evaluate_model = evaluate
+        self.main_metric, self.sign = main_metric, 1.0 if higher_is_better else -1.0
+        self.lengths = np.asarray(split.lengths)
+        self.update_size = (
+            arguments.per_device_train_batch_size
+            * arguments.gradient_accumulation_steps
+            * accelerator.num_processes
+        )
+        self.per_epoch = num_updates(len(self.lengths), self.update_size)
+        # (rounded, so that 0.1 + 0.2 epochs are no update more than 0.3)
+        self.total = arguments.max_train_steps or math.ceil(
+            round(self.per_epoch * arguments.num_train_epochs, 6)
+        )
+        self.fingerprint = {
+            **fingerprint,
+            "training": {
+                "examples": len(self.lengths),
+                "examples_per_update": self.update_size,
+                "precision": accelerator.mixed_precision,
+                "device": accelerator.device.type,
+                "processes": accelerator.num_processes,
+            },
+        }
+        self.log = RunLog(
+            run_folder,
+            active=accelerator.is_main_process,
+            total_steps=self.total,
+            show_progress=not arguments.disable_tqdm,
+        )
+        self.ledger = Ledger(
+            accelerator,
+            arguments,
+            self.log,
+            on_log=on_log,
+            updates_per_epoch=self.per_epoch,
+            positions=np.asarray(split.indices),
+        )
+        self.raw = model
+        self.own_forward = {"forward": model.forward} if "forward" in vars(model) else {}
+        prepare(model, arguments, self.ledger.warn)
+        groups = parameter_groups(model, arguments)
+        self.model, self.optimizer = accelerator.prepare(
+            model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))
+        )
+        self.keeper = Keeper(
+            run_folder / checkpoints.FOLDER,
+            accelerator,
+            self.model,
+            self.optimizer,
+            [group["names"] for group in groups],
+            limit=arguments.save_total_limit,
+        )
+        self.updater = Updater(
+            self.model,
+            self.optimizer,
+            accelerator,
+            split=split,
+            arguments=arguments,
+            schedule=learning_rate_schedule(arguments, self.total),
+            loss=loss,
+            **collation,
+        )
+
+    # --- the run ---
+
+    def run(self) -> TrainingResult:
+        """Train to the end, from the start or from a checkpoint."""
+        accelerator, arguments = self.accelerator, self.arguments
+        if arguments.with_tracking:
+            accelerator.init_trackers("sot-nlp", config=tracker_config(arguments))
+        resumed = self.keeper.resume(arguments.resume_from_checkpoint, self.fingerprint, self.ledger.warn)
+        if resumed:
+            self.ledger.take_up(resumed)
+        progress = self.ledger.progress
+        progress.fingerprint = self.fingerprint
+        self.log.rewind(progress.step)
+        while not (progress.evaluated and (progress.step >= self.total or self._out_of_patience())):
+            if progress.evaluated:
+                progress.evaluated = False
+                if progress.updates == self.per_epoch:
+                    progress.epoch += 1
+                    progress.updates = 0
+            self._train_epoch()
+            self._evaluate()
+        if progress.best and progress.best["step"] != progress.step:
+            self.keeper.load_best(progress.best["step"])
+        if arguments.with_tracking:
+            accelerator.end_training()
+        return self._result()
+
+    def _train_epoch(self) -> None:
+        progress, arguments = self.ledger.progress, self.arguments
+        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+        updates = epoch_updates(
+            self.lengths,
+            seed=seed,
+            epoch=progress.epoch,
+            update_size=self.update_size,
+            group_by_length=arguments.group_by_length,
+        )
+        every = arguments.checkpointing_steps
+        every = None if every in (None, "epoch") else int(every)
+        train_mode(self.model)
+        self.ledger.start_clock()
+        for examples in updates[progress.updates :]:
+            if progress.step >= self.total:
+                break
+            outcomes = self.updater.run(examples, progress.step)
+            progress.updates += 1
+            progress.step += 1
+            progress.examples += len(examples)
+            self.log.advance()
+            for outcome in outcomes:
+                self._take(outcome)
+            at_end = progress.updates == self.per_epoch or progress.step >= self.total
+            if every and progress.step % every == 0 and not at_end:
+                self._save()
+        self._drain()
+        self.ledger.stop_clock()
+
+    def _take(self, outcome: Outcome) -> None:
+        """Account for an update; end the run where it, or a signal, says so."""
+        self.ledger.enter(outcome, last_good=self.keeper.last)
+        if outcome.signum:
+            self._interrupt(outcome.signum)
+
+    # --- evaluation ---
+
+    def _evaluate(self) -> None:
+        progress = self.ledger.progress
+        try:
+            scores = self.evaluate_model(self.model)
+        except EvaluationStopped:
+            self._interrupt(self._agreed_signal())
+        entry = finite({"epoch": self.ledger.epoch(progress.step), "step": progress.step, **scores})
+        progress.evaluations.append(entry)
+        progress.evaluated = True
+        value = entry[self.main_metric]
+        best = progress.best["value"] if progress.best else None
+        if progress.best is None or (
+            value is not None and (best is None or self.sign * value > self.sign * best)
+        ):
+            progress.best = {
+                "metric": self.main_metric,
+                "value": value,
+                "epoch": entry["epoch"],
+                "step": progress.step,
+            }
+            progress.evaluations_without_gain = 0
+        else:
+            progress.evaluations_without_gain += 1
+        self.ledger.publish(entry)
+        goes_on = progress.step < self.total and not self._out_of_patience()
+        if goes_on and progress.best["step"] == progress.step:
+            self.keeper.save_best(progress.step)
+        every = self.arguments.checkpointing_steps
+        if every is not None and (every == "epoch" or progress.step % int(every) == 0 or not goes_on):
+            self._save()
+        if signum := self._agreed_signal():
+            self._interrupt(signum)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.arguments.early_stopping_patience
+        return patience is not None and self.ledger.progress.evaluations_without_gain >= patience
+
+    # --- small ---
+
+    def _save(self) -> None:
+        self._drain()
+        self.ledger.stop_clock()
+        self.keeper.save(self.ledger.progress)
+        self.ledger.start_clock()
+
+    def _interrupt(self, signum: int) -> None:
+        self._save()
+        step = self.ledger.progress.step
+        where = printable(checkpoints.step_folder(self.keeper.folder, step))
+        message = (
+            f"{Signals(signum).name}: stopped after update {step} of {self.total}; checkpoint "
+            f"{where} is written, and the same command goes on from it"
+        )
+        self.log.line(message)
+        raise Interrupted(signum, message)
+
+    def _drain(self) -> None:
+        for outcome in self.updater.drain():
+            self._take(outcome)
+
+    def _agreed_signal(self) -> int:
+        """The signal that any process got, 0 for none; the same on all."""
+        signum = interruption.received()
+        if self.accelerator.num_processes == 1:
+            return signum
+        flags = torch.tensor([float(bool(signum)), float(signum)], device=self.accelerator.device)
+        count, total = self.accelerator.reduce(flags, "sum").tolist()
+        return round(total / count) if count else 0
+
+    def _result(self) -> TrainingResult:
+        progress = self.ledger.progress
+        return TrainingResult(
+            model=self.model if is_sharded(self.accelerator) else self.raw,
+            best=progress.best,
+            evaluations=progress.evaluations,
+            log_history=progress.log_history,
+            train_examples_per_second=progress.examples / max(progress.train_seconds, 1e-9),
+            train_seconds=progress.train_seconds,
+            steps=progress.step,
+            skipped_updates=progress.skipped,
+            resumed_from=progress.resumed_from,
+            warnings=self.ledger.warnings,
+            peak_memory_bytes=peak_memory(self.accelerator.device),
+        )
+
+    def close(self) -> None:
+        """Give the model back as it came: without accelerate's wrapper, gradients and optimizer."""
+        if is_sharded(self.accelerator):
+            return
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared", "_compiled_call_impl"):
+            vars(self.raw).pop(name, None)
+        vars(self.raw).update(self.own_forward)
+        self.raw.zero_grad(set_to_none=True)
+        del self.updater, self.keeper, self.optimizer, self.model
+        self.accelerator.free_memory()
+        self.raw.eval()

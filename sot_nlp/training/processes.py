@@ -1,0 +1,119 @@
+"""The processes of a run: the accelerator that binds them, and how they agree."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
+
+from sot_nlp.errors import UserError
+from sot_nlp.training import precision
+from sot_nlp.training.runlog import tracker_names
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# A collective waits so long for the slowest process: the main one may be writing a large checkpoint. That a
+# process has died is noticed by its launcher within seconds, not by this.
+TIMEOUT = timedelta(minutes=15)
+
+
+def create_accelerator(arguments: Any) -> Accelerator:
+    """The accelerator of a run: precision, trackers, and what the launcher said about devices.
+
+    Gradient accumulation is the loop's own business (the shares of an update differ in size), so accelerate
+    is told of one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError for a
+    precision that the device lacks.
+    """
+    # A process may hold several runs, one after the other, of different precision.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    group = InitProcessGroupKwargs(timeout=TIMEOUT)
+    state = PartialState(cpu=arguments.cpu, timeout=TIMEOUT)
+    mode, reason = precision.choose(arguments.mixed_precision, state.device)
+    # A trial may come out differently on another process; the main one's counts.
+    mode, reason = broadcast_object_list([mode, reason])
+    folder = arguments.output_dir or "."
+    try:
+        accelerator = Accelerator(
+            cpu=arguments.cpu,
+            mixed_precision=mode,
+            log_with=tracker_names(arguments),
+            project_config=ProjectConfiguration(project_dir=folder, logging_dir=f"{folder}/logs"),
+            kwargs_handlers=[group, DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--mixed_precision {mode}: {error}") from None
+    accelerator.gradient_accumulation_steps = 1
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = arguments.per_device_train_batch_size
+        config["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
+        config["gradient_clipping"] = arguments.max_grad_norm
+    if accelerator.is_main_process:
+        logger.info("precision %s: %s", mode, reason)
+    return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process holds the whole model (FSDP, DeepSpeed): accelerate then saves and loads it."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Do `action` on the main process alone; all processes wait, get its result, and raise its UserError."""
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = action()
+        except UserError as error:
+            if accelerator.num_processes == 1:
+                raise
+            outcome[1] = str(error)
+    if accelerator.num_processes > 1:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    result: T = outcome[0]
+    return result
+
+
+def lost_process(accelerator: Accelerator, error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone."""
+    signs = (
+        "closed by peer",
+        "Connection reset",
+        "connection closed",
+        "Broken pipe",
+        "Timed out waiting",
+        "NCCL",
+    )
+    return accelerator.num_processes > 1 and any(sign.lower() in str(error).lower() for sign in signs)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that the run held, in bytes: of the GPU, else of this process (0 where unknown)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

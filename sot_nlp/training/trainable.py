@@ -1,0 +1,77 @@
+"""A model made ready for training: frozen parts, recomputed activations, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sot_nlp.errors import UserError, printable
+from sot_nlp.training.optimization import backbone_layers, depth
+
+
+def prepare(model: Any, arguments: Any, warn: Callable[[str], None]) -> None:
+    """Freeze, compile and set up `model` in place, as the settings say. Raises UserError."""
+    freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
+    if arguments.gradient_checkpointing:
+        try:
+            # transformers renamed it within version 5.
+            new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+            getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"--gradient_checkpointing: {printable(error)}") from None
+    if arguments.torch_compile:
+        problem = compile_problem()
+        if problem is None:
+            model.compile(dynamic=True)
+        else:
+            warn(f"--torch_compile: not compiled, since a trial of it failed here: {problem}")
+
+
+def compile_problem() -> str | None:
+    """Why torch.compile does not work on this machine (no compiler, ...); None where a trial works."""
+    try:
+        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8))
+    except (RuntimeError, OSError, ImportError) as error:
+        lines = str(error).strip().splitlines()
+        return printable(lines[0] if lines else repr(error))
+    return None
+
+
+def freeze(model: nn.Module, *, freeze_backbone: bool, trainable_layers: int | None) -> None:
+    """Stop the gradient of the backbone, or of all of it but the top `trainable_layers` layers.
+
+    Raises UserError where the backbone has fewer layers.
+    """
+    if not freeze_backbone and trainable_layers is None:
+        return
+    stack, layers = backbone_layers(model)
+    keep = 0 if freeze_backbone else int(trainable_layers or 0)
+    if keep > layers:
+        raise UserError(f"--trainable_layers {keep}: the backbone has {layers} layers")
+    for name, parameter in model.named_parameters():
+        # With no layer trained, what stands with the top layer is frozen too.
+        lowest = layers + 1 - keep
+        if depth(name, stack, layers) < lowest:
+            parameter.requires_grad_(False)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put `model` into training mode, and the parts of it that are frozen as a whole into evaluation mode.
+
+    A frozen part yields constant features: no dropout is drawn in what does not learn. Modules without
+    parameters follow the part that they are in.
+    """
+    model.train()
+    _frozen_to_eval(model)
+
+
+def _frozen_to_eval(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _frozen_to_eval(child)

@@ -1,0 +1,190 @@
+"""One update: the shares of its examples forward and backward, clipping, the optimizer's step.
+
+Shapes: G examples an update, W processes. The loss of an update is the sum of its examples' losses over G,
+however they are shared out, so accumulation, many processes and one big batch give the same gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from sot_nlp.training import interruption
+from sot_nlp.training.batching import micro_batches
+from sot_nlp.training.evaluation import to_device
+from sot_nlp.training.training_loss import BatchLoss
+
+# On a GPU the numbers of an update are read this many updates later: the host never waits for the device.
+READ_LATER = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an update gave: its mean loss, the gradient's norm before clipping, and a signal (0: none).
+
+    `applied` is False where loss or gradient were not finite: then nothing of the update took effect.
+    """
+
+    step: int
+    examples: np.ndarray
+    learning_rate: float
+    loss: float
+    grad_norm: float
+    signum: int
+
+    @property
+    def applied(self) -> bool:
+        """Whether the update took effect."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Updater:
+    """Runs updates. `model` and `optimizer` are as `accelerator.prepare` gave them."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: Any,
+        accelerator: Accelerator,
+        *,
+        split: Any,
+        arguments: Any,
+        schedule: Callable[[int], float],
+        loss: BatchLoss,
+        pad_token_id: int,
+        padding_side: str,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.accelerator = accelerator
+        self.split = split
+        self.arguments = arguments
+        self.schedule = schedule
+        self.loss = loss
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.collation = {"pad_token_id": pad_token_id, "padding_side": padding_side}
+        if arguments.torch_compile:
+            # Few lengths, so that few shapes are compiled for.
+            self.collation["pad_to_multiple_of"] = 16
+        self.lengths = np.asarray(split.lengths)
+        self.parameters = list(model.parameters())
+        self.statistics = [
+            b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))
+        ]
+        self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.later = READ_LATER if accelerator.device.type == "cuda" else 0
+        self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
+
+    def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
+        """Do update number `step` (0 for the first) on these examples; returns the outcomes now known."""
+        rank, arguments = self.accelerator.process_index, self.arguments
+        draw_anew(arguments.seed, step, rank, self.accelerator.device)
+        factor = self.schedule(step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        before = [statistic.clone() for statistic in self.statistics]
+        plan = micro_batches(
+            examples,
+            self.lengths,
+            num_processes=self.accelerator.num_processes,
+            micro_batch_size=arguments.per_device_train_batch_size,
+            max_tokens=arguments.max_tokens_per_batch,
+            group_by_length=arguments.group_by_length,
+        )
+        loss = torch.zeros((), device=self.accelerator.device)
+        for number, shares in enumerate(plan, start=1):
+            last = number == len(plan)
+            self.accelerator.sync_gradients = last
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss += self._backward(shares[rank], examples)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, arguments.max_grad_norm)
+        values = self._over_processes(loss, norm)
+        self._step(values, before)
+        known = {"step": step + 1, "examples": examples, "learning_rate": arguments.learning_rate * factor}
+        return self._read(known, values)
+
+    def drain(self) -> list[Outcome]:
+        """The outcomes of all updates so far that were not returned yet."""
+        return [self._outcome() for _ in range(len(self.pending))]
+
+    def _backward(self, share: np.ndarray, examples: np.ndarray) -> torch.Tensor:
+        """Add the gradient of this process's share of the update; returns the share of the update's loss."""
+        accelerator = self.accelerator
+        batch = self.split.collate(share if len(share) else examples[:1], **self.collation)
+        if not len(share):
+            # Nothing left for this process, but the others wait for it in collectives: one example, of which
+            # only one token is real (no word enters BatchNorm's statistics), with a loss that counts nothing.
+            mask = batch["attention_mask"]
+            batch["attention_mask"] = torch.zeros_like(mask).scatter_(1, mask.argmax(1, keepdim=True), 1)
+        loss = self.loss(self.model, to_device(batch, accelerator.device))
+        weight = len(share) / len(examples)
+        # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
+        scale = accelerator.num_processes * (
+            self.arguments.gradient_accumulation_steps if self.deepspeed else 1
+        )
+        accelerator.backward(loss * (weight * scale))
+        return loss.detach() * weight
+
+    def _over_processes(self, loss: torch.Tensor, norm: Any) -> torch.Tensor:
+        """(loss, gradient norm, processes that got a signal, sum of its numbers), equal on all processes."""
+        signum = interruption.received()
+        signals = torch.tensor([float(bool(signum)), float(signum)])
+        local = torch.cat([loss.reshape(1), signals.to(loss.device, non_blocking=True)])
+        if self.accelerator.num_processes > 1:
+            local = self.accelerator.reduce(local, "sum")
+        norm = torch.as_tensor(0.0 if norm is None else norm, dtype=local.dtype, device=local.device)
+        return torch.cat([local[:1], norm.reshape(1), local[1:]])
+
+    def _step(self, values: torch.Tensor, before: list[torch.Tensor]) -> None:
+        """Apply the gradient where loss and norm are finite; else leave everything as it was."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        on_device = self.later and inner.defaults.get("fused") and self.accelerator.scaler is None
+        finite = torch.isfinite(values[:2]).all()
+        if on_device:
+            # Fused kernels take a flag that makes them do nothing: no host needs to know.
+            inner.found_inf = (~finite).float()
+        if on_device or self.accelerator.scaler is not None or self.deepspeed or bool(finite):
+            # (fp16's scaler looks for infinities itself, and halves its scale)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        for statistic, old in zip(self.statistics, before, strict=True):
+            statistic.copy_(torch.where(finite, statistic, old))
+
+    def _read(self, known: dict[str, Any], values: torch.Tensor) -> list[Outcome]:
+        event = None
+        if self.later:
+            values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self.pending.append((known, values, event))
+        return [self._outcome()] if len(self.pending) > self.later else []
+
+    def _outcome(self) -> Outcome:
+        known, values, event = self.pending.popleft()
+        if event is not None:
+            event.synchronize()
+        loss, norm, signalled, numbers = values.tolist()
+        return Outcome(
+            **known, loss=loss, grad_norm=norm, signum=round(numbers / signalled) if signalled else 0
+        )
+
+
+def draw_anew(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Seed all random numbers of an update (dropout) from the run's seed, the update and the process."""
+    state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+    random.seed(state)
+    np.random.seed(state & 0xFFFFFFFF)
+    # Not torch.manual_seed: on a machine without a GPU that queues a call with its stack, every time.
+    torch.default_generator.manual_seed(state)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(state)

@@ -1,0 +1,207 @@
+"""The search: equal trials for every arm, on held-out data, and a study of what it found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from sot_nlp.commands import tune as command
+from sot_nlp.errors import UserError
+from sot_nlp.studies import study_runner, tune
+from sot_nlp.studies.study import finished, read_study
+from sot_nlp.studies.tune import Dimension, Tuner, parse_space
+from tests.fake_runs import small
+
+# A run whose score is best at a learning rate of 3e-5; without a head's rate it fails.
+RUN = """
+import json, math, os, sys, time
+from pathlib import Path
+words = sys.argv[1:]
+folder = Path(words[words.index("--output_dir") + 1])
+settings = dict(word[2:].split("=", 1) for word in words if "=" in word)
+folder.mkdir(parents=True)
+if os.environ.get("FAIL") == settings["head"]:
+    sys.exit("sot-nlp train: error: no space left")
+score = 0.5 - abs(math.log10(float(settings["learning_rate"]) / 3e-5))
+points = [{"epoch": e, "step": e, "matthews_correlation": score * e / 2} for e in (1, 2)]
+with open(folder / "metrics.jsonl", "w") as file:
+    for point in points:
+        file.write(json.dumps(point) + "\\n")
+        file.flush()
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+record = {"format_version": 1, "status": "finished", "main_metric": "matthews_correlation"}
+(folder / "record.json").write_text(json.dumps({**record, "evaluations": points}))
+"""
+real = study_runner.StudyCell.command
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    def fake(cell, run):
+        flags = [word for word in real(cell, run) if word.startswith("--")]
+        return [sys.executable, "-c", RUN, *flags, str(run)]
+
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    monkeypatch.setattr(study_runner.StudyCell, "command", fake)
+    monkeypatch.setattr(tune, "POLL_SECONDS", 0.02)
+
+
+def tuner(folder, trials=4, **options):
+    options = {
+        "space": parse_space(["learning_rate=1e-6:1e-3:log"]),
+        "storage": None,
+        "slots": [{}] * 2,
+    } | options
+    return Tuner(small(seeds=1), folder, trials=trials, **options)
+
+
+def numbers(search):
+    return {arm: len(each.trials) for arm, each in search.searches.items()}
+
+
+def test_every_arm_gets_the_same_trials_and_a_second_start_adds_none(tmp_path):
+    search = tuner(tmp_path)
+    search.run()
+    assert numbers(search) == {"stock": 4, "text": 4}
+    best = search.best()
+    for arm, each in search.searches.items():
+        assert best[arm][0] == max(trial.value for trial in each.trials)
+    again = tuner(tmp_path)
+    again.run()
+    assert numbers(again) == {"stock": 4, "text": 4}
+    more = tuner(tmp_path, trials=5)
+    more.run()
+    assert numbers(more) == {"stock": 5, "text": 5}
+
+
+def test_the_best_settings_become_a_study(tmp_path):
+    space = parse_space(["learning_rate=1e-6:1e-3:log", "head.dropout=0.1,0.5", "num_train_epochs=2,4"])
+    search = tuner(tmp_path, trials=2, space=space)
+    search.run()
+    study = finished(read_study(search.write({"cola": "cola"})))
+    assert study.tasks == {"cola": "cola"}
+    assert study.seeds == tuple(range(100, 110))
+    assert study.allow_unequal_budget
+    assert set(study.heads["stock"]) == {"head", "learning_rate", "num_train_epochs"}
+    assert study.heads["text"]["head.dropout"] in (0.1, 0.5)
+    assert study.heads["text"]["learning_rate"] == pytest.approx(search.best()["text"][1]["learning_rate"])
+    assert len(study.cells()) == 20
+
+
+def test_failed_trials_are_made_again_but_not_without_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIL", "text")
+    search = tuner(tmp_path, trials=2)
+    search.run()
+    assert numbers(search) == {"stock": 2, "text": 2}
+    assert search.best().keys() == {"stock"}
+    assert search.failures == [f"text, trial {i}: no space left" for i in range(2)]
+    monkeypatch.delenv("FAIL")
+
+
+def test_a_hopeless_trial_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAUSE", "20")
+    search = tuner(tmp_path, trials=1, slots=[{}])
+    monkeypatch.setattr(search.optuna.Trial, "should_prune", lambda self: True)
+    search.run()
+    states = {str(trial.state.name) for each in search.searches.values() for trial in each.trials}
+    assert states == {"PRUNED"}
+    assert search.searches["stock"].trials[0].intermediate_values.keys() == {1}
+
+
+def test_trials_of_a_killed_program_are_given_up(tmp_path):
+    search = tuner(tmp_path, trials=1)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    trial = search.searches["stock"].ask()
+    trial.set_user_attr("owner", [tune.socket.gethostname(), dead.pid])
+    search.run()
+    assert [each.state.name for each in search.searches["stock"].trials] == ["FAIL"]
+    more = tuner(tmp_path, trials=2)
+    more.run()
+    assert sum(each.state.name == "COMPLETE" for each in more.searches["stock"].trials) == 2
+
+
+def test_a_bad_storage_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--storage nonsense"):
+        tuner(tmp_path, storage="nonsense://x")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("learning_rate=1e-5:1e-4:log", Dimension(name="learning_rate", low=1e-5, high=1e-4, log=True)),
+        ("head.width_x=16:96", Dimension(name="head.width_x", low=16, high=96)),
+        ("num_train_epochs=3,5", Dimension(name="num_train_epochs", values=(3.0, 5.0))),
+        ("head.map_norm=none,layer_norm", Dimension(name="head.map_norm", values=("none", "layer_norm"))),
+    ],
+)
+def test_spaces(word, expected):
+    assert parse_space([word]) == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("learning_rate", "give NAME=LOW:HIGH"),
+        ("learning_rat=1:2", "did you mean learning_rate"),
+        ("seed=1,2", "not a setting that can be searched"),
+        ("learning_rate=2:1", "below the high one"),
+        ("learning_rate=0:1:log", "above 0"),
+        ("learning_rate=1:2:exp", "only `log`"),
+        ("learning_rate=a:b", "'a' is not a number"),
+        ("num_train_epochs=3,x", "'x' is not a finite number"),
+    ],
+)
+def test_bad_spaces(word, message):
+    with pytest.raises(UserError, match=message):
+        parse_space([word])
+
+
+def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
+    words = [
+        "--task",
+        "cola",
+        "--model_name_or_path",
+        "google-bert/bert-base-cased",
+        "--trials",
+        "1",
+        "--cpu",
+    ]
+    words += [
+        "--cpu",
+        "--output_dir",
+        str(tmp_path),
+        "--jobs",
+        "1",
+        "--search",
+        "learning_rate=1e-5:1e-4:log",
+    ]
+    assert command.run(words, "sot-nlp tune") == 0
+    printed = capsys.readouterr().out
+    assert "stock: " in printed
+    assert "sot-nlp compare" in printed
+    assert (tmp_path / "tasks" / "cola_held_out.yaml").exists()
+    assert read_study(tmp_path / "tuned.yaml").tasks == {"cola": "cola"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "cola"], "--model_name_or_path: none is given"),
+        (["--task", "cola", "--model_name_or_path", "x", "--learning_rate", "1"], "both fixed and searched"),
+        (["--task", "cola", "--model_name_or_path", "x", "--seed", "1"], "set by the search"),
+        (["--model_name_or_path", "x"], "--task"),
+        (["--task", "cola", "--trials", "0"], "--trials 0"),
+    ],
+)
+def test_bad_flags(words, message):
+    with pytest.raises(UserError, match=message):
+        command.run(words, "sot-nlp tune")
+
+
+def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"sot-nlp\[tune\]"):
+        tuner(tmp_path)
