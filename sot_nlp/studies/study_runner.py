@@ -287,7 +287,7 @@ def start_run(command: Sequence[str], slot: Mapping[str, str], log: Path) -> Pro
 
 def environment(slot: Mapping[str, str]) -> dict[str, str]:
     """What a run's environment has beside its machine's: its slot, and where this package is."""
-    package = str(Path(__file__).resolve().parent.parent)
+    package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**slot, "PYTHONPATH": os.pathsep.join(paths)}
 

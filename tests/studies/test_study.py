@@ -265,7 +265,7 @@ def test_a_study_from_flags_alone_needs_its_parts():
         compare.run(["--models", "x/y"], "sot-nlp compare")
 
 
-SHIPPED = Path(__file__).parent.parent / "studies"
+SHIPPED = Path(__file__).parents[2] / "studies"
 
 
 @pytest.mark.parametrize("path", sorted({*SHIPPED.glob("*.yaml")} - {SHIPPED / "probe.yaml"}))
@@ -364,7 +364,7 @@ except study_runner.Stopped as stop:
 def started(folder, quick, **environment):
     """A study in a process of its own, at work."""
     before = len(quick())
-    program = PROGRAM.format(path=[str(Path(__file__).parent.parent)], folder=str(folder))
+    program = PROGRAM.format(path=[str(Path(__file__).parents[2])], folder=str(folder))
     process = subprocess.Popen(
         [sys.executable, "-c", program], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
     )
