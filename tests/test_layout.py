@@ -33,6 +33,41 @@ def imports(path: Path, *, anywhere: bool) -> set[str]:
     return {name for name in found if name in FILES and name != module_name(path)}
 
 
+# Each may import what stands above it, and its own files.
+FLOW = (
+    {"errors", "files", "yaml_file", "metrics", "metric_modules", "labels", "task_spec", "records"},
+    {"arguments", "flag_parser", "command_line", "grammar", "modeling"},
+    {"data"},
+    {"training"},
+    {
+        "scoring",
+        "collapse",
+        "run_folder",
+        "lora",
+        "preparation",
+        "saved_model",
+        "model_card",
+        "training_plot",
+    },
+    {"hub", "submission", "prediction", "runner", "evaluate_saved", "export"},
+    {"explanation", "studies", "demo_page", "tiny_bert", "demo"},
+    {"commands"},
+    {"cli"},
+)
+PLACE = {name: place for place, names in enumerate(FLOW) for name in names}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.count(".") and "registration" not in name])
+def test_data_flows_one_way(name):
+    own = name.split(".")[1]
+    assert own in PLACE, f"{own} has no place in FLOW"
+    for imported in imports(FILES[name], anywhere=True) - {"sot_nlp"}:
+        there = imported.split(".")[1]
+        if there == "__init__" or there == own:
+            continue
+        assert PLACE[there] <= PLACE[own], f"{name} imports {imported}, which stands below it"
+
+
 def test_no_file_imports_itself_in_a_circle():
     edges = {name: imports(path, anywhere=False) - {"sot_nlp"} for name, path in FILES.items()}
     done: set[str] = set()
