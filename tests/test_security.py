@@ -30,7 +30,7 @@ from sot_nlp.preparation import load_saved
 from sot_nlp.saved_model import open_model
 from sot_nlp.submission import write_submission
 from sot_nlp.task_spec import load_task
-from sot_nlp.training import checkpoints
+from sot_nlp.training import checkpoints, state_files
 from tests.saved_runs import save_run
 
 
@@ -197,8 +197,8 @@ def test_a_checkpoint_with_a_true_manifest(name: str, marker: Path, tmp_path: Pa
     target = tmp_path / "step-00000001"
 
     def fill(folder: Path) -> None:
-        checkpoints.save_model(folder / "model.safetensors", model)
-        checkpoints.save_optimizer(folder / "optimizer.safetensors", optimizer, names)
+        state_files.save_model(folder / "model.safetensors", model)
+        state_files.save_optimizer(folder / "optimizer.safetensors", optimizer, names)
         checkpoints.Progress().write(folder)
         torch.save({"weight": Payload(marker)}, folder / name)
         (folder / "rng_state.pkl").write_bytes(pickle.dumps(Payload(marker)))
@@ -207,8 +207,8 @@ def test_a_checkpoint_with_a_true_manifest(name: str, marker: Path, tmp_path: Pa
     checkpoints.open_checkpoint(target)
 
     def load() -> None:
-        checkpoints.load_model(target / "model.safetensors", model)
-        checkpoints.load_optimizer(target / "optimizer.safetensors", optimizer, names)
+        state_files.load_model(target / "model.safetensors", model)
+        state_files.load_optimizer(target / "optimizer.safetensors", optimizer, names)
 
     with pytest.raises(checkpoints.CheckpointError, match=name):
         load()

@@ -184,7 +184,7 @@ def test_held_out_tasks_leave_the_validation_data_alone(file, tmp_path):
     assert mine.labels == ("no", "yes")
     cells = study.cells()
     study.write_plan(tmp_path / "s", cells, "x")
-    assert "held out" in collecting.read_results(tmp_path / "s").marks[0]
+    assert "held-out" in collecting.read_results(tmp_path / "s").marks[0]
     # The same task from another folder is the same cell.
     again = finished(read_study(file)).with_held_out_tasks(tmp_path / "elsewhere")
     assert [cell.folder for cell in again.cells()] == [cell.folder for cell in cells]
