@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType
 
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
+from sot_nlp.training.dropout import QuickDropout
 from sot_nlp.training.evaluation import to_device
 from sot_nlp.training.training_loss import BatchLoss
 
@@ -83,6 +84,10 @@ class Updater:
         ]
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.later = READ_LATER if accelerator.device.type == "cuda" else 0
+        # Not where the backward pass computes activations again: torch leaves the mode for all of it.
+        quick = not (arguments.torch_compile or arguments.gradient_checkpointing)
+        quick = quick and accelerator.device.type == "cpu"
+        self.dropout: Callable[[], Any] = QuickDropout if quick else contextlib.nullcontext
         self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
 
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
@@ -126,7 +131,8 @@ class Updater:
             # only one token is real (no word enters BatchNorm's statistics), with a loss that counts nothing.
             mask = batch["attention_mask"]
             batch["attention_mask"] = torch.zeros_like(mask).scatter_(1, mask.argmax(1, keepdim=True), 1)
-        loss = self.loss(self.model, to_device(batch, accelerator.device))
+        with self.dropout():
+            loss = self.loss(self.model, to_device(batch, accelerator.device))
         weight = len(share) / len(examples)
         # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
         scale = accelerator.num_processes * (

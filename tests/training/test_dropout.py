@@ -1,0 +1,137 @@
+"""Quick dropout: what share it drops, what it expects, and that attention with it is attention."""
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import BertConfig, BertModel
+
+from sot_nlp.training.dropout import QuickDropout, attention, dropout, keep_factors
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_share_dropped_is_p_and_the_factor_undoes_it(p, dtype):
+    factors = keep_factors(torch.empty(401, 499, dtype=dtype), p)
+    assert factors.dtype == dtype
+    assert factors.shape == (401, 499)
+    dropped = (factors == 0).double().mean().item()
+    # five standard errors of a share of 200,000
+    assert abs(dropped - p) < 5 * (p * (1 - p) / factors.numel()) ** 0.5
+    kept = factors[factors != 0]
+    assert kept.unique().numel() == 1
+    assert kept[0].item() == pytest.approx(1 / (1 - p), rel=4e-3 if dtype == torch.bfloat16 else 1e-4)
+
+
+def test_every_position_of_a_64_bit_number_decides_alike():
+    factors = keep_factors(torch.empty(100_000, 4), 0.25)
+    shares = (factors == 0).double().mean(0)
+    assert (shares - 0.25).abs().max() < 5 * (0.25 * 0.75 / 100_000) ** 0.5
+    # and independently: neighbours are dropped together in p^2 of cases
+    together = ((factors[:, 0] == 0) & (factors[:, 1] == 0)).double().mean()
+    assert abs(together - 0.0625) < 0.004
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (5, 7)])
+def test_any_shape(shape):
+    assert dropout(torch.ones(shape), 0.5).shape == shape
+
+
+def test_nothing_is_drawn_where_nothing_is_dropped():
+    x = torch.ones(4)
+    state = torch.get_rng_state()
+    assert dropout(x, 0.5, training=False) is x
+    assert dropout(x, 0.0) is x
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(dropout(x, 1.0), torch.zeros(4))
+
+
+def test_in_place_and_gradient():
+    x = torch.arange(1.0, 1001.0)
+    y = x.clone()
+    assert dropout(y, 0.5, inplace=True) is y
+    leaf = x.clone().requires_grad_()
+    out = dropout(leaf, 0.5)
+    out.sum().backward()
+    assert torch.equal(leaf.grad, out.detach() / x)
+
+
+def _masks():
+    some = torch.rand(2, 1, 5, 6) > 0.3
+    some[..., 0] = True
+    return {"none": None, "bool": some, "additive": torch.randn(2, 1, 5, 6)}
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "additive"])
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_attention_without_dropout_is_torchs(mask, scale):
+    query, key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 8)
+    given = _masks()[mask]
+    expected = functional.scaled_dot_product_attention(query, key, value, given, scale=scale)
+    torch.testing.assert_close(attention(query, key, value, given, scale=scale), expected)
+
+
+def test_causal_attention_is_torchs():
+    query, key, value = torch.randn(3, 2, 3, 6, 4)
+    expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(attention(query, key, value, is_causal=True), expected)
+
+
+def test_a_row_that_may_attend_to_nothing_is_finite():
+    query, key, value = torch.randn(3, 1, 1, 2, 4)
+    mask = torch.tensor([[True, True], [False, False]])
+    assert attention(query, key, value, mask, dropout_p=0.5).isfinite().all()
+
+
+def test_attention_with_dropout_has_attention_as_its_mean():
+    query, key, value = torch.randn(3, 1, 1, 6, 4)
+    exact = attention(query, key, value)
+    draws = torch.cat([attention(query, key, value, dropout_p=0.3) for _ in range(4000)])
+    error = draws.std(0) / 4000**0.5
+    assert ((draws.mean(0) - exact[0]).abs() < 5 * error).all()
+
+
+def test_within_it_a_model_draws_from_it_and_outside_not():
+    config = BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    model = BertModel(config).train()
+    ids = torch.randint(30, (2, 7))
+
+    def output(seed, mode):
+        torch.manual_seed(seed)
+        if mode:
+            with QuickDropout():
+                return model(ids).last_hidden_state
+        return model(ids).last_hidden_state
+
+    assert torch.equal(output(1, True), output(1, True))
+    assert not torch.equal(output(1, True), output(2, True))
+    assert not torch.equal(output(1, True), output(1, False))
+    assert torch.equal(output(1, False), output(1, False))
+    model.eval()
+    torch.testing.assert_close(output(1, True), output(1, False))
+
+
+@pytest.mark.parametrize("probability", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_both_dropouts_of_a_model_go_through_it(probability, monkeypatch):
+    from sot_nlp.training import dropout as module
+
+    calls = []
+    monkeypatch.setattr(module, "keep_factors", lambda like, p: calls.append(p) or torch.ones_like(like))
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, probability: 0.25},
+    )
+    with QuickDropout():
+        BertModel(config).train()(torch.randint(30, (2, 7)))
+    # embeddings, the attention's output and the layer's output; or the attention's weights
+    assert calls == [0.25] * (3 if probability == "hidden_dropout_prob" else 1)
