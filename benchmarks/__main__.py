@@ -1,7 +1,11 @@
-"""`python -m benchmarks NAME [options]`: run one benchmark and print its result as JSON."""
+"""`python -m benchmarks NAME [options]`: run one benchmark, print its table and its result as JSON.
+
+`--output FILE` writes the JSON there instead of printing it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -14,7 +18,17 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m benchmarks {{{','.join(names)}}} [options]", file=sys.stderr)
         return 2
     module = importlib.import_module(f"{__package__}.{arguments[0]}")
-    print(json.dumps(module.measure(arguments[1:]), indent=2))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output", type=Path)
+    own, rest = parser.parse_known_args(arguments[1:])
+    result = module.measure(rest)
+    text = json.dumps(result, indent=2)
+    if hasattr(module, "table"):
+        print(module.table(result))
+    if own.output is None:
+        print(text)
+    else:
+        own.output.write_text(text + "\n")
     return 0
 
 

@@ -301,7 +301,7 @@ def read_study(path: Path) -> Study:
     seeds = top.texts("seeds")
     if seeds:
         try:
-            values["seeds"] = parse_seeds(seeds)
+            values["seeds"] = parse_seeds(seeds, listed=isinstance(top.values["seeds"], yaml.SequenceNode))
         except UserError as error:
             top.problem(str(error), key="seeds")
     values["published"], values["published_source"] = _published(top)
@@ -369,8 +369,11 @@ def _published(top: YamlMapping) -> tuple[dict[str, dict[str, dict[str, float]]]
     return found, child.text("source", required=True) or ""
 
 
-def parse_seeds(words: Sequence[str]) -> tuple[int, ...]:
-    """`10` -> 0 to 9; `100-109` -> those; several numbers -> those. UserError otherwise."""
+def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...]:
+    """`10` -> 0 to 9; `100-109` -> those; several numbers -> those. UserError otherwise.
+
+    Of a YAML's list (`listed`) a single number is a seed, too: `[10]` -> 10.
+    """
     words = [str(word) for word in words]
     if len(words) == 1 and (span := re.fullmatch(r"(\d+)-(\d+)", words[0])):
         first, last = int(span[1]), int(span[2])
@@ -382,7 +385,7 @@ def parse_seeds(words: Sequence[str]) -> tuple[int, ...]:
             f"seeds {printable(' '.join(words))}: give how many (10), a span (100-109), or several numbers"
         )
     numbers = [int(word) for word in words]
-    if len(numbers) == 1:
+    if len(numbers) == 1 and not listed:
         if not 1 <= numbers[0] <= 10_000:
             raise UserError(f"seeds {numbers[0]}: from 1 to 10000")
         return tuple(range(numbers[0]))

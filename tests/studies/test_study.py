@@ -203,6 +203,12 @@ def test_bad_seeds(words):
         parse_seeds(words)
 
 
+@pytest.mark.parametrize(("written", "seeds"), [("3", (0, 1, 2)), ("[3]", (3,)), ("[3, 1]", (3, 1))])
+def test_a_list_in_a_file_names_its_seeds(file, written, seeds):
+    file.write_text(STUDY.replace("seeds: 2", f"seeds: {written}"))
+    assert read_study(file).seeds == seeds
+
+
 def test_names_for_tables():
     assert parse_names(["google-bert/bert-base-cased", "mini=/x/y"]) == {
         "bert-base-cased": "google-bert/bert-base-cased",

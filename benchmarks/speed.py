@@ -1,0 +1,301 @@
+"""sot-nlp against `transformers.Trainer` and `pipeline`: training, evaluation, prediction, memory, start.
+
+Both sides have the same model, examples, batch size and number of updates, each in a process of its own that
+is built and warmed up first; then they are timed in turn, and the ratios are those of the medians. Trainer
+has the stock head; sot-nlp has its default, the SoT head, where nothing else is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._speed_sides import Side
+
+ROOT = Path(__file__).parents[1]
+POLL_SECONDS = 0.01
+START_LIMIT = 300  # seconds that a command may take to its first update
+# side -> (kind of work, settings); BF16 stands for whether sot-nlp computes in bf16 on this device.
+BF16 = object()
+TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
+    "sot-nlp": ("our training", {}),
+    "sot-nlp, stock head": ("our training", {"head": "stock"}),
+    "Trainer": ("Trainer", {"bf16": False, "grouped": False}),
+    "Trainer, same precision": ("Trainer", {"bf16": BF16, "grouped": False}),
+    "Trainer, same precision, grouped": ("Trainer", {"bf16": BF16, "grouped": True}),
+}
+INFERENCE: dict[str, tuple[str, dict[str, Any]]] = {
+    "sot-nlp, evaluation": ("our evaluation", {}),
+    "Trainer.predict": ("Trainer.predict", {"bf16": False}),
+    "Trainer.predict, same precision": ("Trainer.predict", {"bf16": BF16}),
+    "sot-nlp predict": ("our prediction", {}),
+    "pipeline": ("pipeline", {}),
+}
+# (what, side, over which side, at least)
+RATIOS = (
+    ("training: defaults over Trainer's defaults", "sot-nlp", "Trainer", 4.0),
+    ("training: over Trainer in random order, same precision", "sot-nlp", "Trainer, same precision", 1.9),
+    (
+        "training: over Trainer, same precision and grouping",
+        "sot-nlp",
+        "Trainer, same precision, grouped",
+        1.1,
+    ),
+    ("training: SoT head over stock head", "sot-nlp", "sot-nlp, stock head", 0.98),
+    ("evaluation: over Trainer.predict", "sot-nlp, evaluation", "Trainer.predict", 1.5),
+    (
+        "evaluation: over Trainer.predict, same precision",
+        "sot-nlp, evaluation",
+        "Trainer.predict, same precision",
+        1.5,
+    ),
+    ("prediction: over pipeline", "sot-nlp predict", "pipeline", 1.5),
+)
+
+
+def measure(arguments: list[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=__doc__)
+    parser.add_argument("--model_name_or_path", required=True, help="the backbone that both sides train")
+    parser.add_argument("--data_dir", required=True, help="folder with GLUE's own files")
+    parser.add_argument("--tasks", nargs="+", default=["cola", "rte"], choices=("cola", "rte"))
+    parser.add_argument("--rounds", type=int, default=5, help="times that each is timed in turn (5)")
+    parser.add_argument("--updates", type=int, default=30, help="updates of 32 examples that are timed (30)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side (1)")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    shared = {
+        "data_dir": str(Path(options.data_dir).resolve()),
+        "model": str(Path(options.model_name_or_path).resolve()),
+    }
+    about = machine(options)
+    bf16 = about["precision"] == "bf16"
+    rows: list[dict[str, Any]] = []
+    speeds: dict[str, Any] = {}
+    for task in options.tasks:
+        work = {**shared, "task": task, "threads": options.threads, "examples": 32 * options.updates}
+        found = {
+            **timed_in_turn(TRAINING, work, options.rounds, bf16=bf16),
+            **timed_in_turn(INFERENCE, work, options.rounds, bf16=bf16),
+        }
+        speeds[task] = found
+        rows += [ratio(task, found, *each) for each in RATIOS]
+        rows.append(memory(task, found))
+        rows += padding(task, **shared)
+        rows.append(first_update(task, rounds=options.rounds, **shared))
+    rows += [help_seconds(command, options.rounds) for command in HELP]
+    return {"benchmark": "speed", "machine": about, "rows": rows, "runs": speeds}
+
+
+def timed_in_turn(
+    sides: dict[str, tuple[str, dict[str, Any]]], work: dict[str, Any], rounds: int, *, bf16: bool
+) -> dict[str, list[dict[str, float]]]:
+    """Every side's runs, a round of all sides at a time."""
+    started: dict[str, Side] = {}
+    with contextlib.ExitStack() as stack:
+        for name, (kind, settings) in sides.items():
+            print(f"{work['task']}: preparing {name}", file=sys.stderr, flush=True)
+            given = {key: bf16 if value is BF16 else value for key, value in settings.items()}
+            started[name] = Side(kind, work, **given)
+            stack.callback(started[name].close)
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        for number in range(rounds):
+            for name, side in started.items():
+                runs[name].append(side.run())
+            shown = ", ".join(f"{name} {runs[name][-1]['examples_per_second']:.0f}" for name in sides)
+            print(f"{work['task']}: round {number + 1}: {shown} examples/s", file=sys.stderr, flush=True)
+    return runs
+
+
+def speed(runs: list[dict[str, float]]) -> float:
+    return statistics.median(run["examples_per_second"] for run in runs)
+
+
+def ratio(
+    task: str, found: dict[str, list[dict[str, float]]], what: str, ours: str, theirs: str, least: float
+) -> dict[str, Any]:
+    """A row: the ratio of the medians, and the range of the rounds' own ratios."""
+    each = [
+        a["examples_per_second"] / b["examples_per_second"]
+        for a, b in zip(found[ours], found[theirs], strict=True)
+    ]
+    return {
+        "task": task,
+        "what": what,
+        "measured": round(speed(found[ours]) / speed(found[theirs]), 2),
+        "range": [round(min(each), 2), round(max(each), 2)],
+        "required": f"at least {least}",
+        "met": speed(found[ours]) / speed(found[theirs]) >= least,
+        "examples_per_second": [round(speed(found[ours]), 1), round(speed(found[theirs]), 1)],
+    }
+
+
+def memory(task: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Peak resident memory of the whole process, over Trainer's."""
+    ours, theirs = (max(run["peak_mib"] for run in found[side]) for side in ("sot-nlp", "Trainer"))
+    return {
+        "task": task,
+        "what": "peak memory of training: over Trainer's",
+        "measured": round(ours / theirs, 2),
+        "required": "at most 1.0",
+        "met": ours <= theirs,
+        "mib": [round(ours), round(theirs)],
+    }
+
+
+def padding(task: str, data_dir: str, model: str) -> list[dict[str, Any]]:
+    """Padded over real tokens of the whole task: three epochs of batches of 32, evaluation at 64."""
+    from sot_nlp import preparation
+    from sot_nlp.arguments import build_arguments
+    from sot_nlp.data.task_data import load_data
+    from sot_nlp.training.batching import epoch_updates, evaluation_batches, padding_ratio
+
+    settings = {"task": task, "data_dir": data_dir, "model_name_or_path": model}
+    with tempfile.TemporaryDirectory() as cache:
+        arguments = build_arguments([("benchmark", {**settings, "cache_dir": cache})])
+        data = load_data(preparation.task_of(arguments), arguments, preparation.load_tokenizer(arguments))
+        lengths = {name: np.asarray(split.lengths) for name, split in data.splits.items()}
+    updates = [
+        epoch_updates(lengths["train"], seed=0, epoch=epoch, update_size=32, group_by_length=True)
+        for epoch in range(3)
+    ]
+    batches = evaluation_batches(lengths["validation"], num_processes=1, batch_size=64)
+    found = {
+        "training": statistics.mean(padding_ratio(epoch, lengths["train"]) for epoch in updates),
+        "evaluation": padding_ratio([share for [share] in batches], lengths["validation"]),
+    }
+    return [
+        {
+            "task": task,
+            "what": f"padded over real tokens, {name}",
+            "measured": round(value, 3),
+            "required": "at most 1.05",
+            "met": value <= 1.05,
+        }
+        for name, value in found.items()
+    ]
+
+
+def first_update(task: str, data_dir: str, model: str, rounds: int) -> dict[str, Any]:
+    """Seconds from the command to the first update, with nothing cached, over those of Trainer's script."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    given = ["--task", task, "--data_dir", data_dir, "--model_name_or_path", model]
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            out, cache = Path(folder) / "out", Path(folder) / "cache"
+            command = [sys.executable, str(ROOT / "run_glue_sot.py"), *given, "--logging_steps", "1"]
+            command += ["--output_dir", str(out), "--cache_dir", str(cache)]
+            ours.append(seconds_until(out / "metrics.jsonl", command, folder))
+        with tempfile.TemporaryDirectory() as folder:
+            mark = Path(folder) / "mark"
+            command = [sys.executable, str(ROOT / "benchmarks" / "_trainer_script.py"), *given]
+            command += ["--output_dir", str(Path(folder) / "out"), "--mark", str(mark)]
+            theirs.append(seconds_until(mark, command, folder, empty=True))
+    value = statistics.median(ours) / statistics.median(theirs)
+    return {
+        "task": task,
+        "what": "from command to first update: over Trainer's script",
+        "measured": round(value, 2),
+        "required": "at most 1.0",
+        "met": value <= 1.0,
+        "seconds": [round(statistics.median(ours), 1), round(statistics.median(theirs), 1)],
+    }
+
+
+def seconds_until(file: Path, command: Sequence[str], folder: str, *, empty: bool = False) -> float:
+    """How long `command` takes until `file` is there and, unless `empty`, holds something."""
+    environment = {**os.environ, "HF_DATASETS_CACHE": f"{folder}/datasets", "PYTHONPATH": str(ROOT)}
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while not (file.exists() and (empty or file.stat().st_size)):
+                if process.poll() is not None or time.perf_counter() - started > START_LIMIT:
+                    process.kill()
+                    errors = process.stderr.read() if process.stderr is not None else ""
+                    raise RuntimeError(f"no first update from {' '.join(command)}: {errors[-2000:]}")
+                time.sleep(POLL_SECONDS)
+            return time.perf_counter() - started
+        finally:
+            process.kill()
+
+
+HELP = {
+    "run_glue_sot.py --help": ["run_glue_sot.py", "--help"],
+    "sot-nlp --help": ["-m", "sot_nlp.cli", "--help"],
+}
+
+
+def help_seconds(command: str, rounds: int) -> dict[str, Any]:
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *HELP[command]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - started)
+    value = statistics.median(seconds)
+    return {
+        "task": "",
+        "what": f"`{command}`, seconds",
+        "measured": round(value, 2),
+        "required": "under 1.0",
+        "met": value < 1.0,
+    }
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from sot_nlp.training.precision import choose
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
+        "threads": options.threads,
+        "precision": choose("auto", device)[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "rounds": options.rounds,
+        "examples": 32 * options.updates,
+    }
+
+
+def processor() -> str:
+    """The processor's name and the widest vectors and matrices that it has."""
+    import platform
+
+    name, flags = platform.processor() or platform.machine(), set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return " ".join([name, *has])
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as Markdown, measured beside required."""
+    lines = ["| task | what | measured | required | met |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        spread = " ({} to {})".format(*row["range"]) if "range" in row else ""
+        lines.append(
+            f"| {row['task']} | {row['what']} | {row['measured']}{spread} | {row['required']} "
+            f"| {'yes' if row['met'] else 'no'} |"
+        )
+    return "\n".join(lines)
