@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
 
 SUMMARY = (
     "Compare the runs of a study: means, paired differences with intervals and tests, and plots. PATH is a "
-    "study's folder, a folder with runs anywhere below it, or a results.json."
+    "study's folder, a folder with runs anywhere below it, a results.json, or a folder of such files."
 )
 
 
 def run(argv: Sequence[str], prog: str) -> int:
     """Show the comparison and write it."""
     parser = FlagParser(prog=prog, description=SUMMARY)
-    parser.add_argument("path", metavar="PATH", help="a study's folder, a folder of runs, or a results.json")
+    parser.add_argument("path", metavar="PATH", help="a study's folder, a folder of runs, or results.json")
     parser.add_argument("--output_dir", metavar="DIR", help="where the files go (default: PATH's folder)")
     parser.add_argument(
         "--formats",
@@ -39,10 +40,19 @@ def run(argv: Sequence[str], prog: str) -> int:
         if name not in (*report.FORMATS, "json"):
             raise UserError(f"--formats {printable(name)}: {did_you_mean(name, [*report.FORMATS, 'json'])}")
     path = Path(flags.path)
-    results = collecting.read_results(path, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
-    report.show(results)
-    if flags.formats:
-        folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
-        for file in report.write(results, folder, flags.formats):
-            print(f"wrote {printable(file)}")
+    several = results_files(path)
+    for file in several or [path]:
+        results = collecting.read_results(file, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
+        report.show(results)
+        if flags.formats:
+            folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
+            for written in report.write(results, folder / file.stem if several else folder, flags.formats):
+                print(f"wrote {printable(written)}")
     return 0
+
+
+def results_files(path: Path) -> list[Path]:
+    """The results files of a folder that holds such files and no runs: each is reported by itself."""
+    if not path.is_dir() or (path / collecting.STUDY_NAME).exists() or any(path.rglob(records.NAME)):
+        return []
+    return sorted(path.glob("*.json"))

@@ -317,6 +317,20 @@ def test_the_command_writes_its_files(tmp_path, capsys):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "o" / name).read_bytes()
 
 
+def test_a_folder_of_results_files_is_reported_file_by_file(tmp_path, capsys):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("b", "a"):
+        results = collecting.read_results(write_study(tmp_path / name))
+        dataclasses.replace(results, title=f"study {name}").write(kept / f"{name}.json")
+    args = [str(kept), "--output_dir", str(tmp_path / "o"), "--formats", "markdown"]
+    assert report_command.run(args, "sot-nlp report") == 0
+    printed = capsys.readouterr().out
+    assert printed.index("study a") < printed.index("study b")
+    for name in ("a", "b"):
+        assert f"study {name}" in (tmp_path / "o" / name / "report.md").read_text()
+
+
 def test_unknown_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean html"):
         report_command.run([str(tmp_path), "--formats", "htm"], "sot-nlp report")
