@@ -31,7 +31,7 @@ SAVE = ".unfinished-step-"
 
 # Forks of a process that has imported everything: a trial costs seconds, not half a minute.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmarks.faults_child"])
+CONTEXT.set_forkserver_preload(["benchmarks._faults_child"])
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Run:
     """The command at work in a process of its own."""
 
     def __init__(self, folder: Path, words: Sequence[str], environment: dict[str, str] | None = None):
-        from benchmarks.faults_child import child
+        from benchmarks._faults_child import child
 
         self.folder = folder
         self.log = folder.with_name(f"{folder.name}.log")

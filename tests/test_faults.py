@@ -70,7 +70,7 @@ def test_a_signal_is_answered_by_a_checkpoint(
 
 def limited(words: list[str], log: str, size: int) -> None:
     """The command, in a process whose files may not grow beyond `size` bytes (a quota, as it were)."""
-    from benchmarks.faults_child import child
+    from benchmarks._faults_child import child
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -103,7 +103,7 @@ NO_NAMESPACE = 99
 
 def on_a_small_disk(words: list[str], log: str, disk: str) -> None:
     """The command, with a file system of 3 MB at `disk` that only this process sees."""
-    from benchmarks.faults_child import child
+    from benchmarks._faults_child import child
 
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
@@ -190,7 +190,7 @@ def test_a_second_run_in_the_folder_is_refused(case: Case) -> None:
 
 def without_privileges(words: list[str], log: str) -> None:
     """The command; root, too, may then only do what the files' modes say."""
-    from benchmarks.faults_child import child
+    from benchmarks._faults_child import child
 
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # Linux' capabilities, version 3, of this process
     if os.geteuid() == 0 and ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()):
