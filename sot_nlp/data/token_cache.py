@@ -6,6 +6,7 @@ shape and checksum. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -53,7 +54,9 @@ class ArrayWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in self._files.values():
-            file.close()
+            # After a full disk closing fails again; what `finish` put in its place is closed already.
+            with contextlib.suppress(OSError):
+                file.close()
         shutil.rmtree(self._beside, ignore_errors=True)
 
     def append(self, name: str, array: np.ndarray) -> None:

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -89,6 +90,20 @@ def test_rows_of_another_shape_or_type_are_refused(tmp_path):
         writer.append("ids", np.zeros(3, dtype=np.int32))
         with pytest.raises(ValueError, match="ids: rows of <i8"):
             writer.append("ids", np.zeros(3, dtype=np.int64))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses a quota of Linux")
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(UserError, match=r"can't be written \(File too large\).*--cache_dir"):
+            write(tmp_path / "c")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_can_not_be_made_is_the_users_to_change(tmp_path):
