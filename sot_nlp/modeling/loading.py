@@ -187,7 +187,8 @@ class Checkpoint:
         if new:
             self._announce(model, new)
         if info["unexpected_keys"]:
-            logger.info("%s: not used: %s", self.source, ", ".join(sorted(info["unexpected_keys"])))
+            unused = ", ".join(sorted(info["unexpected_keys"]))
+            logger.info("%s: not used: %s", _shown(self.source), _shown(unused))
 
     def _saved_num_labels(self) -> int:
         names = self.saved.get("id2label")
@@ -203,7 +204,7 @@ class Checkpoint:
             what = ", ".join(sorted(new))
             if config.num_labels != self._saved_num_labels():
                 what += f" (for {config.num_labels} labels instead of {self._saved_num_labels()})"
-        logger.warning("%s: new, to be trained: %s", self.source, what)
+        logger.warning("%s: new, to be trained: %s", _shown(self.source), what)
 
     @contextlib.contextmanager
     def clear_errors(self) -> Iterator[None]:
@@ -218,6 +219,11 @@ class Checkpoint:
             raise OSError(
                 f"{self.source}: its weights cannot be read, the file is damaged: {error}"
             ) from error
+
+
+def _shown(text: str) -> str:
+    """`text` with its control and bidi characters escaped: a terminal would obey those of a folder's name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextlib.contextmanager

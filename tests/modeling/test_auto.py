@@ -62,6 +62,13 @@ def test_a_plain_checkpoints_backbone_is_loaded_bit_for_bit(family, kind, backbo
     assert warnings == [f"{folder}: new, to be trained: the SoT head (text, 3 labels)"]
 
 
+def test_a_folders_name_is_shown_without_its_escapes(backbone_folder, tmp_path, caplog):
+    folder = shutil.copytree(backbone_folder("bert"), tmp_path / "a\x1b[31m\u202eb")
+    AutoSoTForSequenceClassification.from_pretrained(folder)
+    assert "a\\x1b[31m\\u202eb: new, to be trained" in caplog.text
+    assert not {"\x1b", "\u202e"} & set("".join(caplog.messages))
+
+
 def test_bert_takes_its_pretrained_pooler_for_the_stock_head(backbone_folder, caplog):
     folder = backbone_folder("bert")
     model = AutoSoTForSequenceClassification.from_pretrained(folder, head="stock")
