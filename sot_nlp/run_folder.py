@@ -16,7 +16,8 @@ from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sync_folder, write_atomic
 
-# What a run makes, and so what `--overwrite_output_dir` may delete: nothing else in the folder is touched.
+# What a run makes, and so what `--overwrite_output_dir` may delete, with the modelling files: nothing else in
+# the folder is touched.
 OWN_NAMES = (
     re.compile(
         r"record\.json|(test_)?predictions\w*\.json|train\.log|metrics\.jsonl|adapter|checkpoints|logs"
@@ -24,9 +25,9 @@ OWN_NAMES = (
     re.compile(r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"),
     re.compile(r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"),
     re.compile(r"vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja"),
-    re.compile(r"(configuration_sot|modeling_sot|head|head_config|tokens|covariance|normalization)\.py"),
     re.compile(r"[A-Za-z-]+\.tsv|README\.md|training\.png"),
 )
+BESIDE = ".model-"
 
 
 def default_folder(task: str, arguments: Arguments) -> Path:
@@ -76,9 +77,16 @@ def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
 
 
 def clear(folder: Path) -> None:
-    """Delete what a run made in `folder`, and nothing else."""
-    for path in folder.iterdir():
-        if any(pattern.fullmatch(path.name) for pattern in OWN_NAMES):
+    """Delete what a run made in `folder`, and nothing else.
+
+    The record comes last: a run that is killed meanwhile leaves a folder that still is a run's.
+    """
+    # transformers, which it takes, is slow to import.
+    from sot_nlp.modeling.remote_code import modeling_files
+
+    code = {file.name for file in modeling_files()}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == records.NAME):
+        if path.name in code or any(pattern.fullmatch(path.name) for pattern in OWN_NAMES):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -87,7 +95,9 @@ def clear(folder: Path) -> None:
 
 def save_model(folder: Path, model: Any, tokenizer: Any, *, remote_code: bool) -> None:
     """Save model and tokenizer into `folder`: beside it first, then renamed file by file, weights last."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as beside:
+    for left_behind in folder.glob(f"{BESIDE}*"):  # by a run that was killed here
+        shutil.rmtree(left_behind, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=BESIDE) as beside:
         model.save_pretrained(beside, save_remote_code=remote_code)
         tokenizer.save_pretrained(beside)
         files = sorted(Path(beside).rglob("*"), key=lambda path: path.suffix == ".safetensors")

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from sot_nlp import records, run_folder
 from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError
+from sot_nlp.modeling.remote_code import modeling_files
 
 
 def record(status):
@@ -27,6 +29,44 @@ def test_a_finished_run_is_refused_and_replaced_only_when_told(tmp_path):
     assert (tmp_path / "model.safetensors").exists()
     assert run_folder.claim(tmp_path, Arguments(overwrite_output_dir=True)) is None
     assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
+
+
+def test_all_that_a_run_leaves_can_be_replaced(tmp_path):
+    records.write(tmp_path, record(records.FINISHED))
+    for file in modeling_files():
+        (tmp_path / file.name).write_text("code")
+    (tmp_path / "lora.py").write_text("mine")
+    run_folder.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lora.py"]
+
+
+def test_a_replacement_that_is_killed_leaves_a_runs_folder(tmp_path, monkeypatch):
+    records.write(tmp_path, record(records.FINISHED))
+    for name in ("metrics.jsonl", "train.log", "zzz.tsv"):
+        (tmp_path / name).write_text("text")
+    real = Path.unlink
+
+    def unlink(path):
+        real(path)
+        if len(list(tmp_path.iterdir())) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [records.NAME]
+
+
+def test_what_a_killed_run_left_beside_its_model_goes(tmp_path):
+    (tmp_path / ".model-killed").mkdir()
+    (tmp_path / ".model-killed" / "model.safetensors").write_bytes(b"half")
+
+    class Part:
+        def save_pretrained(self, folder, **settings):
+            (Path(folder) / "config.json").write_text("{}")
+
+    run_folder.save_model(tmp_path, Part(), Part(), remote_code=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize("status", [records.RUNNING, records.INTERRUPTED, records.FAILED])
