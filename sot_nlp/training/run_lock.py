@@ -28,14 +28,14 @@ def run_lock(run_folder: Path) -> Iterator[None]:
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
         path = run_folder.resolve() / NAME
-        if path in _held or fcntl is None:
-            yield
-            return
-        file = path.open("a+", encoding="utf-8")
+        file = None if path in _held or fcntl is None else path.open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"--output_dir {printable(run_folder)}: cannot be written: {error.strerror}"
         ) from None
+    if file is None:
+        yield
+        return
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
