@@ -149,7 +149,9 @@ class Arguments:
     output_dir: str | None = setting(
         None, "folder of this run; runs/<task>-<model>-<head>-seed<seed> when not given", OUTPUT
     )
-    overwrite_output_dir: bool = setting(False, "replace the finished run in the output folder", OUTPUT)
+    overwrite_output_dir: bool = setting(
+        False, "start anew: replace the run in the output folder, finished or not", OUTPUT
+    )
     per_device_eval_batch_size: int = setting(64, "examples a device and step in evaluation", OUTPUT)
     do_predict: bool = setting(False, "predict the test split too", OUTPUT)
     checkpointing_steps: str | None = setting(

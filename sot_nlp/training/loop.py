@@ -139,10 +139,17 @@ def train(
         except RuntimeError as error:
             if lost_process(accelerator, error):
                 raise LostProcessError(
-                    "another process of this run has ended; the same command goes on from the last "
-                    f"checkpoint ({printable(error)})"
+                    f"another process of this run has ended; {_same_command(arguments)} goes on from the "
+                    f"last checkpoint ({printable(error)})"
                 ) from error
             raise
+
+
+def _same_command(arguments: Any) -> str:
+    """What goes on with this run, in the words of a message."""
+    if arguments.overwrite_output_dir:
+        return "the same command without --overwrite_output_dir"
+    return "the same command"
 
 
 class _Loop:
@@ -344,7 +351,7 @@ class _Loop:
         where = printable(checkpoints.step_folder(self.keeper.folder, step))
         message = (
             f"{Signals(signum).name}: stopped after update {step} of {self.total}; checkpoint "
-            f"{where} is written, and the same command goes on from it"
+            f"{where} is written, and {_same_command(self.arguments)} goes on from it"
         )
         self.log.line(message)
         raise Interrupted(signum, message)
