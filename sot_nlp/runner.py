@@ -15,6 +15,7 @@ from sot_nlp.arguments import Arguments
 from sot_nlp.collapse import collapse_warnings
 from sot_nlp.data.data_report import describe
 from sot_nlp.errors import UserError, printable
+from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.training.interruption import Interrupted
 from sot_nlp.training.run_lock import run_lock
 
@@ -59,6 +60,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if main_process:
             stack.enter_context(run_lock(folder))
+            stack.enter_context(full_disk_told(folder))
         unfinished = run_folder.claim(folder, arguments) if main_process else None
         from accelerate.utils import broadcast_object_list, set_seed
         from transformers.utils import logging
@@ -225,13 +227,30 @@ def recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        save(records.INTERRUPTED)
+        with contextlib.suppress(OSError):  # what ended the run is told, not that its record could not say so
+            save(records.INTERRUPTED)
         raise
     except UserError as error:
         record["failure"] = str(error)
-        save(records.FAILED)
+        with contextlib.suppress(OSError):
+            save(records.FAILED)
         raise
     save(records.FINISHED)
+
+
+@contextlib.contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Make a UserError of whatever fails inside because `folder`'s disk or quota takes no more."""
+    try:
+        yield
+    except Exception as error:
+        number = system_error(error)
+        if number is None or number not in NO_ROOM:
+            raise
+        raise UserError(
+            f"--output_dir {printable(folder)}: {os.strerror(number)}; "
+            "make room, and the same command goes on"
+        ) from None
 
 
 def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:

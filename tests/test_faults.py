@@ -68,6 +68,15 @@ def test_a_signal_is_answered_by_a_checkpoint(
     assert left_by(run.folder) == reference
 
 
+def test_what_would_throw_the_checkpoint_away_is_not_said_to_go_on(case: Case) -> None:
+    run = case.start("overwriting", "--overwrite_output_dir")
+    run.wait_for(2)
+    run.send(signal.SIGTERM)
+
+    assert run.wait() == 128 + signal.SIGTERM
+    assert run.output().endswith("the same command without --overwrite_output_dir goes on from it\n")
+
+
 def limited(words: list[str], log: str, size: int) -> None:
     """The command, in a process whose files may not grow beyond `size` bytes (a quota, as it were)."""
     from benchmarks._faults_child import child
@@ -96,6 +105,26 @@ def test_a_quota_at_a_save(case: Case) -> None:
     assert f"the checkpoint before it is whole: {folder / 'checkpoints' / whole[-1]}" in run.output()
     assert whole_checkpoints(folder) == whole
     assert not list((folder / "checkpoints").glob(".unfinished*"))
+
+
+@pytest.mark.parametrize(("what", "size"), [("record.json", 2_000), ("model.safetensors", 60_000)])
+def test_a_quota_outside_a_save(what: str, size: int, case: Case, reference: dict[str, Any]) -> None:
+    folder = case.folder / f"quota-{size}"
+    log = case.folder / f"quota-{size}.log"
+    words = [*case.words, "--output_dir", str(folder), "--num_train_epochs", "1"]
+    words += ["--checkpointing_steps", "none"]
+    process = CONTEXT.Process(target=limited, args=(words, str(log), size))
+    process.start()
+    process.join()
+
+    output = log.read_text()
+    assert process.exitcode == 2, output
+    assert f"error: --output_dir {folder}: File too large; make room" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert not (folder / what).exists()
+    second = Run(folder, words)
+    assert second.wait() == 0, second.output()
+    assert (folder / what).stat().st_size > size
 
 
 NO_NAMESPACE = 99

@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import sha256, sync_folder, write_json
+from sot_nlp.files import sha256, sync_folder, system_error, write_json
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
@@ -148,9 +148,8 @@ def save_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _not_written(target: Path, error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-    if found := re.search(r"I/O error: (.+?) \(os error", reason):  # safetensors' words around the system's
-        reason = found[1]
+    number = system_error(error)
+    reason = printable(error) if number is None else os.strerror(number)
     older = [path for path in step_folders(target.parent) if path != target] if target.parent.is_dir() else []
     kept = (
         f"the checkpoint before it is whole: {printable(older[-1])}" if older else "there is none before it"
