@@ -69,7 +69,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from sot_nlp.training import loop
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
-        accelerator = loop.create_accelerator(arguments)
+        accelerator = loop.create_accelerator(arguments, folder)
         if unfinished is not None and arguments.resume_from_checkpoint is None:
             arguments.resume_from_checkpoint = "latest"
         [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])

@@ -246,6 +246,17 @@ def test_mistakes_are_one_line_and_exit_code_2(flags, parts, capsys, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_trackers_write_into_the_runs_folder(glue, backbone_folder, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    words = command(glue, backbone_folder("bert"), "OUT", "--with_tracking", "--report_to", "tensorboard")
+    at = words.index("--output_dir")
+    assert main(words[:at] + words[at + 2 :]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+
+
 def test_the_data_folder_and_the_models_limit_are_checked(glue, backbone_folder, tmp_path, capsys):
     bert = backbone_folder("bert")
     assert main(command(tmp_path / "none", bert, tmp_path / "a")) == 2

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -36,12 +37,14 @@ logger = logging.getLogger(__name__)
 TIMEOUT = timedelta(minutes=15)
 
 
-def create_accelerator(arguments: Any) -> Accelerator:
+def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator:
     """The accelerator of a run: precision, trackers, and what the launcher said about devices.
+
+    Trackers that write files do so in `run_folder`'s `logs`.
 
     Gradient accumulation is the loop's own business (the shares of an update differ in size), so accelerate
     is told of one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError for a
-    precision that the device lacks.
+    precision that the device lacks, and for trackers that are not there.
     """
     # A process may hold several runs, one after the other, of different precision.
     AcceleratorState._reset_state()
@@ -51,13 +54,15 @@ def create_accelerator(arguments: Any) -> Accelerator:
     mode, reason = precision.choose(arguments.mixed_precision, state.device)
     # A trial may come out differently on another process; the main one's counts.
     mode, reason = broadcast_object_list([mode, reason])
-    folder = arguments.output_dir or "."
+    trackers = tracker_names(arguments)
     try:
         accelerator = Accelerator(
             cpu=arguments.cpu,
             mixed_precision=mode,
-            log_with=tracker_names(arguments),
-            project_config=ProjectConfiguration(project_dir=folder, logging_dir=f"{folder}/logs"),
+            log_with=trackers,
+            project_config=ProjectConfiguration(
+                project_dir=str(run_folder), logging_dir=str(run_folder / "logs")
+            ),
             kwargs_handlers=[group, DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except (ValueError, ImportError) as error:

@@ -104,7 +104,7 @@ def _short(value: Any) -> str:
 def tracker_names(arguments: Any) -> list[str] | None:
     """The trackers for `accelerate.Accelerator(log_with=...)`; None without `--with_tracking`.
 
-    Raises UserError for a tracker that accelerate doesn't know or that is not installed.
+    Raises UserError for none, and for one that accelerate doesn't know or that is not installed.
     """
     if not arguments.with_tracking:
         return None
@@ -113,6 +113,8 @@ def tracker_names(arguments: Any) -> list[str] | None:
     installed = sorted(str(getattr(name, "value", name)) for name in get_available_trackers())
     known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
     wanted = [name.strip() for name in arguments.report_to.split(",") if name.strip()]
+    if not wanted:
+        raise UserError(f"--report_to names no tracker; known: {', '.join(known)}, or all")
     if wanted == ["all"]:
         if not installed:
             raise UserError(f"--with_tracking: no tracker is installed; install one of {', '.join(known)}")

@@ -340,8 +340,23 @@ def test_what_can_not_be_trained_is_refused(tmp_path: Path) -> None:
         run(tmp_path, settings(max_tokens_per_batch=5))
     with pytest.raises(UserError, match="--mixed_precision fp16: a CPU has no fp16"):
         create_accelerator(settings(mixed_precision="fp16"))
-    with pytest.raises(UserError, match="--report_to 'tensorbord': unknown tracker"):
-        create_accelerator(settings(with_tracking=True, report_to="tensorbord"))
+
+
+@pytest.mark.parametrize(
+    ("report_to", "message"),
+    [
+        ("tensorbord", r"^--report_to 'tensorbord': unknown tracker; known: .*tensorboard"),
+        ("\x1b[31m", r"^--report_to '\\x1b\[31m': unknown tracker"),
+        ("tensorboard, aim", r"^--report_to aim: that package is not installed$"),
+        (" , ", r"^--report_to names no tracker; known: "),
+    ],
+)
+def test_trackers_that_are_not_there_are_refused(
+    report_to: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(UserError, match=message):
+        create_accelerator(settings(with_tracking=True, report_to=report_to))
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
@@ -353,6 +368,9 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
         run_lock(tmp_path / "file" / "run"),
     ):
         pass
+    # What goes wrong inside has nothing to do with the lock.
+    with pytest.raises(FileNotFoundError), run_lock(tmp_path), run_lock(tmp_path):
+        (tmp_path / "nowhere").read_text()
 
 
 def test_compilation_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
