@@ -93,12 +93,17 @@ def clear(folder: Path) -> None:
                 path.unlink()
 
 
-def save_model(folder: Path, model: Any, tokenizer: Any, *, remote_code: bool) -> None:
-    """Save model and tokenizer into `folder`: beside it first, then renamed file by file, weights last."""
+def save_model(
+    folder: Path, model: Any, tokenizer: Any, *, remote_code: bool, weights: dict[str, Any] | None = None
+) -> None:
+    """Save model and tokenizer into `folder`: beside it first, then renamed file by file, weights last.
+
+    `weights` stand for the model's own where no process has them all.
+    """
     for left_behind in folder.glob(f"{BESIDE}*"):  # by a run that was killed here
         shutil.rmtree(left_behind, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=BESIDE) as beside:
-        model.save_pretrained(beside, save_remote_code=remote_code)
+        model.save_pretrained(beside, save_remote_code=remote_code, state_dict=weights)
         tokenizer.save_pretrained(beside)
         files = sorted(Path(beside).rglob("*"), key=lambda path: path.suffix == ".safetensors")
         mode = stat.S_IMODE((Path(beside) / "config.json").stat().st_mode)

@@ -151,14 +151,15 @@ def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
 
     A push that fails on the way is told and does not end the training; the one at the end counts.
     """
+    from sot_nlp.training.processes import whole_weights
 
     def evaluate(model: torch.nn.Module) -> dict[str, Any]:
         scores = run.scorer(model)
-        if run.arguments.push_to_hub and run.accelerator.is_main_process:
-            inner = run.accelerator.unwrap_model(model)
-            run_folder.save_model(
-                run.folder, inner, run.tokenizer, remote_code=run.arguments.save_remote_code
-            )
+        if not run.arguments.push_to_hub:
+            return scores
+        weights = whole_weights(run.accelerator, model)
+        if run.accelerator.is_main_process:
+            save(run, run.accelerator.unwrap_model(model), weights)
             try:
                 push(run)
             except UserError as error:
@@ -255,9 +256,11 @@ def full_disk_told(folder: Path) -> Iterator[None]:
 
 def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     """Predict with the kept model, save it, and fill the record."""
+    from sot_nlp.training.processes import whole_weights
+
     splits = {name: split for name, split in run.data.splits.items() if name != "train"}
     rows = {
-        name: run.scorer.rows(split, run.scorer.logits(run.model, split)) for name, split in splits.items()
+        name: run.scorer.rows(split, run.scorer.logits(result.model, split)) for name, split in splits.items()
     }
     first = next(iter(run.scorer.splits))
     kept = next(e for e in result.evaluations if result.best is None or e["step"] == result.best["step"])
@@ -278,14 +281,20 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
+    weights = whole_weights(run.accelerator, result.model)
     if run.accelerator.is_main_process:
         write_rows(run.folder, run.scorer, rows)
         if run.arguments.lora_r is not None:
             run.model = lora.save_and_merge(run.model, run.folder)
-        run_folder.save_model(
-            run.folder, run.model, run.tokenizer, remote_code=run.arguments.save_remote_code
-        )
+        save(run, run.model, weights)
     run.accelerator.wait_for_everyone()
+
+
+def save(run: Run, model: PreTrainedModel, weights: dict[str, torch.Tensor] | None) -> None:
+    """Save `model` into the run's folder, with `weights` in place of its own where they are given."""
+    run_folder.save_model(
+        run.folder, model, run.tokenizer, remote_code=run.arguments.save_remote_code, weights=weights
+    )
 
 
 def write_rows(folder: Path, scorer: Scorer, rows: dict[str, list[dict[str, Any]]]) -> None:

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from benchmarks.faults import CONTEXT, Case, Run, left_by, whole_checkpoints
+from sot_nlp.arguments import Arguments
+from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+from tests.test_resume import DeadlySplit, Killed
 from tests.training_case import PAD, Split, run, settings, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo in this torch")
@@ -60,21 +64,24 @@ def spread(work: Any, folder: Path, world: int, **options: Any) -> list[Any]:
 # --- training ---
 
 
-def trained(
-    folder: Path, *, batch: int, steps: int = 1, head: str = "text", count: int = 37
-) -> dict[str, Any]:
-    """Scores and weights of a training at `batch` a process; 37 = 6 x 6 + 1 leaves one example over."""
-    arguments = settings(
+def curve_settings(*, batch: int, steps: int = 1) -> Arguments:
+    return settings(
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=steps,
         logging_steps=1,
         warmup_steps=3,
         lr_scheduler_type="cosine",
     )
-    split = Split(count)
-    model, result = run(folder, arguments, model=tiny_model(head=head, dropout=0.0), split=split)
+
+
+def trained(
+    folder: Path, *, batch: int, steps: int = 1, head: str = "text", count: int = 37
+) -> dict[str, Any]:
+    """Scores and weights of a training at `batch` a process; 37 = 6 x 6 + 1 leaves one example over."""
+    split, model = Split(count), tiny_model(head=head, dropout=0.0)
+    _, result = run(folder, curve_settings(batch=batch, steps=steps), model=model, split=split)
     return {
-        "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "weights": {name: whole(tensor).clone() for name, tensor in model.state_dict().items()},
         "log": result.log_history,
         "evaluations": result.evaluations,
         "best": result.best,
@@ -113,6 +120,17 @@ def test_two_processes_that_accumulate_train_as_one(tmp_path: Path) -> None:
 
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(pair[0]["weights"][name], tensor, atol=5e-6, rtol=0)
+
+
+def world_size(folder: Path) -> int:
+    from sot_nlp.training.loop import create_accelerator
+
+    return create_accelerator(settings(cpu=False)).num_processes
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would share a GPU")
+def test_processes_on_a_machine_of_cpus_find_each_other_untold(tmp_path: Path) -> None:
+    assert spread(world_size, tmp_path, 2) == [2, 2]
 
 
 # --- evaluation ---
@@ -242,8 +260,11 @@ def sharded_step(folder: Path) -> dict[str, torch.Tensor]:
         model(**split.collate(share, pad_token_id=PAD)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    state = model.state_dict()
-    return {name: t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in state.items()}
+    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
@@ -251,6 +272,55 @@ def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
     for found in spread(sharded_step, tmp_path, 2):
         for name, tensor in alone.items():
             torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=0)
+
+
+def sharded_by_accelerate(folder: Path) -> dict[str, Any]:
+    """A training with what `accelerate config` says for FSDP, killed once and resumed; its model is saved."""
+    from accelerate.utils import DistributedType
+
+    from sot_nlp.training import processes
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    os.environ |= {
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
+    }
+    real = processes.PartialState
+
+    def of_gpus(**options: Any) -> Any:
+        # On CPUs accelerate would shard nothing: it only looks for FSDP's settings where there are GPUs.
+        state = real(**options)
+        state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        return state
+
+    processes.PartialState = of_gpus  # type: ignore[assignment, misc]
+    split = DeadlySplit(37)
+    split.deadly_call = 5
+    with pytest.raises(Killed):
+        run(folder / "run", curve_settings(batch=3), model=tiny_model(head="text", dropout=0.0), split=split)
+    model = tiny_model(head="text", dropout=0.0, seed=99)
+    _, result = run(folder / "run", curve_settings(batch=3), model=model, split=Split(37))
+    assert isinstance(model.classifier.word_output.weight, DTensor)
+    weights = processes.whole_weights(processes.create_accelerator(settings()), result.model)
+    if os.environ["RANK"] == "0":
+        model.save_pretrained(folder / "saved", state_dict=weights)
+    return {"log": result.log_history, "evaluations": result.evaluations, "resumed": result.resumed_from}
+
+
+def test_accelerates_sharding_trains_resumes_and_saves_the_same(tmp_path: Path) -> None:
+    alone = trained(tmp_path / "one", batch=6)
+    for found in spread(sharded_by_accelerate, tmp_path / "two", 2):
+        assert [entry["step"] for entry in found["resumed"]] == [4]
+        for key in ("loss", "grad_norm", "learning_rate"):
+            np.testing.assert_allclose(
+                [e[key] for e in found["log"]], [e[key] for e in alone["log"]], rtol=2e-5
+            )
+        for a, b in zip(found["evaluations"], alone["evaluations"], strict=True):
+            assert a == pytest.approx(b, abs=2e-6)
+    saved = AutoSoTForSequenceClassification.from_pretrained(tmp_path / "two" / "saved").state_dict()
+    assert saved.keys() == alone["weights"].keys()
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(saved[name], tensor, atol=5e-6, rtol=0)
 
 
 def test_json_of_a_checkpoint_names_its_processes(case: Case) -> None:

@@ -18,6 +18,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     ProjectConfiguration,
     broadcast_object_list,
+    is_torch_xla_available,
 )
 
 from sot_nlp.errors import UserError
@@ -50,14 +51,16 @@ def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator
     AcceleratorState._reset_state()
     GradientState._reset_state()
     group = InitProcessGroupKwargs(timeout=TIMEOUT)
-    state = PartialState(cpu=arguments.cpu, timeout=TIMEOUT)
+    # On a machine of CPUs accelerate lets each process of a launcher run alone unless it is told of the CPU.
+    cpu = arguments.cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
+    state = PartialState(cpu=cpu, timeout=TIMEOUT)
     mode, reason = precision.choose(arguments.mixed_precision, state.device)
     # A trial may come out differently on another process; the main one's counts.
     mode, reason = broadcast_object_list([mode, reason])
     trackers = tracker_names(arguments)
     try:
         accelerator = Accelerator(
-            cpu=arguments.cpu,
+            cpu=cpu,
             mixed_precision=mode,
             log_with=trackers,
             project_config=ProjectConfiguration(
@@ -81,6 +84,17 @@ def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether no process holds the whole model (FSDP, DeepSpeed): accelerate then saves and loads it."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def whole_weights(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """The weights of a sharded model, gathered for the main process; None where each process has them all.
+
+    `model` is as `accelerator.prepare` gave it. All processes call it together.
+    """
+    if not is_sharded(accelerator):
+        return None
+    weights: dict[str, torch.Tensor] = accelerator.get_state_dict(model)
+    return weights
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
