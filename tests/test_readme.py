@@ -46,9 +46,10 @@ def test_every_command_of_the_readme_exists_and_every_command_is_in_it():
         assert f"sot-nlp {name}" in README, name
 
 
-def test_every_file_that_the_readme_links_to_is_there():
+def test_every_file_that_the_readme_links_to_or_proves_a_row_by_is_there():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert targets
+    targets += re.findall(r"`(tests/[\w/]+\.py)`", README)
     for target in targets:
         assert (ROOT / target).exists(), target
 

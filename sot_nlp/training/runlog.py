@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from pathlib import Path
@@ -16,7 +15,6 @@ from sot_nlp.files import write_atomic
 
 METRICS_NAME = "metrics.jsonl"
 LOG_NAME = "train.log"
-logger = logging.getLogger(__name__)
 
 
 def finite(value: Any) -> Any:
