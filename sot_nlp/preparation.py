@@ -96,6 +96,25 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
         )
 
 
+def model_positions(arguments: Arguments) -> int | None:
+    """Tokens of the longest text that the checkpoint's backbone takes, special ones included; None: any.
+
+    Known before the weights are read, and whatever the tokenizer says, which often knows no limit.
+    """
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        import torch
+
+        from sot_nlp.modeling.auto import AutoSoTForSequenceClassification, class_for
+        from sot_nlp.modeling.configuration_sot import backbone_type
+        from sot_nlp.modeling.loading import Checkpoint
+
+        checkpoint = Checkpoint.read(arguments.model_name_or_path, {"revision": arguments.model_revision})
+        model_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name))
+        config, _ = checkpoint.model_config(model_class.config_class, {})
+        with torch.device("meta"):
+            return AutoSoTForSequenceClassification.from_config(config).max_tokens
+
+
 def load_data(
     arguments: Arguments,
     spec: TaskSpec,
@@ -106,8 +125,9 @@ def load_data(
     """The tokens of `splits`; the main process makes the cache, the others read it."""
     from sot_nlp.data.task_data import load_data as load
 
+    positions = model_positions(arguments)
     with accelerator.main_process_first():
-        return load(spec, arguments, tokenizer, splits=splits)
+        return load(spec, arguments, tokenizer, splits=splits, model_max_length=positions)
 
 
 def load_model(

@@ -263,3 +263,7 @@ def test_the_data_folder_and_the_models_limit_are_checked(glue, backbone_folder,
     assert "--data_dir" in capsys.readouterr().err
     assert main(command(glue, bert, tmp_path / "b", "--max_length", "4096")) == 2
     assert "--max_length 4096" in capsys.readouterr().err
+    # A model of fewer positions than its tokenizer says.
+    short = tiny.save_backbone("bert", tmp_path / "short", max_position_embeddings=64)
+    assert main(command(glue, short, tmp_path / "c", "--max_length", "65")) == 2
+    assert "--max_length 65 is more than the model's 64 positions" in capsys.readouterr().err

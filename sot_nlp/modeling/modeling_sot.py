@@ -139,7 +139,10 @@ class SoTForSequenceClassification(PreTrainedModel):
     @property
     def max_tokens(self) -> int | None:
         """The longest text that the backbone has positions for, in tokens, special ones included, if any."""
-        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        config = self.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if not getattr(config, "position_biased_input", True):  # DeBERTa's kind knows distances alone
+            return None
         return None if limit is None or limit <= 0 else limit - self.position_offset
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -114,7 +114,13 @@ class Probe:
         arguments = self.arguments
         tokenizer = preparation.load_tokenizer(arguments)
         first, *_ = self.spec.validation_splits
-        self.data = task_data.load_data(self.spec, arguments, tokenizer, splits=("train", first))
+        self.data = task_data.load_data(
+            self.spec,
+            arguments,
+            tokenizer,
+            splits=("train", first),
+            model_max_length=preparation.model_positions(arguments),
+        )
         model, _ = preparation.load_model(arguments, resolve_head("stock"), self.data, tokenizer)
         self.model = model.eval().to(self.device)
         self.tokenizer = tokenizer

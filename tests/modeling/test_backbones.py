@@ -53,6 +53,16 @@ def test_any_backbone(family, tmp_path):
     assert str(tmp_path) not in (tmp_path / "sot" / "config.json").read_text()
 
 
+def test_relative_positions_have_no_longest_text():
+    """DeBERTa's config names a number of positions, of which it has no table."""
+    settings = tiny.OTHER_BACKBONES["deberta-v2"] | {"max_position_embeddings": 64}
+    for absolute, longest in ((True, 64), (False, None)):
+        config = AutoConfig.for_model("deberta-v2", **(settings | {"position_biased_input": absolute}))
+        model = AutoSoTForSequenceClassification.from_config(config).eval()
+        assert model.max_tokens == longest
+    assert model(**batch([[5] * 100], 0)).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("family", tiny.OTHER_BACKBONES)
 def test_a_language_models_backbone(family, tmp_path):
     config_class = type(AutoConfig.for_model(family))
