@@ -74,12 +74,21 @@ class Arguments:
         0.1, "share of the training data held out (stratified) where no validation data is given", TASK
     )
     drop_leaked: bool = setting(False, "drop training examples that also stand in the validation data", TASK)
-    max_length: int = setting(128, "longest sequence in tokens; what is cut is counted and printed", TASK)
-    max_train_samples: int | None = setting(None, "use only the first N training examples", TASK)
-    max_eval_samples: int | None = setting(
-        None, "use only the first N examples of every validation split", TASK
+    max_length: int = setting(
+        128, "longest sequence in tokens, no more than the model's positions; what is cut is counted", TASK
     )
-    max_predict_samples: int | None = setting(None, "use only the first N examples of every test split", TASK)
+    max_train_samples: int | None = setting(
+        None,
+        "use only N training examples, drawn at random by --data_seed (by 0 when not given, so that runs of "
+        "several seeds share them); of a stream the first N",
+        TASK,
+    )
+    max_eval_samples: int | None = setting(
+        None, "use only the first N examples of every validation split, in the file's order", TASK
+    )
+    max_predict_samples: int | None = setting(
+        None, "use only the first N examples of every test split, in the file's order", TASK
+    )
     cache_dir: str | None = setting(None, "where tokenised data is cached", TASK)
     overwrite_cache: bool = setting(False, "tokenise again even if a cache exists", TASK)
 
@@ -128,7 +137,12 @@ class Arguments:
         None, "stop after N evaluations without a better main metric", TRAINING
     )
     seed: int = setting(42, "seed of the new weights and of dropout", TRAINING)
-    data_seed: int | None = setting(None, "seed of the order of the data; --seed when not given", TRAINING)
+    data_seed: int | None = setting(
+        None,
+        "seed of the order of the data, --seed when not given; and of what --validation_fraction and "
+        "--max_train_samples draw, 0 when not given",
+        TRAINING,
+    )
     on_nan: str = setting("stop", "at a loss or gradient that is not finite: stop or skip", TRAINING)
     max_nan_skips: int = setting(10, "with --on_nan skip: how many updates may be skipped", TRAINING)
 

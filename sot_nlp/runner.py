@@ -206,9 +206,9 @@ def new_record(run: Run) -> dict[str, Any]:
 def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     shaping = ("task", "head_config", "labels", "num_parameters", "arguments")
-    # What the files hold counts, not where they lie.
+    # What the files hold counts, and what of it is used; not where they lie.
     files = {
-        name: {key: split[key] for key in ("sha256", "examples")}
+        name: {key: split[key] for key in ("sha256", "examples", "chosen")}
         for name, split in record["data"]["splits"].items()
         if name == "train" or name.startswith("validation")
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,10 @@ def columns_report(spec: TaskSpec, arguments: Any) -> dict[str, Any]:
 def split_report(
     spec: TaskSpec, split: TokenSplit, tokens: Tokens, rows: np.ndarray, *, held_out: bool
 ) -> dict[str, Any]:
-    """What is known of one split, whose examples are the `rows` of `tokens`."""
+    """What is known of one split, whose examples are the `rows` of `tokens`.
+
+    `chosen` stands for which examples these are, where they are not the whole file's.
+    """
     lost = tokens.arrays["lost"][rows]
     cut = lost[lost > 0]
     in_file = len(tokens.arrays["indices"])
@@ -40,6 +44,7 @@ def split_report(
         "sha256": tokens.sha256,
         "examples": len(split),
         "examples_in_file": in_file,
+        "chosen": None if len(split) == in_file else hashlib.sha256(split.indices.tobytes()).hexdigest(),
         "expected_in_file": spec.rows.get(split.name),
         "held_out_of_train": held_out,
         "unreadable": [list(pair) for pair in tokens.facts["unreadable"]],

@@ -35,9 +35,22 @@ def place(spec: TaskSpec, split: str, arguments: Any) -> Path | tuple[str, str |
     raise UserError(f"task {spec.name} has no data for the split {printable(split)!r}; it has {known}")
 
 
+def held_out(spec: TaskSpec, arguments: Any) -> list[str]:
+    """The validation splits at the place of the training data, unless a setting put them there."""
+    if "train" not in spec.splits or arguments.validation_file is not None:
+        return []
+    train = place(spec, "train", arguments)
+    return [split for split in spec.validation_splits if place(spec, split, arguments) == train]
+
+
 def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple[Path, ...]]:
     """A split's table, and the files that its content is told by (none where it is streamed)."""
     where = place(spec, split, arguments)
+    if isinstance(where, Path) and not where.exists() and split in held_out(spec, arguments):
+        raise UserError(
+            f"{printable(where)} does not exist, and the validation data is a share of it: put it back, or "
+            "give other data with --validation_file"
+        )
     if isinstance(where, tuple):
         name, config, hub_split = where
         limit = "max_train_samples" if split == "train" else "max_predict_samples"

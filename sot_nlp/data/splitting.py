@@ -1,4 +1,4 @@
-"""A share of the training data held out, and training examples that also stand in validation data."""
+"""What is drawn from the training data, and which of it also stands in validation data."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ def _strata(labels: np.ndarray | None, count: int) -> tuple[np.ndarray, int]:
         rank = np.argsort(np.argsort(labels, kind="stable"), kind="stable")
         return rank * min(10, count) // count, 0
     return np.unique(labels, return_inverse=True)[1].reshape(-1), 1
+
+
+def subset(count: int, size: int, seed: int) -> np.ndarray:
+    """The positions (min(size, count),) int64, ascending, of examples drawn from `count`, all alike.
+
+    A function of the arguments alone; of one seed a larger draw holds every smaller one.
+    """
+    return np.sort(np.random.RandomState(seed).permutation(count)[:size])
 
 
 def leaked(train: np.ndarray, validation: np.ndarray) -> np.ndarray:

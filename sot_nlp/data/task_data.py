@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sot_nlp.data.data_report import columns_report, split_report
-from sot_nlp.data.sources import open_source, place
-from sot_nlp.data.splitting import hold_out, leaked
+from sot_nlp.data.sources import held_out, open_source, place
+from sot_nlp.data.splitting import hold_out, leaked, subset
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.data.tokenization import Tokens, tokenize_sources
 from sot_nlp.errors import UserError
@@ -52,14 +52,15 @@ def load_data(
 
     `arguments` are the run's settings (`sot_nlp.arguments.Arguments`). A validation split at the place of the
     training data is a share held out of it: `--validation_fraction`, drawn by `--data_seed` (0 when not
-    given, so that runs of several seeds share it). The limits on samples take the first ones, of each
-    validation split alike. `model_max_length` is the model's number of positions, where the tokenizer does
-    not know it. Raises UserError for whatever is wrong with files, columns, labels or lengths.
+    given, so that runs of several seeds share it). So is the part of the training data that
+    `--max_train_samples` leaves; the other limits take the first examples, of each validation split alike.
+    `model_max_length` is the model's number of positions, where the tokenizer does not know it. Raises
+    UserError for whatever is wrong with files, columns, labels or lengths.
     """
     wanted = tuple(splits or ("train", *spec.validation_splits))
     check_max_length(arguments.max_length, tokenizer, len(spec.text_columns), model_max_length)
     places = {split: place(spec, split, arguments) for split in wanted}
-    held = _held_out(spec, arguments)
+    held = held_out(spec, arguments)
     first_of: dict[Any, str] = {}
     for split, where in places.items():
         first_of.setdefault(where, split)
@@ -78,8 +79,7 @@ def load_data(
         for split in sharing:
             rows[split] = np.setdiff1d(rows[split], out) if split == "train" else out
     duplicates = _duplicates(tokens, rows, drop=arguments.drop_leaked)
-    for split in wanted:
-        rows[split] = rows[split][: getattr(arguments, LIMITS[split.split("_")[0]])]
+    rows = {split: _limited(split, found, arguments) for split, found in rows.items()}
     found_splits = {split: _split(split, tokens[split], rows[split]) for split in wanted}
     reports = {
         split: split_report(spec, found_splits[split], tokens[split], rows[split], held_out=split in held)
@@ -127,14 +127,6 @@ def check_max_length(
         )
 
 
-def _held_out(spec: TaskSpec, arguments: Any) -> list[str]:
-    """The validation splits at the place of the training data, unless a setting put them there."""
-    if "train" not in spec.splits or arguments.validation_file is not None:
-        return []
-    train = place(spec, "train", arguments)
-    return [split for split in spec.validation_splits if place(spec, split, arguments) == train]
-
-
 def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
     """The rows of the training file that are held out."""
     count = len(tokens.arrays["indices"])
@@ -142,6 +134,15 @@ def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
         raise UserError("the training data has one example: none can be held out; give --validation_file")
     labels, seed = tokens.arrays.get("labels"), arguments.data_seed or 0
     return hold_out(labels, count, arguments.validation_fraction, seed)
+
+
+def _limited(split: str, rows: np.ndarray, arguments: Any) -> np.ndarray:
+    """The rows of a split that the limits on samples leave, in the file's order."""
+    limit = getattr(arguments, LIMITS[split.split("_")[0]])
+    if limit is None or split != "train":
+        return rows[:limit]
+    # Files are often sorted by source or label: their first rows are no sample.
+    return rows[subset(len(rows), limit, arguments.data_seed or 0)]
 
 
 def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop: bool) -> dict[str, Any]:

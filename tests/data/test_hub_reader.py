@@ -53,7 +53,9 @@ def test_data_set_makes_a_task_with_its_names_in_its_order(folder, tmp_path, str
         "validation": 20,
         "test": 10,
     }
-    assert data.splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    rows = data.splits["train"].indices.tolist()
+    assert (rows == list(range(7))) == streaming
+    assert data.splits["train"].labels.tolist() == [row % 2 for row in rows]
     assert data.splits["test"].labels is None
     assert data.report["splits"]["train"]["examples_in_file"] == (7 if streaming else 40)
     assert (data.report["splits"]["train"]["sha256"] is None) == streaming

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sot_nlp.data.splitting import hold_out, leaked
+from sot_nlp.data.splitting import hold_out, leaked, subset
 
 
 def test_each_class_keeps_its_share():
@@ -46,6 +46,15 @@ def test_several_labels_and_no_labels_give_the_share_too():
 @pytest.mark.parametrize(("count", "fraction", "expected"), [(2, 0.01, 1), (3, 0.9, 2), (1000, 0.0001, 1)])
 def test_both_parts_have_an_example(count, fraction, expected):
     assert len(hold_out(None, count, fraction, seed=0)) == expected
+
+
+def test_subset_is_in_order_and_holds_every_smaller_one_of_its_seed():
+    drawn = [subset(100, size, seed=3) for size in (10, 40)]
+    assert [len(each) for each in drawn] == [10, 40]
+    assert all((np.diff(each) > 0).all() for each in drawn)
+    assert set(drawn[0]) < set(drawn[1]) < set(range(100))
+    assert subset(100, 10, seed=3).tolist() == drawn[0].tolist() != subset(100, 10, seed=4).tolist()
+    assert subset(5, 10, seed=0).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_leaked_marks_what_stands_in_both():

@@ -16,6 +16,7 @@ from sot_nlp.data.data_report import describe
 from sot_nlp.data.own_data import user_task
 from sot_nlp.data.sources import open_source
 from sot_nlp.data.task_data import TaskData, load_data
+from sot_nlp.errors import UserError
 from tests import tiny
 
 
@@ -77,10 +78,11 @@ def test_mnli_has_two_validation_splits_under_one_limit(load, tmp_path):
         zip(splits, (5, 4, 4, 2, 2), strict=True)
     )
     assert data.labels == ("entailment", "neutral", "contradiction")
-    assert data.splits["train"].labels.tolist() == [1, 0, 2, 1, 0]
+    rows = data.splits["train"].indices.tolist()
+    assert data.splits["train"].labels.tolist() == [[1, 0, 2][row % 3] for row in rows]
     assert data.splits["validation_mismatched"].indices.tolist() == [0, 1, 2, 3]
     assert data.splits["test_matched"].labels is None
-    assert texts_of(data, "train")[1] == "a zorp wug the dax"
+    assert texts_of(data, "train") == [f"a zorp {'wug ' * row}the dax" for row in rows]
 
 
 def test_mrpc_with_its_byte_order_mark_and_stray_quotes(load, tmp_path):
@@ -125,6 +127,37 @@ def test_share_held_out_is_stratified_and_in_the_files_order(load, tmp_path):
     assert other.splits["validation"].indices.tolist() != validation.indices.tolist()
     alone = load(("train",), train_file=path, validation_fraction=0.25)
     assert alone.splits["train"].indices.tolist() == train.indices.tolist()
+
+
+def test_part_of_the_training_data_is_drawn_and_the_first_of_the_others(load, tmp_path):
+    path = write(
+        tmp_path / "a.csv", "text,label", *(f"zorp {'wug ' * (i % 5)},{i // 50}" for i in range(100))
+    )
+    files = {"train_file": path, "validation_file": path, "max_eval_samples": 9}
+    data = load(max_train_samples=30, **files)
+    train = data.splits["train"]
+    # The file is sorted by label: its first 30 rows would have one alone.
+    assert np.bincount(train.labels).min() >= 5
+    assert train.labels.tolist() == [row // 50 for row in train.indices]
+    assert (np.diff(train.indices) > 0).all()
+    assert data.splits["validation"].indices.tolist() == list(range(9))
+    rows = train.indices.tolist()
+    assert load(max_train_samples=30, seed=7, **files).splits["train"].indices.tolist() == rows
+    assert load(max_train_samples=30, data_seed=7, **files).splits["train"].indices.tolist() != rows
+    assert set(load(max_train_samples=10, **files).splits["train"].indices) < set(rows)
+    assert load(max_train_samples=500, **files).splits["train"].indices.tolist() == list(range(100))
+    chosen = [load(max_train_samples=n, **files).report["splits"]["train"]["chosen"] for n in (30, 10, 100)]
+    assert len(set(chosen)) == 3
+    assert chosen[2] is None
+
+
+def test_models_positions_bound_the_length(load, tmp_path):
+    path = write(tmp_path / "a.csv", "text,label", "a,0", "b,1", "c,0")
+    arguments = Arguments(train_file=path, cache_dir=str(tmp_path / "cache"), max_length=65)
+    tokenizer = tiny.tokenizer("bert")
+    with pytest.raises(UserError, match="--max_length 65 is more than the model's 64 positions"):
+        load_data(user_task(arguments), arguments, tokenizer, model_max_length=64)
+    assert len(load_data(user_task(arguments), arguments, tokenizer).splits["train"]) == 2
 
 
 def test_duplicates_are_counted_and_dropped_only_when_asked(load, tmp_path):
