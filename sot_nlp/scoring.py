@@ -38,10 +38,8 @@ class Scorer:
     alignment: Alignment | None = None
 
     def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
-        """`{loss, <metric>...}` of the first split, and under `splits` the same for each of several."""
-        scores = {name: self.score(split, self.logits(model, split)) for name, split in self.splits.items()}
-        first = next(iter(scores.values()))
-        return {**first, "splits": scores} if len(scores) > 1 else first
+        """An evaluation's entry of the record: see `entry`."""
+        return entry({name: self.score(s, self.logits(model, s)) for name, s in self.splits.items()})
 
     def logits(self, model: torch.nn.Module, split: TokenSplit) -> np.ndarray:
         """Logits (n, K) in fp32, in the order of the split and of the task's labels, on every process."""
@@ -86,6 +84,12 @@ class Scorer:
         if self.spec.kind == "multi_label":
             return [name for name, held in zip(self.labels, prediction, strict=True) if held]
         return self.labels[prediction]
+
+
+def entry(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """`{split, loss, <metric>...}` of the first split of `scores`; with several, all under `splits`."""
+    first = next(iter(scores))
+    return {"split": first, **scores[first], **({"splits": scores} if len(scores) > 1 else {})}
 
 
 def decisions(logits: np.ndarray, kind: str) -> np.ndarray:

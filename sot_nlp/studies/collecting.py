@@ -134,11 +134,7 @@ def cell_of_record(
 def _curve(record: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
     """(epoch, score) of each evaluation on the first validation split."""
     evaluations = record.get("evaluations") or []
-    points = [
-        (_number(each.get("epoch")), _number(each.get(metric)))
-        for each in evaluations
-        if each.get("split") == evaluations[0].get("split")
-    ]
+    points = [(_number(each.get("epoch")), _number(each.get(metric))) for each in evaluations]
     return [(epoch, score) for epoch, score in points if epoch is not None and score is not None]
 
 
