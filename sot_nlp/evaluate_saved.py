@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import preparation, records, run_folder
+from sot_nlp import preparation, records, run_folder, scoring
 from sot_nlp.arguments import FIELDS, Arguments, build_arguments
+from sot_nlp.data.own_data import Trained, user_task
+from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, printable
 from sot_nlp.runner import say, write_rows
+from sot_nlp.saved_model import trained_task
+from sot_nlp.training_plot import mapping
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +25,18 @@ if TYPE_CHECKING:
     from sot_nlp.task_spec import TaskSpec
 
 
+# What a run's settings say of data of the user's own, and of data in general.
+OWN_DATA = (
+    *FILE_FLAGS.values(),
+    "dataset_name",
+    "dataset_config_name",
+    "text_column_names",
+    "label_column_name",
+    "label_mapping",
+)
+DATA = ("data_dir", "validation_fraction", "data_seed", "max_length", "cache_dir")
+
+
 def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     """Score the SoT model in `--model_name_or_path` on the validation splits of a task; returns the scores.
 
@@ -28,10 +44,9 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     splits too where the task has no validation split or `--do_predict` is given, and with a record, so that
     `sot-nlp submission` finds them. Raises UserError where the model's labels are not the task's.
     """
-    from sot_nlp.data.own_data import user_task
-
     started = time.time()
-    spec = user_task(arguments)
+    preparation.check_model_folder(arguments.model_name_or_path)
+    spec = user_task(arguments, _trained(arguments))
     predict = arguments.do_predict or not spec.validation_splits
     if predict and arguments.output_dir is None:
         raise UserError("--output_dir: needed for the predictions of a test split")
@@ -60,7 +75,6 @@ def open_saved(
 
     The data holds `test_splits` too. Raises UserError.
     """
-    preparation.check_model_folder(arguments.model_name_or_path)
     from sot_nlp.scoring import Scorer
     from sot_nlp.training import loop
 
@@ -71,6 +85,8 @@ def open_saved(
     model, alignment = preparation.load_saved(arguments, data)
     if alignment is not None and alignment.note:
         say(accelerator, [f"note: {alignment.note}"])
+    if changed := _changes(arguments.model_name_or_path, data.report):
+        say(accelerator, changed)
     scorer = Scorer(
         spec=spec,
         labels=data.labels,
@@ -84,6 +100,50 @@ def open_saved(
     return scorer, model.to(accelerator.device), data
 
 
+def _trained(arguments: Arguments) -> Trained | None:
+    return trained_task(arguments.model_name_or_path, revision=arguments.model_revision)
+
+
+def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, Any]:
+    """The settings by which the run in `folder` found its data; {} where there is no record.
+
+    Columns that it guessed are named. What belongs to data whose place other settings take, `given` by name,
+    is left out. Raises UserError for a record that can't be read.
+    """
+    if not (Path(folder) / records.NAME).is_file():
+        return {}
+    record = records.read(folder)
+    saved, spec = mapping(record, "arguments"), mapping(record, "task_spec")
+    settings = {name: saved.get(name) for name in ("task", *OWN_DATA, *DATA)}
+    if settings["task"] is None:
+        settings |= {
+            "text_column_names": spec.get("text_columns"),
+            "label_column_name": spec.get("label_column"),
+        }
+    if "task" in given:
+        dropped = {"task", *OWN_DATA}
+    elif "dataset_name" in given:
+        dropped = {"dataset_config_name", *FILE_FLAGS.values()}
+    else:
+        files = [flag for flag in FILE_FLAGS.values() if flag in given]
+        dropped = {"dataset_name", "dataset_config_name"} if files else set()
+    return {name: value for name, value in settings.items() if value is not None and name not in dropped}
+
+
+def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
+    """A warning where a share is held out of other data than the model in `folder` was trained on."""
+    if not (Path(folder) / records.NAME).is_file():
+        return []
+    before = mapping(mapping(mapping(records.read(folder), "data"), "splits"), "train").get("sha256")
+    shares = [found for found in report["splits"].values() if found["held_out_of_train"]]
+    if not before or all(found["sha256"] in (before, None) for found in shares):
+        return []
+    return [
+        f"warning: {shares[0]['source']} has changed since the training: what is held out of it now may have "
+        "been trained on"
+    ]
+
+
 def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[str, float]]:
     """The function that scores a model on the validation split of the run in `folder`, in fp32 on the CPU.
 
@@ -95,8 +155,8 @@ def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[
         raise UserError(f"{printable(folder)}: its record holds no settings to find the validation data by")
     known = {name: value for name, value in saved.items() if name in FIELDS and value is not None}
     here = {"model_name_or_path": str(folder), "mixed_precision": "no", "cpu": True, "with_tracking": False}
-    arguments = build_arguments([("record", {**known, **here, "output_dir": None})])
-    scorer, _, _ = open_saved(arguments, preparation.task_of(arguments))
+    arguments = build_arguments([("record", {**known, **data_settings(folder), **here, "output_dir": None})])
+    scorer, _, _ = open_saved(arguments, user_task(arguments, _trained(arguments)))
 
     def score(model: torch.nn.Module) -> Mapping[str, float]:
         return {name: value for name, value in scorer(model).items() if name in scorer.spec.metrics}
@@ -120,7 +180,7 @@ def _record(
         "labels": None if scorer.labels is None else list(scorer.labels),
         "main_metric": main_metric,
         "best": {"metric": main_metric, "value": first[main_metric]} if first else None,
-        "evaluations": [{"split": name, **values} for name, values in scores.items()],
+        "evaluations": [scoring.entry(scores)] if scores else [],
         "arguments": arguments.to_dict(),
         "data": report,
         "versions": records.versions(),

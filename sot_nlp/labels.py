@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sot_nlp.errors import UserError, printable
 
-_GENERIC = re.compile(r"label[_ -]?\d+", re.IGNORECASE)
+GENERIC = re.compile(r"label[_ -]?\d+", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
 
@@ -43,7 +43,7 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
     model = [named[index] for index in range(len(named))]
     if len(model) != len(labels):
         raise _mismatch(f"the model has {len(model)} labels, the task has {len(labels)}", model, labels)
-    if all(_GENERIC.fullmatch(name) for name in model) and not all(map(_GENERIC.fullmatch, labels)):
+    if all(GENERIC.fullmatch(name) for name in model) and not all(map(GENERIC.fullmatch, labels)):
         order = ", ".join(f"{index} {printable(name)}" for index, name in enumerate(labels))
         note = f"the model's labels have no names ({_listed(model)}); taken in the task's order: {order}"
         return Alignment(columns=tuple(range(len(labels))), note=note)
@@ -61,9 +61,21 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
     return Alignment(columns=columns, note=f"the model's labels ({_listed(model)}) are lined up by name")
 
 
+def other_spellings(names: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
+    """Which of `labels` each of `names` is that is none of them, but for letter case, `-`, `_` and spaces."""
+    plain = {_plain(label): label for label in labels}
+    if len(plain) < len(labels):
+        return {}
+    return {name: plain[_plain(name)] for name in names if name not in labels and _plain(name) in plain}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]+", "_", name.strip()).casefold()
+
+
 def _match(model: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:
     """The position of each of `labels` in `model`: by the exact names, else by names as users vary them."""
-    for key in (str, lambda name: re.sub(r"[-_\s]+", "_", name.strip()).casefold()):
+    for key in (str, _plain):
         positions = {key(name): index for index, name in enumerate(model)}
         wanted = [key(label) for label in labels]
         if len(positions) == len(model) and len(set(wanted)) == len(wanted) and set(wanted) == set(positions):

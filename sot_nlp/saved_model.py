@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
+from sot_nlp.data.own_data import Trained
 from sot_nlp.errors import UserError, printable
+from sot_nlp.labels import GENERIC
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,19 +89,49 @@ def open_model(
     wanted = max_length or _of_record(record, "arguments", "max_length") or min(longest, DEFAULT_LENGTH)
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
-    config = model.config
-    kind = KINDS.get(str(config.problem_type)) or (
-        "regression" if config.num_labels == 1 else "classification"
-    )
+    kind, labels = _answers(model.config)
     columns = _of_record(record, "task_spec", "text_columns") or ()
     return SavedModel(
         model=model.eval(),
         tokenizer=tokenizer,
         kind=kind,
-        labels=None if kind == "regression" else tuple(config.id2label[i] for i in range(config.num_labels)),
+        labels=labels,
         text_columns=tuple(str(column) for column in columns),
         max_length=min(int(wanted), longest),
     )
+
+
+def _answers(config: Any) -> tuple[str, tuple[str, ...] | None]:
+    """(kind, names of the labels in the order of their ids; None for a regression) by a model's config."""
+    kind = KINDS.get(str(config.problem_type)) or (
+        "regression" if config.num_labels == 1 else "classification"
+    )
+    if kind == "regression":
+        return kind, None
+    return kind, tuple(config.id2label[index] for index in range(config.num_labels))
+
+
+def trained_task(name_or_path: str | Path, *, revision: str = "main") -> Trained | None:
+    """What the classifier in a folder, or of that name on the Hub, answers; None where labels have no names.
+
+    The labels are in the order that they had in training, which its record tells, else in the model's own.
+    Raises UserError where there is no such model.
+    """
+    from sot_nlp.preparation import user_errors
+
+    with user_errors(printable(name_or_path)):
+        from transformers import PreTrainedConfig
+
+        saved, _ = PreTrainedConfig.get_config_dict(str(name_or_path), revision=revision)
+        names = {name: saved[name] for name in ("problem_type", "id2label", "num_labels") if name in saved}
+        kind, labels = _answers(PreTrainedConfig(**names))
+    if labels is not None and all(map(GENERIC.fullmatch, labels)):
+        return None
+    record = records.read(name_or_path) if (Path(name_or_path) / records.NAME).is_file() else {}
+    before = record.get("labels")
+    if labels is not None and isinstance(before, list) and len(before) == len(labels):
+        labels = tuple(map(str, before))
+    return Trained(kind=kind, labels=labels)
 
 
 def _other_classifier(name: str, revision: str) -> Any:
@@ -124,9 +156,11 @@ def _of_record(record: dict[str, Any], outer: str, inner: str) -> Any:
 
 def longest_text(model: Any, tokenizer: Any) -> int:
     """Tokens of the longest text that fits the model, special ones included."""
-    config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    bounds = [int(tokenizer.model_max_length)]
-    if positions:
-        bounds.append(int(positions) - getattr(model, "position_offset", 0))
-    return min(bounds)
+    from sot_nlp.modeling.backbone import first_position
+
+    if hasattr(model, "max_tokens"):
+        positions = model.max_tokens
+    else:
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        positions = positions - first_position(model) if positions and positions > 0 else None
+    return min(int(tokenizer.model_max_length), positions or int(tokenizer.model_max_length))

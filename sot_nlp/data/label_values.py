@@ -216,7 +216,7 @@ class LabelEncoder:
         if isinstance(name, str) and name in self.ids:
             return self.ids[name]
         shown = list_names(list(label)) if isinstance(label, tuple) else label
-        raise ValueError(f"label {printable(shown, 40)!r} is not one of {self._known()}")
+        raise ValueError(f"label {printable(shown, 40)!r} is not one of {self._known()}{self._hint(name)}")
 
     def _score(self, label: Label) -> float:
         if isinstance(label, str):
@@ -245,6 +245,12 @@ class LabelEncoder:
                 )
             row[self.ids[name]] = 1
         return row
+
+    def _hint(self, label: Label) -> str:
+        """What to do about a number where names are expected: which is which, only the user can say."""
+        if self.words or not _INTEGER.fullmatch(str(label)) or any(map(_INTEGER.fullmatch, self.labels)):
+            return ""
+        return f"; say what the numbers mean, --label_mapping {label}=NAME ..."
 
     def _known(self) -> str:
         written = [word for word in self.words if word not in self.labels]

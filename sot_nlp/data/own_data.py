@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sot_nlp.data.label_values import LabelSurvey
 from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
 from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.labels import other_spellings
 from sot_nlp.metrics import default_metrics
 from sot_nlp.task_spec import FrozenMapping, TaskFile, TaskSpec, load_task
 
@@ -49,26 +50,39 @@ LABELS = (
 NUMBERS = ("", "id", "idx", "index", "guid", "unnamed: 0")
 
 
-def user_task(arguments: Any) -> TaskSpec:
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a trained model answers: `kind` as a task's, and its labels in the order of their ids, if any."""
+
+    kind: str
+    labels: tuple[str, ...] | None
+
+
+def user_task(arguments: Any, trained: Trained | None = None) -> TaskSpec:
     """The task that the settings make: `--task`, own files, a data set of the Hub, or the one over the other.
 
     Own files and columns take the place of the task's. Without a task, columns that are not named are
-    guessed, and kind and labels found in the training data. Where there is no validation data, its place is
-    the training data's own: `load_data` then holds a share out. Raises UserError.
+    guessed, and kind and labels found in the training data; where the task is for a model that is `trained`,
+    they are the model's, and the training data is not looked at. Where there is no validation data, its place
+    is the training data's own: `load_data` then holds a share out. Raises UserError.
     """
     own = [flag for flag in FILE_FLAGS.values() if getattr(arguments, flag) is not None]
     if arguments.dataset_name is not None and own:
         raise UserError(f"--dataset_name and --{own[0]}: give one of them")
     if arguments.task is not None:
-        spec = _with_columns(_with_sources(load_task(arguments.task), arguments), arguments)
+        spec = _with_validation(_with_sources(load_task(arguments.task), arguments))
+        spec = _with_columns(spec, arguments)
     elif own or arguments.dataset_name is not None:
-        spec = _guessed(_with_sources(_empty_task(arguments), arguments), arguments)
+        spec = _with_validation(_with_sources(_empty_task(arguments), arguments))
+        spec = _guessed(spec, arguments, trained)
     else:
         raise UserError("give --task, or your own data with --train_file or --dataset_name")
-    spec = _with_mapping(_with_validation(spec), arguments)
-    if spec.labels is None and spec.kind != "regression" and spec.label_column is not None:
-        spec = _surveyed(spec, arguments)
-    return spec
+    unknown = spec.labels is None and spec.kind != "regression"
+    if unknown and trained is not None:
+        spec = _of_kind(spec, trained.kind, trained.labels, "the model is")
+        return _with_other_spellings(_with_mapping(spec, arguments), arguments)
+    spec = _with_mapping(spec, arguments)
+    return _surveyed(spec, arguments) if unknown and spec.label_column is not None else spec
 
 
 def guess_label(columns: Sequence[str], texts: Sequence[str] = ()) -> str | None:
@@ -190,15 +204,16 @@ def _with_columns(spec: TaskSpec, arguments: Any) -> TaskSpec:
     )
 
 
-def _first_table(spec: TaskSpec, arguments: Any) -> tuple[str, Table]:
-    """The training split, or what is nearest to it, with its table."""
-    split = "train" if "train" in spec.splits else next(iter(spec.splits))
+def _first_table(spec: TaskSpec, arguments: Any, trained: Trained | None = None) -> tuple[str, Table]:
+    """The training split, or for a trained model a validation split, or what is nearest; and its table."""
+    first = ("train",) if trained is None else spec.validation_splits
+    split = next(split for split in (*first, *spec.splits) if split in spec.splits)
     return split, open_split(spec, split, arguments)[0]
 
 
-def _guessed(spec: TaskSpec, arguments: Any) -> TaskSpec:
+def _guessed(spec: TaskSpec, arguments: Any, trained: Trained | None) -> TaskSpec:
     """The task with its columns, named or guessed from the names in its first split."""
-    split, table = _first_table(spec, arguments)
+    split, table = _first_table(spec, arguments, trained)
     for column in (*(arguments.text_column_names or ()), *filter(None, [arguments.label_column_name])):
         table.position(column)
     label = arguments.label_column_name or guess_label(table.columns, arguments.text_column_names or ())
@@ -243,6 +258,17 @@ def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
     split, table = _first_table(spec, arguments)
     if split.startswith("test"):
         return replace(spec, label_column=None)
+    survey, order = _survey(spec, split, table, arguments)
+    kind, labels = survey.finish(order)
+    spec = _of_kind(spec, kind, labels, f"the labels of {table.name} make")
+    words = {word: name for word, name in spec.label_words.items() if labels is None or name in labels}
+    return replace(spec, label_words=FrozenMapping(words))
+
+
+def _survey(
+    spec: TaskSpec, split: str, table: Table, arguments: Any
+) -> tuple[LabelSurvey, tuple[str, ...] | None]:
+    """The labels in a split's table, and their order where the source knows it."""
     assert spec.label_column is not None
     column = columns_in_file(spec, split, arguments).get(spec.label_column, spec.label_column)
     order = table.label_names(str(column))
@@ -251,16 +277,23 @@ def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
         survey.add(rows.columns[0], rows.lines)
         if order is not None:
             break
-    kind, labels = survey.finish(order)
+    return survey, order
+
+
+def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, found: str) -> TaskSpec:
+    """The task with its kind and labels (`found`: where from), and what is measured by default."""
     if spec.metrics and kind != spec.kind:
-        raise UserError(f"task {spec.name} is a {spec.kind}, but the labels of {table.name} make a {kind}")
+        raise UserError(f"task {spec.name} is a {spec.kind}, but {found} a {kind}")
     metrics = spec.metrics or default_metrics(kind)
-    words = {word: name for word, name in spec.label_words.items() if labels is None or name in labels}
-    return replace(
-        spec,
-        kind=kind,
-        labels=labels,
-        label_words=FrozenMapping(words),
-        metrics=metrics,
-        main_metric=spec.main_metric or metrics[0],
-    )
+    main_metric = spec.main_metric or metrics[0]
+    return replace(spec, kind=kind, labels=labels, metrics=metrics, main_metric=main_metric)
+
+
+def _with_other_spellings(spec: TaskSpec, arguments: Any) -> TaskSpec:
+    """The task with labels of its validation data as words for a model's that are only spelt otherwise."""
+    if spec.labels is None or spec.label_column is None or not spec.validation_splits:
+        return spec
+    first = spec.validation_splits[0]
+    survey, order = _survey(spec, first, open_split(spec, first, arguments)[0], arguments)
+    words = other_spellings(sorted(survey.names.union(order or ())), spec.labels)
+    return replace(spec, label_words=FrozenMapping({**words, **spec.label_words}))
