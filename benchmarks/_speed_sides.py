@@ -6,6 +6,8 @@ more run of the same work took. So the sides can be timed in turn, and each has 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import resource
 import tempfile
@@ -149,6 +151,26 @@ def our_training(task: str, data_dir: str, model: str, examples: int, **given: A
             main_metric="score",
         )
         return {"examples_per_second": len(split) / result.train_seconds}
+
+    return run
+
+
+def our_frozen_training(task: str, data_dir: str, model: str, examples: int, **given: Any) -> Run:
+    """Epochs of the whole task with the backbone run once and cached, as a run of the command."""
+    from sot_nlp.runner import run as run_command
+
+    del examples  # all of them
+    settings = {"freeze_backbone": True, "num_train_epochs": 3, "head_learning_rate": 1e-3, **given}
+    arguments = _arguments(task, data_dir, model, **settings)
+
+    def run() -> dict[str, float]:
+        arguments.output_dir = tempfile.mkdtemp(dir=".")
+        with contextlib.redirect_stdout(io.StringIO()):
+            record = run_command(arguments)
+        return {
+            "epoch_seconds": record["timings"]["train_seconds"] / arguments.num_train_epochs,
+            "examples_per_second": record["train_examples_per_second"],
+        }
 
     return run
 
@@ -301,6 +323,7 @@ def _at_best_size(count: int, work: Callable[[int], Any]) -> Run:
 
 KINDS: dict[str, Callable[..., Run]] = {
     "our training": our_training,
+    "our frozen training": our_frozen_training,
     "Trainer": trainer_training,
     "our evaluation": our_evaluation,
     "Trainer.predict": trainer_evaluation,
