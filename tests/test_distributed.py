@@ -174,6 +174,7 @@ def kill(pair: list[Run]) -> None:
 def test_a_pair_goes_on_bit_for_bit(case: Case) -> None:
     whole = pair_of(case, "whole")
     assert [each.wait() for each in whole] == [0, 0], whole[0].output()
+    assert whole[0].output().count("new, to be trained") == 1
 
     killed = pair_of(case, "stopped")
     killed[0].wait_for(8)

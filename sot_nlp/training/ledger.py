@@ -76,8 +76,7 @@ class Ledger:
         """Say it now, in the log, and in the result."""
         self.warnings.append(message)
         self.log.line(message)
-        if self.accelerator.is_main_process:
-            logger.warning(message)
+        logger.warning(message)
 
     def epoch(self, step: int) -> float:
         """How many epochs `step` updates are."""

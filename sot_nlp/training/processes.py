@@ -41,7 +41,8 @@ TIMEOUT = timedelta(minutes=15)
 def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator:
     """The accelerator of a run: precision, trackers, and what the launcher said about devices.
 
-    Trackers that write files do so in `run_folder`'s `logs`.
+    Trackers that write files do so in `run_folder`'s `logs`. Warnings of the package come from the main
+    process alone.
 
     Gradient accumulation is the loop's own business (the shares of an update differ in size), so accelerate
     is told of one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError for a
@@ -76,8 +77,9 @@ def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator
         config["train_micro_batch_size_per_gpu"] = arguments.per_device_train_batch_size
         config["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
         config["gradient_clipping"] = arguments.max_grad_norm
-    if accelerator.is_main_process:
-        logger.info("precision %s: %s", mode, reason)
+    if not accelerator.is_main_process:
+        logging.getLogger("sot_nlp").setLevel(logging.ERROR)  # one process says what all would say
+    logger.info("precision %s: %s", mode, reason)
     return accelerator
 
 
