@@ -12,6 +12,7 @@ import torch
 from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError
 from sot_nlp.training import checkpoints
+from sot_nlp.training.fingerprint import changes
 from tests.training_case import Split, run, settings, tiny_model
 
 TIMINGS = {"examples_per_second", "train_seconds"}
@@ -164,6 +165,15 @@ def test_what_may_change_is_recorded(tmp_path: Path) -> None:
     assert entry["changed"]["arguments.logging_steps"] == [3, 5]
     assert result.steps == 30
     assert any("num_train_epochs" in warning for warning in result.warnings)
+
+
+def test_data_files_may_lie_elsewhere() -> None:
+    def of(path: str, digest: str) -> dict[str, Any]:
+        return {"arguments": {"train_file": path}, "data": {"train": {"sha256": digest}}}
+
+    assert changes(of("a.csv", "1"), of("b.csv", "1")) == {"arguments.train_file": ["a.csv", "b.csv"]}
+    with pytest.raises(UserError, match=r"other settings: data\.train\.sha256 1 there, 2 here"):
+        changes(of("a.csv", "1"), of("a.csv", "2"))
 
 
 def test_a_batch_may_be_cut_otherwise_on_resuming(tmp_path: Path) -> None:

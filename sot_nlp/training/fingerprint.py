@@ -9,7 +9,7 @@ from sot_nlp.errors import UserError, printable
 
 # They change how long a run is, what it writes or how its work is cut; the updates stay the checkpoint's.
 # Batch size, accumulation and precision are here because what they come to (examples an update, the
-# precision that "auto" chose) is compared itself.
+# precision that "auto" chose) is compared itself, as is what the data files hold.
 MAY_CHANGE = {
     "num_train_epochs",
     "max_train_steps",
@@ -22,6 +22,8 @@ MAY_CHANGE = {
     "max_nan_skips",
     "cpu",
     "data_dir",
+    "train_file",
+    "validation_file",
     "cache_dir",
     "overwrite_cache",
     "test_file",
@@ -41,7 +43,6 @@ MAY_CHANGE = {
     "hub_private_repo",
     "hub_strategy",
     "processes",
-    "versions",
 }
 # How a run is to begin is no part of what it is.
 IGNORED = {"resume_from_checkpoint", "overwrite_output_dir"}
