@@ -9,8 +9,6 @@ and a run that stopped after update k goes on at update k + 1. No random state i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sot_nlp.errors import UserError
@@ -134,15 +132,10 @@ def evaluation_batches(
     return [pieces[i : i + num_processes] for i in range(0, len(pieces), num_processes)]
 
 
-def check_token_budget(max_tokens: int | None, longest: int, flag: str = "--max_tokens_per_batch") -> None:
+def check_token_budget(max_tokens: int | None, longest: int) -> None:
     """Raise UserError where the longest example alone exceeds the budget."""
     if max_tokens is not None and max_tokens < longest:
         raise UserError(
-            f"{flag} {max_tokens}: the longest example has {longest} tokens, so the budget must be at least "
-            f"{longest} (or --max_length smaller)"
+            f"--max_tokens_per_batch {max_tokens}: the longest example has {longest} tokens, so the budget "
+            f"must be at least {longest} (or --max_length smaller)"
         )
-
-
-def padding_ratio(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
-    """Padded over real tokens of these batches: 1.0 is no waste."""
-    return sum(padded_tokens(batch, lengths) for batch in batches) / max(1, int(lengths.sum()))
