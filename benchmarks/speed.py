@@ -180,21 +180,25 @@ def padding(task: str, data_dir: str, model: str) -> list[dict[str, Any]]:
     from sot_nlp import preparation
     from sot_nlp.arguments import build_arguments
     from sot_nlp.data.task_data import load_data
-    from sot_nlp.training.batching import epoch_updates, evaluation_batches, padding_ratio
+    from sot_nlp.training.batching import epoch_updates, evaluation_batches, padded_tokens
 
     settings = {"task": task, "data_dir": data_dir, "model_name_or_path": model}
     with tempfile.TemporaryDirectory() as cache:
         arguments = build_arguments([("benchmark", {**settings, "cache_dir": cache})])
         data = load_data(preparation.task_of(arguments), arguments, preparation.load_tokenizer(arguments))
         lengths = {name: np.asarray(split.lengths) for name, split in data.splits.items()}
+
+    def ratio(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
+        return sum(padded_tokens(batch, lengths) for batch in batches) / int(lengths.sum())
+
     updates = [
         epoch_updates(lengths["train"], seed=0, epoch=epoch, update_size=32, group_by_length=True)
         for epoch in range(3)
     ]
     batches = evaluation_batches(lengths["validation"], num_processes=1, batch_size=64)
     found = {
-        "training": statistics.mean(padding_ratio(epoch, lengths["train"]) for epoch in updates),
-        "evaluation": padding_ratio([share for [share] in batches], lengths["validation"]),
+        "training": statistics.mean(ratio(epoch, lengths["train"]) for epoch in updates),
+        "evaluation": ratio([share for [share] in batches], lengths["validation"]),
     }
     return [
         {

@@ -1,7 +1,8 @@
 """One update: the shares of its examples forward and backward, clipping, the optimizer's step.
 
 Shapes: G examples an update, W processes. The loss of an update is the sum of its examples' losses over G,
-however they are shared out, so accumulation, many processes and one big batch give the same gradient.
+however they are shared out, so accumulation, many processes and one big batch give the same gradient, but for
+BatchNorm in the head: its statistics are those of one accumulation step, over all processes.
 """
 
 from __future__ import annotations
