@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,10 @@ REFUSED = [
         "more than 10000 different labels"),
     csv("a.csv", GOOD, "--label_mapping: 1=acceptible names no label of cola; did you mean acceptable",
         task="cola", text_column_names=["text"], label_mapping={"1": "acceptible"}),
+    csv("a.csv", f"text,label\na,{'9' * 5000}\nb,1\n",
+        "labels of mixed types: .*line 2: .* is a text; .*line 3"),
+    csv("a.csv", "text,label\na,x\nb,y\nc,z\n", "a.csv: no label has two examples, so that one can be held"),
+    csv("a.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 5000), "a.jsonl, line 1 is not JSON"),
     # Texts.
     csv("a.jsonl", JSONL + '{"text": null, "label": "no"}\n',
         "a.jsonl, line 3: 'text' is null; expected a text"),
@@ -165,6 +170,8 @@ REFUSED = [
     ("one example", {"a.csv": "text,label\na,b\n"}, {"train_file": "a.csv", "task": "cola",
      "text_column_names": ["text"], "label_mapping": {"b": "acceptable"}},
         "one example: none can be held out"),
+    ("NUL in a path", {}, {"train_file": "a\0.csv"}, "--train_file: .* can't be read: embedded null byte"),
+    ("long path", {}, {"train_file": "a" * 5000 + ".csv"}, "--train_file: .* can't be read: File name too"),
     ("both", {"a.csv": GOOD}, {"train_file": "a.csv", "dataset_name": "x/y"}, "give one of them"),
     ("nothing", {}, {}, "give --task, or your own data"),
     # Lengths.
@@ -203,6 +210,12 @@ def test_mistake_is_one_line_with_its_place(load, tmp_path, files, settings, mes
 def test_missing_folder_says_what_it_should_be(load, tmp_path):
     with pytest.raises(UserError, match=r"--data_dir .*none does not exist; expected the folder of GLUE"):
         load(tmp_path, {"task": "cola", "data_dir": "none"})
+
+
+def test_pipes_are_no_files(load, tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"--train_file: .*a.csv is a pipe or a device; give a file"):
+        load(tmp_path, {"train_file": "a.csv"})
 
 
 def test_no_rights_to_read(load, tmp_path, monkeypatch):

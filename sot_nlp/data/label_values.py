@@ -21,7 +21,8 @@ from sot_nlp.errors import UserError, printable
 # More different labels than this are more likely texts, or the examples' own numbers.
 MOST_LABELS = 10_000
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+# Python reads no number of more than some thousand digits; one of more than these is no class's.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,99})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _KINDS = {
     "integer": "a whole number",

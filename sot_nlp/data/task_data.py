@@ -133,7 +133,12 @@ def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
     if count < 2:
         raise UserError("the training data has one example: none can be held out; give --validation_file")
     labels, seed = tokens.arrays.get("labels"), arguments.data_seed or 0
-    return hold_out(labels, count, arguments.validation_fraction, seed)
+    out = hold_out(labels, count, arguments.validation_fraction, seed)
+    if not len(out):
+        raise UserError(
+            f"{tokens.source}: no label has two examples, so that one can be held out; give --validation_file"
+        )
+    return out
 
 
 def _limited(split: str, rows: np.ndarray, arguments: Any) -> np.ndarray:
