@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import preparation, records, run_folder, scoring
 from sot_nlp.arguments import FIELDS, Arguments, build_arguments
+from sot_nlp.data.data_report import describe
 from sot_nlp.data.own_data import Trained, user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, printable
@@ -55,6 +56,7 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
         run_folder.claim(folder, arguments)
     scorer, model, data = open_saved(arguments, spec, spec.test_splits if predict else ())
     accelerator = scorer.accelerator
+    say(accelerator, describe(data))
     logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
     scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
     for name, values in scores.items():

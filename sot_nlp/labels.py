@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sot_nlp.errors import UserError, printable
 
@@ -37,10 +38,7 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
     UserError, with both lists, where names or numbers of labels differ; numbers on one side and names on
     the other never agree by themselves: which number is which name, only the user can say.
     """
-    named = {int(index): str(name) for index, name in id2label.items()}
-    if sorted(named) != list(range(len(named))):
-        raise UserError(f"the model's id2label has the ids {sorted(named)}, not 0 to {len(named) - 1}")
-    model = [named[index] for index in range(len(named))]
+    model = label_names(id2label)
     if len(model) != len(labels):
         raise _mismatch(f"the model has {len(model)} labels, the task has {len(labels)}", model, labels)
     if all(GENERIC.fullmatch(name) for name in model) and not all(map(GENERIC.fullmatch, labels)):
@@ -59,6 +57,17 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
     if alignment.same_order:
         return alignment
     return Alignment(columns=columns, note=f"the model's labels ({_listed(model)}) are lined up by name")
+
+
+def label_names(id2label: Any) -> tuple[str, ...]:
+    """The names in a config's `id2label` in the order of their ids; UserError unless these are 0 to K - 1."""
+    if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
+        raise UserError(f"the model's id2label is {printable(id2label, 80)}; expected a name for each id")
+    named = {str(index): name for index, name in id2label.items()}
+    if set(named) != set(map(str, range(len(named)))):
+        found = ", ".join(map(printable, named))
+        raise UserError(f"the model's id2label has the ids {found}; expected 0 to {len(named) - 1}")
+    return tuple(named[str(index)] for index in range(len(named)))
 
 
 def other_spellings(names: Iterable[str], labels: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.data.own_data import Trained
 from sot_nlp.errors import UserError, printable
-from sot_nlp.labels import GENERIC
+from sot_nlp.labels import GENERIC, align_labels, label_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,12 +66,11 @@ def open_model(
 
     with user_errors(shown):
         import torch
-        from transformers import PreTrainedConfig
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
         from sot_nlp.modeling.tokenizer import load_tokenizer
 
-        saved, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        saved = _read_config(name, revision)
         is_sot = str(saved.get("model_type", "")).startswith("sot")
         if not is_sot and not any_classifier:
             raise UserError(
@@ -86,10 +86,11 @@ def open_model(
             model = _other_classifier(name, revision)
     record = records.read(path) if (path / records.NAME).is_file() else {}
     longest = longest_text(model, tokenizer)
+    config = model.config
     wanted = max_length or _of_record(record, "arguments", "max_length") or min(longest, DEFAULT_LENGTH)
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
-    kind, labels = _answers(model.config)
+    kind, labels = _answers(config.problem_type, config.id2label)
     columns = _of_record(record, "task_spec", "text_columns") or ()
     return SavedModel(
         model=model.eval(),
@@ -101,14 +102,21 @@ def open_model(
     )
 
 
-def _answers(config: Any) -> tuple[str, tuple[str, ...] | None]:
+def _read_config(name: str, revision: str) -> dict[str, Any]:
+    """The `config.json` of a model, its labels checked: transformers trips over ids that are none."""
+    from sot_nlp.modeling.loading import Checkpoint
+
+    saved = Checkpoint.read(name, {"revision": revision}).saved
+    if saved.get("id2label") is not None:
+        label_names(saved["id2label"])
+    return saved
+
+
+def _answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | None]:
     """(kind, names of the labels in the order of their ids; None for a regression) by a model's config."""
-    kind = KINDS.get(str(config.problem_type)) or (
-        "regression" if config.num_labels == 1 else "classification"
-    )
-    if kind == "regression":
-        return kind, None
-    return kind, tuple(config.id2label[index] for index in range(config.num_labels))
+    names = label_names(id2label)
+    kind = KINDS.get(str(problem_type)) or ("regression" if len(names) == 1 else "classification")
+    return kind, None if kind == "regression" else names
 
 
 def trained_task(name_or_path: str | Path, *, revision: str = "main") -> Trained | None:
@@ -120,17 +128,19 @@ def trained_task(name_or_path: str | Path, *, revision: str = "main") -> Trained
     from sot_nlp.preparation import user_errors
 
     with user_errors(printable(name_or_path)):
-        from transformers import PreTrainedConfig
-
-        saved, _ = PreTrainedConfig.get_config_dict(str(name_or_path), revision=revision)
-        names = {name: saved[name] for name in ("problem_type", "id2label", "num_labels") if name in saved}
-        kind, labels = _answers(PreTrainedConfig(**names))
-    if labels is not None and all(map(GENERIC.fullmatch, labels)):
+        saved = _read_config(str(name_or_path), revision)
+    if saved.get("id2label") is None:
+        return None
+    kind, labels = _answers(saved.get("problem_type"), saved["id2label"])
+    if labels is None:
+        return Trained(kind=kind, labels=None)
+    if all(map(GENERIC.fullmatch, labels)):
         return None
     record = records.read(name_or_path) if (Path(name_or_path) / records.NAME).is_file() else {}
-    before = record.get("labels")
-    if labels is not None and isinstance(before, list) and len(before) == len(labels):
-        labels = tuple(map(str, before))
+    if isinstance(before := record.get("labels"), list):
+        with contextlib.suppress(UserError):  # a record of another model
+            align_labels(dict(enumerate(labels)), list(map(str, before)))
+            labels = tuple(map(str, before))
     return Trained(kind=kind, labels=labels)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,13 @@ def test_the_same_scores_without_the_training_file(run, tmp_path):
     assert validation_score(run)(model)["accuracy"] == best["value"]
 
 
+def test_what_is_cut_is_told(run, tmp_path, capsys):
+    evaluate(run, tmp_path, "--max_length", "6")
+    told = capsys.readouterr().out
+    cut = sum(len(text.split()) + 2 > 6 for text, _ in rows(30, 2))
+    assert f"validation: {cut} examples were cut at 6 tokens" in told
+
+
 def test_every_evaluation_names_its_split(run, tmp_path):
     assert [entry["split"] for entry in records.read(run)["evaluations"]] == ["validation"] * 2
     assert evaluate(run, tmp_path)[0]["split"] == "validation"
@@ -124,6 +132,33 @@ def test_without_a_record_the_models_labels_are_enough(run, tmp_path, files):
     (bare / records.NAME).unlink()
     flags = ["--validation_file", str(files[1]), "--max_length", "128"]
     assert evaluate(bare, tmp_path, *flags)[0]["accuracy"] == records.read(run)["best"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "a", "2": "b"}, "the model's id2label has the ids 0, 2; expected 0 to 1"),
+        (["a", "b"], "the model's id2label is .*; expected a name for each id"),
+        ({"0": None, "1": "b"}, "the model's id2label is .*; expected a name for each id"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_damaged_labels_are_one_line(run, tmp_path, capsys, files, labels, message, command):
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    flags = ["--file", str(files[1]), "--cpu"] if command == "predict" else CPU
+    assert main([command, str(damaged), *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert re.search(message, told)
+
+
+def test_a_record_of_another_model_is_not_believed(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    record = json.loads((other / records.NAME).read_text())
+    (other / records.NAME).write_text(json.dumps(record | {"labels": ["a", "b", "c"]}))
+    assert evaluate(other, tmp_path)[0]["accuracy"] == record["best"]["value"]
 
 
 def test_a_task_that_is_named_is_evaluated_on_its_own_data(run, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_numbers_never_agree_with_names():
             "model's labels: good, bad; the task's: positive, negative",
         ),
         ({0: "a", 1: "b", 2: "c"}, ["a", "b"], "the model has 3 labels, the task has 2"),
-        ({0: "a", 2: "b"}, ["a", "b"], r"ids \[0, 2\]"),
+        ({0: "a", 2: "b"}, ["a", "b"], "ids 0, 2; expected 0 to 1"),
         ({0: "a", 1: "a"}, ["a", "b"], "not the task's"),
         ({0: "a\x1b[2J", 1: "b"}, ["a", "b"], r"a\\x1b\[2J"),
     ],

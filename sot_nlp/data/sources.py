@@ -46,7 +46,7 @@ def held_out(spec: TaskSpec, arguments: Any) -> list[str]:
 def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple[Path, ...]]:
     """A split's table, and the files that its content is told by (none where it is streamed)."""
     where = place(spec, split, arguments)
-    if isinstance(where, Path) and not where.exists() and split in held_out(spec, arguments):
+    if isinstance(where, Path) and split in held_out(spec, arguments) and not where.exists():
         raise UserError(
             f"{printable(where)} does not exist, and the validation data is a share of it: put it back, or "
             "give other data with --validation_file"
