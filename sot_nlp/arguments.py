@@ -297,6 +297,8 @@ def convert(name: str, value: Any) -> Any:
         return _convert_mapping(value)
     if isinstance(value, (Mapping, list, tuple)):
         raise ValueError("one text")
+    if "\0" in str(value):
+        raise ValueError("a text without NUL characters")
     return str(value)
 
 

@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -80,6 +81,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
         # Whoever read our output has gone: nothing is left to say, and Python's own flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _report(f"{printable(error.filename)}: {error.strerror}", prog)
     except KeyboardInterrupt:
         return 128 + 2
 

@@ -71,22 +71,29 @@ def check_model_folder(name_or_path: str) -> None:
 
 
 @contextlib.contextmanager
-def user_errors(what: str) -> Iterator[None]:
-    """Turn a library's refusal of what the user named into one line that names it."""
+def user_errors(what: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn a library's refusal of what the user named into one line that names it.
+
+    `others` are what it raises besides its refusals: where it does nothing but read files, `Exception`, for
+    of a damaged file anything may come.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
+    refusals: tuple[type[Exception], ...] = (OSError, ValueError, ImportError, RuntimeError, HfHubHTTPError)
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, HfHubHTTPError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except refusals + others as error:
+        reason = " ".join(str(error).split())
+        if not reason or not isinstance(error, refusals):
+            reason = f"{type(error).__name__} {reason}".strip()
         raise UserError(f"{what}: {printable(reason, 600)}") from error
 
 
 def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, with a pad token."""
-    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}", Exception):
         from sot_nlp.modeling.tokenizer import load_tokenizer as load
 
         return load(

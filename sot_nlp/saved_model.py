@@ -77,7 +77,8 @@ def open_model(
                 f"{shown}: not a SoT classifier (model_type {printable(saved.get('model_type'))}); "
                 "train one with `sot-nlp train`"
             )
-        tokenizer = load_tokenizer(name, revision=revision)
+        with user_errors(shown, Exception):
+            tokenizer = load_tokenizer(name, revision=revision)
         if is_sot:
             model = AutoSoTForSequenceClassification.from_pretrained(
                 name, revision=revision, dtype=torch.float32

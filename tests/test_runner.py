@@ -234,6 +234,8 @@ def test_a_model_with_another_order_of_labels_scores_the_same(finished, glue, tm
         (["--task", "cola", "--model_name_or_path", "./nowhere"], ["--model_name_or_path", "no such folder"]),
         (["--head", "text"], ["nothing to train on", "--task"]),
         (["--task", "cola", "--num_train_epochs", "0"], ["--num_train_epochs", "above 0"]),
+        (["--task", "cola", "--data_dir", "a\0b"], ["--data_dir", "a text without NUL"]),
+        (["--task", "a" * 5000 + ".yaml"], ["aaa", "File name too long"]),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(flags, parts, capsys, tmp_path, monkeypatch):
@@ -255,6 +257,26 @@ def test_trackers_write_into_the_runs_folder(glue, backbone_folder, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     (folder,) = (tmp_path / "runs").iterdir()
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"added_tokens": 5'),
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "bert", "id2label": ["a"]}'),
+        ("config.json", '{"model_type": "bert", "max_position_embeddings": "many"}'),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(file, content, glue, tmp_path, capsys):
+    damaged = tiny.save_backbone("bert", tmp_path / "damaged")
+    (damaged / file).write_text(content)
+    capsys.readouterr()
+    assert main(command(glue, damaged, tmp_path / "out")) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sot-nlp: error: ")]
+    assert len(told) == 1
+    assert f"--model_name_or_path {damaged}" in told[0]
 
 
 def test_the_data_folder_and_the_models_limit_are_checked(glue, backbone_folder, tmp_path, capsys):

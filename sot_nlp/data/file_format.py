@@ -40,19 +40,21 @@ def check_file(path: Path, flag: str = "") -> None:
     """
     name = f"{flag + ': ' if flag else ''}{printable(path)}"
     try:
-        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
-            # It could be read once only, and what is read here would be gone.
-            raise UserError(f"{name} is a pipe or a device; give a file ({', '.join(FORMATS)})")
-        with path.open("rb") as file:
-            start = file.read(len(BYTE_ORDER_MARK) + 1)
+        mode = path.stat().st_mode
+        readable = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        if readable:
+            with path.open("rb") as file:
+                start = file.read(len(BYTE_ORDER_MARK) + 1)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist{_neighbours(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{name} is a folder; give a file ({', '.join(FORMATS)})") from None
     except PermissionError:
         raise UserError(f"{name}: no rights to read it") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UserError(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise UserError(f"{name} can't be read: {error.strerror or error}") from None
+    if not readable:  # files are read more than once, and what is read of a pipe is gone
+        raise UserError(f"{name} is a pipe or a device; give a file ({', '.join(FORMATS)})")
     if not start.removeprefix(BYTE_ORDER_MARK):
         raise UserError(f"{name} is empty; expected examples")
 
