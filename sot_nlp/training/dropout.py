@@ -1,8 +1,7 @@
 """Dropout at the price of a few random bits, for training on a CPU.
 
 There torch draws dropout from a Bernoulli generator at about 11 ns a number, and has no fused attention with
-dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones. Sixteen bits of a
-64-bit random number decide about an element just as well.
+dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones.
 """
 
 from __future__ import annotations
@@ -16,21 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-LEVELS = 1 << 16
-
-
-def keep_factors(like: Tensor, p: float) -> Tensor:
-    """0 with probability p, else 1 / (1 - p), for each element of `like`, in its dtype.
-
-    p counts in steps of 1/65,536; the factor is that of the rounded p, so the expectation is exactly 1.
-    Draws from torch's default generator.
-    """
-    dropped = round(p * LEVELS)
-    if dropped >= LEVELS:
-        return torch.zeros_like(like)
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-    levels = words.view(torch.int16)[: like.numel()].view(like.shape)
-    return (levels >= dropped - LEVELS // 2).to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
+from sot_nlp.modeling.layers import keep_factors
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

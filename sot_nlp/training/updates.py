@@ -140,7 +140,11 @@ class Updater:
         scale = accelerator.num_processes * (
             self.arguments.gradient_accumulation_steps if self.deepspeed else 1
         )
-        accelerator.backward(loss * (weight * scale))
+        scaled = loss * (weight * scale)
+        if accelerator.scaler is None and not self.deepspeed:
+            scaled.backward()  # accelerate would look for a package on disk at each step
+        else:
+            accelerator.backward(scaled)
         return loss.detach() * weight
 
     def _over_processes(self, loss: torch.Tensor, norm: Any) -> torch.Tensor:

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from sot_nlp.training.dropout import QuickDropout, attention, dropout, keep_factors
+from sot_nlp.modeling.layers import keep_factors
+from sot_nlp.training.dropout import QuickDropout, attention, dropout
 
 
 @pytest.fixture(autouse=True)
