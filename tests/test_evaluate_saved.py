@@ -195,3 +195,16 @@ def test_a_regressions_whole_numbers_stay_scores(train, tmp_path):
     entry, predictions = evaluate(run, tmp_path)
     assert [row["label"] for row in predictions] == [float(i % 4) for i in range(40)]
     assert entry["pearson"] == pytest.approx(records.read(run)["best"]["value"])
+
+
+def test_a_yaml_task_without_labels_needs_no_training_file_either(train, tmp_path):
+    write(tmp_path / "train.csv", rows(40, 6))
+    write(tmp_path / "dev.csv", rows(20, 7))
+    task = tmp_path / "my.yaml"
+    task.write_text(
+        "text_columns: [words]\nlabel_column: label\nfiles: {train: train.csv, validation: dev.csv}\n",
+        encoding="utf-8",
+    )
+    run = train("yaml", "--task", str(task))
+    (tmp_path / "train.csv").unlink()
+    assert evaluate(run, tmp_path)[0]["accuracy"] == records.read(run)["best"]["value"]
