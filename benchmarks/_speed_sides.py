@@ -134,6 +134,7 @@ def our_training(task: str, data_dir: str, model: str, examples: int, **given: A
     network, _ = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
     accelerator = create_accelerator(arguments)
     network.to(accelerator.device)
+    vocabulary = preparation.vocabulary(arguments, data, tokenizer)
 
     def run() -> dict[str, float]:
         result = train(
@@ -145,6 +146,7 @@ def our_training(task: str, data_dir: str, model: str, examples: int, **given: A
             run_folder=Path(tempfile.mkdtemp(dir=".")),
             pad_token_id=tokenizer.pad_token_id,
             padding_side=tokenizer.padding_side,
+            vocabulary=vocabulary,
             fingerprint={},
             on_log=lambda entry: None,
             higher_is_better=True,

@@ -14,6 +14,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.labels import Alignment, align_labels
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -247,3 +248,16 @@ def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit:
     columns = np.asarray(alignment.columns)
     labels = columns[split.labels] if data.kind == "classification" else split.labels[:, columns.argsort()]
     return dataclasses.replace(split, labels=labels)
+
+
+def vocabulary(arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
+    """The ids of all tokens that a training meets, its evaluations included; None where all are wanted.
+
+    The test splits are not in it: predicting them comes after the training, and a resumed run may add them.
+    """
+    from sot_nlp.training.vocabulary import tokens_in_use
+
+    if arguments.hub_strategy != "end":  # whole models are saved on the way
+        return None
+    splits = [split for name, split in data.splits.items() if not name.startswith("test")]
+    return tokens_in_use(splits, tokenizer.pad_token_id)

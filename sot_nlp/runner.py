@@ -122,6 +122,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 pad_token_id=tokenizer.pad_token_id,
                 padding_side=tokenizer.padding_side,
                 class_weights=preparation.class_weights(arguments, data, alignment),
+                vocabulary=preparation.vocabulary(arguments, data, tokenizer),
                 fingerprint=fingerprint(record),
                 on_log=record["log_history"].append,
                 higher_is_better=True,

@@ -109,6 +109,7 @@ def run(
     evaluate: Any = None,
     fingerprint: dict[str, Any] | None = None,
     class_weights: Any = None,
+    vocabulary: Any = None,
     on_log: Any = lambda entry: None,
 ) -> tuple[Any, TrainingResult]:
     """Train; returns the model and what came out. The main metric is the validation accuracy."""
@@ -139,6 +140,7 @@ def run(
         pad_token_id=PAD,
         padding_side="right",
         class_weights=class_weights,
+        vocabulary=vocabulary,
         fingerprint=fingerprint or {"arguments": arguments.to_dict()},
         on_log=on_log,
         higher_is_better=True,

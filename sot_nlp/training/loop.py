@@ -36,6 +36,7 @@ from sot_nlp.training.runlog import RunLog, finite, tracker_config
 from sot_nlp.training.trainable import prepare, train_mode
 from sot_nlp.training.training_loss import BatchLoss, training_loss
 from sot_nlp.training.updates import Outcome, Updater
+from sot_nlp.training.vocabulary import rows_in_use
 
 __all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
 
@@ -74,6 +75,7 @@ def train(
     pad_token_id: int,
     padding_side: str,
     class_weights: Any = None,
+    vocabulary: np.ndarray | None = None,
     fingerprint: dict[str, Any],
     on_log: Callable[[dict[str, Any]], None],
     higher_is_better: bool,
@@ -94,6 +96,8 @@ def train(
         pad_token_id, padding_side: for the batches.
         class_weights: (K,) weights of the classes in the cross-entropy, scaled so that the mean over the
             training examples is 1.
+        vocabulary: (U,) ids of all tokens that the training and `evaluate` give the model, where only their
+            embeddings are to be trained (`vocabulary.rows_in_use`).
         fingerprint: JSON-able; what else must be the same where a checkpoint is resumed.
         on_log: called on the main process with each log line of the training, on resuming also with those
             that the checkpoint holds.
@@ -109,10 +113,10 @@ def train(
     check_token_budget(arguments.max_tokens_per_batch, int(np.max(train_split.lengths, initial=0)))
     if not len(train_split.lengths):
         raise UserError("the training split is empty: nothing to train on")
-    distributed = accelerator.num_processes > 1
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
-        stack.enter_context(interruption.caught_signals(distributed=distributed))
+        stack.enter_context(interruption.caught_signals(distributed=accelerator.num_processes > 1))
+        reduced = stack.enter_context(rows_in_use(model, vocabulary, arguments, accelerator))
         loop = _Loop(
             model,
             train_split,
@@ -121,7 +125,7 @@ def train(
             evaluate=evaluate,
             run_folder=run_folder,
             collation={"pad_token_id": pad_token_id, "padding_side": padding_side},
-            fingerprint=fingerprint,
+            fingerprint={**fingerprint, **reduced},
             on_log=on_log,
             higher_is_better=higher_is_better,
             main_metric=main_metric,
@@ -182,9 +186,8 @@ class _Loop:
         )
         self.per_epoch = num_updates(len(self.lengths), self.update_size)
         # (rounded, so that 0.1 + 0.2 epochs are no update more than 0.3)
-        self.total = arguments.max_train_steps or math.ceil(
-            round(self.per_epoch * arguments.num_train_epochs, 6)
-        )
+        epochs = round(self.per_epoch * arguments.num_train_epochs, 6)
+        self.total = arguments.max_train_steps or math.ceil(epochs)
         self.fingerprint = {
             **fingerprint,
             "training": {
