@@ -14,16 +14,9 @@ from sot_nlp.command_line import parse_flags
 from sot_nlp.errors import UserError, printable
 from sot_nlp.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
-from sot_nlp.studies.study import (
-    Study,
-    finished,
-    flat_settings,
-    parse_names,
-    parse_seeds,
-    read_study,
-    shown_command,
-)
+from sot_nlp.studies.study import Study, finished, flat_settings, shown_command
 from sot_nlp.studies.study_display import Lines, LiveTable
+from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.studies.study_runner import Start, Stopped, StudyRunner, slots
 
 SUMMARY = (

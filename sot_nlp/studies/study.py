@@ -1,7 +1,7 @@
 """A study: a grid of tasks, backbones, settings, heads and seeds, each cell of which is an ordinary run.
 
-Read from a YAML file (studies/README.md is the guide), from flags, or from both, and checked as a whole
-before anything runs: every cell's settings, and that the arms which are compared may spend the same.
+It comes from a YAML file (`study_file`), from flags, or from both, and is checked as a whole before anything
+runs: every cell's settings, and that the arms which are compared may spend the same.
 """
 
 from __future__ import annotations
@@ -17,16 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sot_nlp.arguments import FIELDS, HEAD_PREFIX, Arguments, build_arguments
+from sot_nlp.arguments import HEAD_PREFIX, Arguments, build_arguments
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.studies.collecting import NOT_AN_ARM, STUDY_NAME, short_hash
-from sot_nlp.studies.comparison import HOLM_FAMILIES
-from sot_nlp.studies.results import SCORE_RULES
 from sot_nlp.task_spec import TaskSpec, available_tasks, load_task
-from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 
 FORMAT_VERSION = 1
 # The order of the data has a seed of its own, which differs from the initialisation's in every pair.
@@ -278,140 +273,6 @@ class Study:
             "cells": [dataclasses.asdict(cell) for cell in cells],
         }
         write_json(folder / STUDY_NAME, plan)
-
-
-def read_study(path: Path) -> Study:
-    """The study in the YAML file at `path`; UserError names every mistake by line and key."""
-    top = read_yaml_mapping(path)
-    values: dict[str, Any] = {
-        "name": top.text("name") or path.stem,
-        "title": top.text("title") or "",
-        "description": top.text("description") or "",
-        "tasks": {name: _beside(path, task) for name, task in _names(top, "tasks").items()},
-        "models": _names(top, "models"),
-        "heads": _named_settings(top, "heads"),
-        "settings": _named_settings(top, "settings") or {"": {}},
-        "arguments": _settings(top, top.scalars("arguments"), "arguments"),
-        "baseline": top.text("baseline") or "",
-        "score": top.text("score", choices=SCORE_RULES) or "last",
-        "holm": top.text("holm", choices=HOLM_FAMILIES) or "tasks",
-        "allow_unequal_budget": bool(top.flag("allow_unequal_budget")),
-        "held_out": bool(top.flag("held_out")),
-    }
-    seeds = top.texts("seeds")
-    if seeds:
-        try:
-            values["seeds"] = parse_seeds(seeds, listed=isinstance(top.values["seeds"], yaml.SequenceNode))
-        except UserError as error:
-            top.problem(str(error), key="seeds")
-    values["published"], values["published_source"] = _published(top)
-    top.finish()
-    return Study(**values)
-
-
-def _beside(study: Path, task: str) -> str:
-    """A task's file that lies where the study says, seen from the study's own folder."""
-    return str(study.parent / task) if (study.parent / task).is_file() else task
-
-
-def _names(top: YamlMapping, key: str) -> dict[str, str]:
-    """A list of names, or names for tables mapped to what they stand for."""
-    if isinstance(top.values.get(key), yaml.MappingNode):
-        child = top.mapping(key)
-        assert child is not None
-        return {name: child.text(name, required=True) or "" for name in child.values}
-    return {short_name(text): text for text in top.texts(key) or ()}
-
-
-def _named_settings(top: YamlMapping, key: str) -> dict[str, dict[str, Any]]:
-    """Presets as a list, or names for tables mapped to settings of a run."""
-    if not isinstance(top.values.get(key), yaml.MappingNode):
-        if key == "settings" and key in top:
-            top.problem("must map names to settings of a run", key=key)
-        return {name: {"head": name} for name in top.texts(key) or ()}
-    child = top.mapping(key)
-    assert child is not None
-    found: dict[str, dict[str, Any]] = {}
-    for name in child.values:
-        if child.is_text(name) and key == "heads":
-            found[name] = {"head": child.text(name)}
-        else:
-            found[name] = _settings(child, child.scalars(name), name)
-    return found
-
-
-def _settings(place: YamlMapping, settings: dict[str, Scalar], key: str) -> dict[str, Any]:
-    for name in settings:
-        if name in GRID:
-            place.problem(f"{name} is set by the grid", key=key)
-        elif name not in FIELDS and not name.startswith(HEAD_PREFIX):
-            place.problem(f"unknown setting {printable(name)!r}; {did_you_mean(name, FIELDS)}", key=key)
-    return dict(settings)
-
-
-def _published(top: YamlMapping) -> tuple[dict[str, dict[str, dict[str, float]]], str]:
-    child = top.mapping("published")
-    if child is None:
-        return {}, ""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    scores = child.mapping("scores")
-    for arm in scores.values if scores is not None else ():
-        assert scores is not None
-        by_model = scores.mapping(arm)
-        for model in by_model.values if by_model is not None else ():
-            assert by_model is not None
-            of_tasks = by_model.scalars(model)
-            for task, score in of_tasks.items():
-                if isinstance(score, bool) or not isinstance(score, (int, float)):
-                    by_model.problem(f"{printable(task)}: must be a score in percent", key=model)
-                else:
-                    found.setdefault(arm, {}).setdefault(model, {})[task] = float(score)
-    return found, child.text("source", required=True) or ""
-
-
-def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...]:
-    """`10` -> 0 to 9; `100-109` -> those; several numbers -> those. UserError otherwise.
-
-    Of a YAML's list (`listed`) a single number is a seed, too: `[10]` -> 10.
-    """
-    words = [str(word) for word in words]
-    if len(words) == 1 and (span := re.fullmatch(r"(\d+)-(\d+)", words[0])):
-        first, last = int(span[1]), int(span[2])
-        if first > last:
-            raise UserError(f"seeds {printable(words[0])}: the first is above the last")
-        return tuple(range(first, last + 1))
-    if not all(word.isdecimal() for word in words) or not words:
-        raise UserError(
-            f"seeds {printable(' '.join(words))}: give how many (10), a span (100-109), or several numbers"
-        )
-    numbers = [int(word) for word in words]
-    if len(numbers) == 1 and not listed:
-        if not 1 <= numbers[0] <= 10_000:
-            raise UserError(f"seeds {numbers[0]}: from 1 to 10000")
-        return tuple(range(numbers[0]))
-    if len(set(numbers)) < len(numbers):
-        raise UserError("seeds: one stands twice")
-    return tuple(numbers)
-
-
-def short_name(text: str) -> str:
-    """The name in tables of a task or model: the last part of a path or a Hub name, without `.yaml`."""
-    parts = [part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")]
-    if not parts:
-        return text
-    return "-".join(parts[-2:]) if parts[-1] == "model" else re.sub(r"\.ya?ml$", "", parts[-1])
-
-
-def parse_names(words: Sequence[str]) -> dict[str, str]:
-    """Words of a flag, `google-bert/bert-base-cased` or `NAME=PATH` -> name in tables, value."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, separator, value = word.partition("=")
-        key, text = (name, value) if separator and name and value else (short_name(word), word)
-        if key in found:
-            raise UserError(f"{printable(key)!r} stands twice; give another name, as in NAME=VALUE")
-        found[key] = text
-    return found
 
 
 def finished(study: Study) -> Study:

@@ -20,7 +20,8 @@ from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.studies import claims, collecting, study_runner
 from sot_nlp.studies.ray_launcher import RayLauncher
-from sot_nlp.studies.study import Study, finished, parse_names, parse_seeds, read_study
+from sot_nlp.studies.study import Study, finished
+from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.studies.study_runner import slots
 from sot_nlp.task_spec import load_task
 from tests import tiny

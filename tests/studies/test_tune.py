@@ -10,7 +10,8 @@ import pytest
 from sot_nlp.commands import tune as command
 from sot_nlp.errors import UserError
 from sot_nlp.studies import study_runner, tune
-from sot_nlp.studies.study import finished, read_study
+from sot_nlp.studies.study import finished
+from sot_nlp.studies.study_file import read_study
 from sot_nlp.studies.tune import Dimension, Tuner, parse_space
 from tests.fake_runs import small
 
