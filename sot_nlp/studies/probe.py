@@ -251,7 +251,8 @@ class Probe:
             name=f"probe-{self.spec.name}",
             title=f"Heads on frozen {self.model_label}, {self.spec.title}",
             description=(
-                f"Only the heads were trained: {epochs:g} epochs, batches of {size}, learning rate "
+                f"Only the heads were trained, on {len(passes[0].train)} examples: {epochs:g} epochs, "
+                f"batches of {size}, learning rate "
                 + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
                 + (", each chosen on held-out training data." if self.chosen else ".")
             ),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_json
+from sot_nlp.files import write_atomic
 
 FORMAT_VERSION = 1
 NAME = "results.json"
@@ -102,8 +102,13 @@ class Results:
         return cls(cells=tuple(cells), **rest)
 
     def write(self, path: str | Path) -> None:
-        """Write the numbers that every table and plot can be made of again."""
-        write_json(path, self.to_dict())
+        """Write the numbers that every table and plot can be made of again, as JSON with a line a cell."""
+        values = self.to_dict()
+        cells = ",\n    ".join(
+            json.dumps(cell, ensure_ascii=False, allow_nan=False) for cell in values.pop("cells")
+        )
+        others = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        write_atomic(path, f'{others},\n  "cells": [\n    {cells}\n  ]\n}}\n')
 
 
 def read_file(path: Path) -> Results:
