@@ -403,7 +403,7 @@ def test_mistakes(words, message):
 def test_the_settings_that_ship_hold():
     config = Path(__file__).parents[2] / "studies" / "probe.yaml"
     arguments = probe_command._arguments(["--config", str(config), "--task", "cola"], "p", None)
-    assert (arguments.learning_rate, arguments.num_train_epochs, arguments.seed) == (1e-3, 10, 0)
+    assert (arguments.learning_rate, arguments.num_train_epochs, arguments.seed) == (1e-3, 5, 0)
 
 
 def test_help(capsys):
