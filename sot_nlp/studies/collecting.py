@@ -113,6 +113,9 @@ def cell_of_record(
     """The cell of a finished run; `found` collects the sets of versions seen, by their hash."""
     metric = str(record.get("main_metric"))
     versions = {str(k): str(v) for k, v in (record.get("versions") or {}).items()}
+    # It may differ between machines, and between runs where --mixed_precision auto decides.
+    if precision := (record.get("environment") or {}).get("mixed_precision"):
+        versions["precision"] = str(precision)
     version_hash = short_hash(versions)
     found[version_hash] = versions
     common: dict[str, Any] = {

@@ -124,7 +124,7 @@ def read_file(path: Path) -> Results:
 
 
 def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
-    """Refuse runs of one group on different data, by name; mark those made by different versions."""
+    """Refuse runs of one group on different data, by name; mark those of different versions or precisions."""
     marks = list(results.marks)
     groups: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
     for cell in results.cells:
@@ -146,7 +146,7 @@ def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
                 for name in sorted(first.keys() | second.keys())
                 if first.get(name) != second.get(name)
             ]
-            marks.append(f"{title}: runs of different versions: {', '.join(differing)}")
+            marks.append(f"{title}: runs of different versions or precisions: {', '.join(differing)}")
     return dataclasses.replace(results, marks=tuple(dict.fromkeys(marks)))
 
 

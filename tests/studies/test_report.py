@@ -171,7 +171,14 @@ def test_runs_of_other_versions_are_marked(tmp_path):
     write_run(tmp_path / "a", record(seed=0))
     write_run(tmp_path / "b", record(seed=1, versions={"python": "3.11.0", "torch": "2.12.0"}))
     (mark,) = collecting.read_results(tmp_path).marks
-    assert mark.endswith("runs of different versions: torch 2.13.0 / 2.12.0")
+    assert mark.endswith("runs of different versions or precisions: torch 2.13.0 / 2.12.0")
+
+
+def test_runs_of_other_precision_are_marked(tmp_path):
+    write_run(tmp_path / "a", record(seed=0, environment={"mixed_precision": "bf16"}))
+    write_run(tmp_path / "b", record(seed=1, environment={"mixed_precision": "no"}))
+    (mark,) = collecting.read_results(tmp_path).marks
+    assert mark.endswith("precision bf16 / no")
 
 
 def test_a_results_file_gives_the_same_again(tmp_path):
