@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sot_nlp.errors import printable
+
 REMEDY = "try another --seed, warm-up (--warmup_ratio 0.1), a lower --learning_rate, or more epochs"
 # The mean loss of the last tenth of a run must lie at least this share below that of its first tenth.
 LEAST_FALL = 0.02
@@ -19,7 +21,7 @@ def collapse_warnings(
     """One sentence for each sign of a collapsed run; empty for a sound one.
 
     Args:
-        predictions: what the kept model predicts on the validation split: ids, scores or 0/1 lists.
+        predictions: what the kept model predicts on the validation split: labels, scores or lists of labels.
         losses: the training loss at each log line, in order.
         scores: the kept model's metrics on the validation split.
         kind: `classification`, `regression` or `multi_label`.
@@ -28,7 +30,7 @@ def collapse_warnings(
     distinct = {tuple(p) if isinstance(p, list) else p for p in predictions}
     if len(predictions) > 1 and len(distinct) == 1:
         what = "score" if kind == "regression" else "class"
-        signs.append(f"every validation example is given the same {what} ({next(iter(distinct))})")
+        signs.append(f"every validation example is given the same {what} ({printable(distinct.pop())})")
     if not fell(losses):
         signs.append("the training loss did not fall")
     for metric in CORRELATIONS:

@@ -266,7 +266,8 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     first = next(iter(run.scorer.splits))
     kept = next(e for e in result.evaluations if result.best is None or e["step"] == result.best["step"])
     losses = [entry["loss"] for entry in record["log_history"] if "learning_rate" in entry]
-    signs = collapse_warnings([row["prediction"] for row in rows[first]], losses, kept, run.data.kind)
+    predicted = [run.scorer.named(row["prediction"]) for row in rows[first]]
+    signs = collapse_warnings(predicted, losses, kept, run.data.kind)
     record |= {
         "num_trainable_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         "best": result.best,
