@@ -58,7 +58,9 @@ class Arguments:
     dataset_config_name: str | None = setting(None, "its configuration", TASK)
     streaming: bool = setting(
         False,
-        "read a data set of the Hub without storing it; only its tokens lie on disk, and for this run alone",
+        "read a data set of the Hub without storing it: only its tokens lie on disk, and for this run alone; "
+        "with --max_train_steps the training data, also --train_file, is read window by window and not even "
+        "its tokens are stored (an epoch of the record is then a window)",
         TASK,
     )
     text_column_names: list[str] | None = setting(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import lora
 from sot_nlp.arguments import Arguments
+from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, printable
 from sot_nlp.labels import Alignment, align_labels
 
@@ -217,6 +218,8 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
     import numpy as np
     import torch
 
+    if data.stream is not None:
+        raise UserError("--class_weights: scaled by how often each label comes, which is unknown of a stream")
     labels = data.splits["train"].labels
     if data.kind != "classification" or data.labels is None or labels is None:
         raise UserError("--class_weights: only for tasks with one label an example")
@@ -238,16 +241,22 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit:
+def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit | StreamedSplit:
     """The training examples with their labels as the model numbers them."""
     import numpy as np
 
-    split = data.splits["train"]
-    if alignment is None or alignment.same_order or split.labels is None:
+    split = data.stream or data.splits["train"]
+    if alignment is None or alignment.same_order:
         return split
     columns = np.asarray(alignment.columns)
-    labels = columns[split.labels] if data.kind == "classification" else split.labels[:, columns.argsort()]
-    return dataclasses.replace(split, labels=labels)
+
+    def relabel(labels: np.ndarray) -> np.ndarray:
+        return columns[labels] if data.kind == "classification" else labels[:, columns.argsort()]
+
+    if isinstance(split, StreamedSplit):
+        split.relabel = relabel
+        return split
+    return split if split.labels is None else dataclasses.replace(split, labels=relabel(split.labels))
 
 
 def vocabulary(arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
@@ -257,7 +266,7 @@ def vocabulary(arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokeni
     """
     from sot_nlp.training.vocabulary import tokens_in_use
 
-    if arguments.hub_strategy != "end":  # whole models are saved on the way
-        return None
+    if arguments.hub_strategy != "end" or data.stream is not None:
+        return None  # whole models are saved on the way, or nobody knows what will come
     splits = [split for name, split in data.splits.items() if not name.startswith("test")]
     return tokens_in_use(splits, tokenizer.pad_token_id)

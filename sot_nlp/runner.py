@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import lora, preparation, records, run_folder
 from sot_nlp.arguments import Arguments
 from sot_nlp.collapse import collapse_warnings
-from sot_nlp.data.data_report import describe
+from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.training.interruption import Interrupted
@@ -283,6 +283,10 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     }
+    if run.data.stream is not None:
+        dropped = run.arguments.drop_leaked
+        source = run.data.stream.source.table.name
+        record["data"]["splits"]["train"] = stream_report(source, result.stream, dropped=dropped)
     weights = whole_weights(run.accelerator, result.model)
     if run.accelerator.is_main_process:
         write_rows(run.folder, run.scorer, rows)
@@ -334,7 +338,7 @@ def summary(record: dict[str, Any], data: TaskData) -> list[str]:
 def outcome(folder: Path, record: dict[str, Any]) -> list[str]:
     """What came out, and where it lies."""
     best = record["best"]
-    lines = [f"warning: {warning}" for warning in record["warnings"]]
+    lines = [*describe_stream(record["data"]), *(f"warning: {warning}" for warning in record["warnings"])]
     if best:
         lines.append(f"best {best['metric']} {best['value']:.4f} at epoch {best['epoch']:g}")
     return [*lines, f"model, record and predictions: {printable(folder)}"]

@@ -22,6 +22,7 @@ from sot_nlp.errors import UserError, printable
 MOST_UNREADABLE = 0.01
 # Sources that take no longer than these seconds are done before a progress bar could be read.
 BAR_DELAY = 2.0
+NONE_LEFT = "--drop_leaked: every training example stands in the validation data; none is left"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +88,15 @@ def check_source(source: Source, progress: bool = False) -> Checked:
     with progress_bar(source, "checking", progress) as bar:
         for rows in source.table.rows(wanted):
             unreadable += rows.unreadable
-            texts = rows.columns[: len(source.text_columns)]
-            check_texts(source.table, source.text_columns, rows, texts)
-            stripped = [[text.strip() for text in column] for column in texts]
+            checked = check_rows(source, rows)
             indices.append(np.array(rows.indices, dtype=np.int64))
-            digests.append(_digests(stripped))
-            empty.append(np.array([not all(parts) for parts in zip(*stripped, strict=True)], dtype=np.uint8))
-            nul_texts += sum("\0" in text for column in texts for text in column)
+            digests.append(checked.digests)
+            empty.append(checked.empty)
+            nul_texts += int(checked.nul_texts.sum())
             if source.label_column is not None:
                 labels.add(rows.columns[-1], rows.lines)
             bar.update(len(rows.lines))
-    count = sum(map(len, indices))
-    if not count:
-        raise UserError(f"{source.table.name} holds no examples{_first_unreadable(unreadable)}")
-    if len(unreadable) > max(10, MOST_UNREADABLE * count):
-        raise UserError(
-            f"{source.table.name}: {len(unreadable)} of {count + len(unreadable)} lines are unreadable"
-            f"{_first_unreadable(unreadable)}"
-        )
+    check_unreadable(source, sum(map(len, indices)), unreadable)
     return Checked(
         indices=np.concatenate(indices),
         digests=np.concatenate(digests),
@@ -113,6 +105,40 @@ def check_source(source: Source, progress: bool = False) -> Checked:
         unreadable=unreadable,
         nul_texts=nul_texts,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedRows:
+    """What is known of the texts of n rows: `digests` and `empty` as in `Checked`, `nul_texts` (n,) int64."""
+
+    digests: np.ndarray
+    empty: np.ndarray
+    nul_texts: np.ndarray
+
+
+def check_rows(source: Source, rows: Rows) -> CheckedRows:
+    """Look at the texts of some rows; their text columns come first. UserError for what is no text."""
+    texts = rows.columns[: len(source.text_columns)]
+    check_texts(source.table, source.text_columns, rows, texts)
+    stripped = [[text.strip() for text in column] for column in texts]
+    empty = [not all(parts) for parts in zip(*stripped, strict=True)]
+    nul_texts = [sum("\0" in text for text in parts) for parts in zip(*texts, strict=True)]
+    return CheckedRows(
+        digests=_digests(stripped),
+        empty=np.array(empty, dtype=np.uint8),
+        nul_texts=np.array(nul_texts, dtype=np.int64),
+    )
+
+
+def check_unreadable(source: Source, count: int, unreadable: list[tuple[int, str]]) -> None:
+    """Raise UserError for a source without examples, or with too many broken lines beside its `count`."""
+    if not count:
+        raise UserError(f"{source.table.name} holds no examples{_first_unreadable(unreadable)}")
+    if len(unreadable) > max(10, MOST_UNREADABLE * count):
+        raise UserError(
+            f"{source.table.name}: {len(unreadable)} of {count + len(unreadable)} lines are unreadable"
+            f"{_first_unreadable(unreadable)}"
+        )
 
 
 def _first_unreadable(unreadable: list[tuple[int, str]]) -> str:

@@ -54,23 +54,52 @@ def split_report(
         "truncated_tokens_p95": float(np.percentile(cut, 95)) if len(cut) else 0.0,
         "max_length": int(split.lengths.max()) if len(split) else 0,
         "mean_length": float(split.lengths.mean()) if len(split) else 0.0,
-        "labels": _label_summary(spec, split),
+        "labels": label_summary(spec, split.labels),
     }
 
 
-def _label_summary(spec: TaskSpec, split: TokenSplit) -> dict[str, Any] | None:
+def label_summary(spec: TaskSpec, labels: np.ndarray | None) -> dict[str, Any] | None:
     """How many examples have each label; of scores, their range and mean."""
-    if split.labels is None or not len(split):
+    if labels is None or not len(labels):
         return None
     if spec.kind == "regression":
-        scores = split.labels.astype(np.float64)
+        scores = labels.astype(np.float64)
         return {"lowest": scores.min().item(), "highest": scores.max().item(), "mean": scores.mean().item()}
     names = spec.labels or ()
     if spec.kind == "multi_label":
-        counts = split.labels.sum(axis=0).astype(np.int64)
+        counts = labels.sum(axis=0).astype(np.int64)
     else:
-        counts = np.bincount(split.labels, minlength=len(names))
+        counts = np.bincount(labels, minlength=len(names))
     return dict(zip(names, counts.tolist(), strict=True))
+
+
+def stream_report(source: str, total: dict[str, Any], *, dropped: bool) -> dict[str, Any]:
+    """As `split_report`, of a stream: what was read of it so far (`stream.add_found`), nothing at first.
+
+    Examples count as often as they were read; `windows` says that it is a stream.
+    """
+    lost = np.array([int(tokens) for tokens in total.get("lost", {})])
+    times = np.array(list(total.get("lost", {}).values()), dtype=np.int64)
+    examples = total.get("examples", 0)
+    return {
+        "source": source,
+        "sha256": None,
+        "examples": examples,
+        "examples_in_file": None,
+        "chosen": None,
+        "expected_in_file": None,
+        "held_out_of_train": False,
+        "windows": total.get("windows", 0),
+        "leaked": {"train_examples": total.get("leaked", 0), "dropped": dropped},
+        "unreadable": total.get("unreadable", []),
+        "empty_texts": total.get("empty_texts", 0),
+        "nul_texts": total.get("nul_texts", 0),
+        "truncated": int(times.sum()),
+        "truncated_tokens_p95": float(np.percentile(np.repeat(lost, times), 95)) if len(lost) else 0.0,
+        "max_length": total.get("max_length", 0),
+        "mean_length": total.get("tokens", 0) / max(examples, 1),
+        "labels": total.get("labels"),
+    }
 
 
 def describe(data: TaskData) -> list[str]:
@@ -81,6 +110,9 @@ def describe(data: TaskData) -> list[str]:
         flags = "--text_column_names and --label_column_name"
         lines.append(f"guessed: columns {list_names(guessed)}, kind {report['kind']} ({flags} name others)")
     for name, found in report["splits"].items():
+        if "windows" in found:
+            lines.append(f"{name}: streamed from {found['source']} window by window, and not stored")
+            continue
         lines += [f"{name}: {line}" for line in _describe_split(found, report)]
         if not data.caches[name].startswith(("built", "reused")):
             lines.append(f"{name}: token cache {data.caches[name]}")
@@ -91,10 +123,23 @@ def describe(data: TaskData) -> list[str]:
     return lines
 
 
+def describe_stream(report: dict[str, Any]) -> list[str]:
+    """The same of training data that was streamed, once it has been; nothing where it was not."""
+    found = report["splits"].get("train", {})
+    if "windows" not in found:
+        return []
+    lines = _describe_split(found, report)
+    if count := found["leaked"]["train_examples"]:
+        what = "dropped" if found["leaked"]["dropped"] else "kept; --drop_leaked drops them"
+        lines.append(f"{count} examples stand in the validation data too ({what})")
+    return [f"train, as read: {line}" for line in lines]
+
+
 def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
     part = ", held out of the training data" if found["held_out_of_train"] else ""
+    of = f" of {found['examples_in_file']}" if found["examples_in_file"] is not None else ""
     lines = [
-        f"{found['examples']} of {found['examples_in_file']} examples of {found['source']}{part}; "
+        f"{found['examples']}{of} examples of {found['source']}{part}; "
         f"{found['mean_length']:.1f} tokens on average, {found['max_length']} at most"
     ]
     if found["labels"] is not None and report["kind"] != "regression":

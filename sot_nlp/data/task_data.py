@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sot_nlp.data.data_report import columns_report, split_report
+from sot_nlp.data.checking import NONE_LEFT
+from sot_nlp.data.data_report import columns_report, split_report, stream_report
 from sot_nlp.data.sources import held_out, open_source, place
 from sot_nlp.data.splitting import hold_out, leaked, subset
+from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.data.tokenization import Tokens, tokenize_sources
 from sot_nlp.errors import UserError
@@ -29,8 +31,9 @@ LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test"
 class TaskData:
     """The splits of a task. `labels` are the names in the order of their ids, None for a regression.
 
-    `report` (JSON values) says what was found in the files; it depends on them and the settings alone.
-    `caches` says of each split whether its tokens were built or reused.
+    `stream` is the training data where it is not among them, but read window by window. `report` (JSON
+    values) says what was found in the files; it depends on them and the settings alone. `caches` says of each
+    split whether its tokens were built or reused.
     """
 
     kind: str
@@ -38,6 +41,7 @@ class TaskData:
     splits: dict[str, TokenSplit]
     report: dict[str, Any]
     caches: dict[str, str] = field(default_factory=dict)
+    stream: StreamedSplit | None = None
 
 
 def load_data(
@@ -59,8 +63,16 @@ def load_data(
     """
     wanted = tuple(splits or ("train", *spec.validation_splits))
     check_max_length(arguments.max_length, tokenizer, len(spec.text_columns), model_max_length)
-    places = {split: place(spec, split, arguments) for split in wanted}
     held = held_out(spec, arguments)
+    streamed = "train" in wanted and is_streamed(arguments)
+    if streamed:
+        if held:
+            raise UserError(
+                "--streaming with --max_train_steps: nothing can be held out of data that is not stored; "
+                "give --validation_file, or a data set with a validation split"
+            )
+        wanted = tuple(split for split in wanted if split != "train")
+    places = {split: place(spec, split, arguments) for split in wanted}
     first_of: dict[Any, str] = {}
     for split, where in places.items():
         first_of.setdefault(where, split)
@@ -85,6 +97,10 @@ def load_data(
         split: split_report(spec, found_splits[split], tokens[split], rows[split], held_out=split in held)
         for split in wanted
     }
+    stream = _stream(spec, arguments, tokenizer, tokens) if streamed else None
+    if stream is not None:
+        found = stream_report(stream.source.table.name, {}, dropped=arguments.drop_leaked)
+        reports = {"train": found, **reports}
     report = {
         "columns": columns_report(spec, arguments),
         "kind": spec.kind,
@@ -99,6 +115,26 @@ def load_data(
         splits=found_splits,
         report=report,
         caches={split: found.cache for split, found in tokens.items()},
+        stream=stream,
+    )
+
+
+def is_streamed(arguments: Any) -> bool:
+    """Whether the training data is read window by window: an epoch of it, or a part, would be stored."""
+    return bool(arguments.streaming and arguments.max_train_steps and arguments.max_train_samples is None)
+
+
+def _stream(
+    spec: TaskSpec, arguments: Any, tokenizer: PreTrainedTokenizerBase, tokens: dict[str, Tokens]
+) -> StreamedSplit:
+    digests = [found.arrays["digests"] for split, found in tokens.items() if split.startswith("validation")]
+    return StreamedSplit(
+        open_source(spec, "train", arguments),
+        spec,
+        tokenizer,
+        max_length=arguments.max_length,
+        known=np.unique(np.concatenate(digests)) if digests else np.zeros(0, dtype=np.uint64),
+        drop_leaked=arguments.drop_leaked,
     )
 
 
@@ -169,9 +205,7 @@ def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop:
         }
     if drop:
         if not keep.any():
-            raise UserError(
-                "--drop_leaked: every training example stands in the validation data; none is left"
-            )
+            raise UserError(NONE_LEFT)
         rows["train"] = rows["train"][keep]
     return found
 

@@ -167,9 +167,9 @@ def _tokenize(
             if len(ids):
                 offset = int(ends[-1])
             writer.append("offsets", ends)
-            writer.append("input_ids", _flat(ids, np.int32))
+            writer.append("input_ids", flat(ids, np.int32))
             if types is not None:
-                writer.append("token_type_ids", _flat(types, np.uint8))
+                writer.append("token_type_ids", flat(types, np.uint8))
             writer.append("lost", lost)
             bar.update(len(rows.lines))
     writer.append("indices", checked.indices)
@@ -223,5 +223,6 @@ def filler_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def _flat(sequences: list[list[int]], dtype: type[np.generic]) -> np.ndarray:
+def flat(sequences: list[list[int]], dtype: type[np.generic]) -> np.ndarray:
+    """All sequences, one behind the other."""
     return np.fromiter(itertools.chain.from_iterable(sequences), dtype, sum(map(len, sequences)))

@@ -45,7 +45,8 @@ class Progress:
     """Where a run stands. JSON-able; with the model's and the optimizer's tensors it is all that a run is.
 
     `updates` counts the updates done in `epoch`, `step` those of the run; `evaluated` says whether this point
-    has been evaluated. `window` holds the sums since the last log line, `scaler` fp16's loss scale.
+    has been evaluated. `window` holds the sums since the last log line, `scaler` fp16's loss scale, `stream`
+    what was found in the windows of a streamed training split, each of which is an epoch.
     """
 
     epoch: int = 0
@@ -63,6 +64,7 @@ class Progress:
     train_seconds: float = 0.0
     examples: int = 0
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    stream: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Progress:

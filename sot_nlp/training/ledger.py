@@ -26,8 +26,8 @@ MOST_OVERFLOWS = 50
 class Ledger:
     """Keeps `progress`, writes what is logged, and stops the run at numbers that are not finite.
 
-    `positions` (n,) are the training examples' places in their file, `on_log` gets each line of the training
-    on the main process. The clock counts training alone: whoever does something else stops it.
+    `positions` (n,) are to be the training examples' places in their file, `on_log` gets each line of the
+    training on the main process. The clock counts training alone: whoever does something else stops it.
     """
 
     def __init__(
@@ -38,10 +38,9 @@ class Ledger:
         *,
         on_log: Callable[[dict[str, Any]], None],
         updates_per_epoch: int,
-        positions: np.ndarray,
     ):
         self.accelerator, self.arguments, self.log, self.on_log = accelerator, arguments, log, on_log
-        self.updates_per_epoch, self.positions = updates_per_epoch, positions
+        self.updates_per_epoch, self.positions = updates_per_epoch, np.zeros(0, dtype=np.int64)
         self.progress = Progress()
         self.warnings: list[str] = []
         self.overflows = 0

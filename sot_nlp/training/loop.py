@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from sot_nlp.data.stream import StreamedSplit, add_found
 from sot_nlp.errors import UserError, printable
 from sot_nlp.training import checkpoints, interruption
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
@@ -30,7 +30,15 @@ from sot_nlp.training.interruption import Interrupted, LostProcessError
 from sot_nlp.training.keeping import Keeper
 from sot_nlp.training.ledger import Ledger
 from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
-from sot_nlp.training.processes import create_accelerator, is_sharded, lost_process, on_main, peak_memory
+from sot_nlp.training.processes import (
+    agreed_signal,
+    create_accelerator,
+    is_sharded,
+    lost_process,
+    on_main,
+    peak_memory,
+)
+from sot_nlp.training.result import TrainingResult
 from sot_nlp.training.run_lock import run_lock
 from sot_nlp.training.runlog import RunLog, finite, tracker_config
 from sot_nlp.training.trainable import prepare, train_mode
@@ -39,29 +47,6 @@ from sot_nlp.training.updates import Outcome, Updater
 from sot_nlp.training.vocabulary import rows_in_use
 
 __all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
-
-
-@dataclass(kw_only=True)
-class TrainingResult:
-    """What came out of `train`, apart from the weights.
-
-    `model` is the trained model as predictions need it: the one given, unless it is sharded (then
-    accelerate's wrapper). `best` is {metric, value, epoch, step} of the weights that it holds. Speeds and
-    seconds count training alone, not evaluations and checkpoints. `peak_memory_bytes` is the GPU's, else the
-    process's.
-    """
-
-    model: torch.nn.Module
-    best: dict[str, Any] | None
-    evaluations: list[dict[str, Any]]
-    log_history: list[dict[str, Any]]
-    train_examples_per_second: float
-    train_seconds: float
-    steps: int
-    skipped_updates: list[dict[str, Any]]
-    resumed_from: list[dict[str, Any]]
-    warnings: list[str]
-    peak_memory_bytes: int
 
 
 def train(
@@ -88,7 +73,8 @@ def train(
 
     Args:
         model: anything whose `forward(labels=...)` returns the mean loss of its batch.
-        train_split: `data.TokenSplit`, or what has its `lengths`, `indices`, `labels` and `collate`.
+        train_split: `data.TokenSplit`, or what has its `lengths`, `indices`, `labels` and `collate`; or a
+            `data.StreamedSplit`, whose windows are the epochs.
         arguments: `arguments.Arguments`.
         accelerator: from `create_accelerator`.
         evaluate: called at each epoch's end (and at the end) on all processes; its `main_metric` decides.
@@ -110,9 +96,6 @@ def train(
         Interrupted: a signal came; a checkpoint is written.
         LostProcessError: another process of the run is gone.
     """
-    check_token_budget(arguments.max_tokens_per_batch, int(np.max(train_split.lengths, initial=0)))
-    if not len(train_split.lengths):
-        raise UserError("the training split is empty: nothing to train on")
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
         stack.enter_context(interruption.caught_signals(distributed=accelerator.num_processes > 1))
@@ -137,6 +120,8 @@ def train(
             ),
         )
         stack.callback(loop.close)
+        if isinstance(train_split, StreamedSplit):
+            stack.callback(train_split.close)
         stack.enter_context(loop.log)
         try:
             return loop.run()
@@ -178,20 +163,23 @@ class _Loop:
         self.split, self.arguments, self.accelerator = split, arguments, accelerator
         self.evaluate_model = evaluate
         self.main_metric, self.sign = main_metric, 1.0 if higher_is_better else -1.0
-        self.lengths = np.asarray(split.lengths)
         self.update_size = (
             arguments.per_device_train_batch_size
             * arguments.gradient_accumulation_steps
             * accelerator.num_processes
         )
-        self.per_epoch = num_updates(len(self.lengths), self.update_size)
+        streamed = isinstance(split, StreamedSplit)
+        self.examples = split.window_size(self.update_size) if streamed else len(split.lengths)
+        if not self.examples:
+            raise UserError("the training split is empty: nothing to train on")
+        self.per_epoch = num_updates(self.examples, self.update_size)
         # (rounded, so that 0.1 + 0.2 epochs are no update more than 0.3)
         epochs = round(self.per_epoch * arguments.num_train_epochs, 6)
         self.total = arguments.max_train_steps or math.ceil(epochs)
         self.fingerprint = {
             **fingerprint,
             "training": {
-                "examples": len(self.lengths),
+                "examples": self.examples,
                 "examples_per_update": self.update_size,
                 "precision": accelerator.mixed_precision,
                 "device": accelerator.device.type,
@@ -210,7 +198,6 @@ class _Loop:
             self.log,
             on_log=on_log,
             updates_per_epoch=self.per_epoch,
-            positions=np.asarray(split.indices),
         )
         self.raw = model
         self.own_forward = {"forward": model.forward} if "forward" in vars(model) else {}
@@ -231,12 +218,13 @@ class _Loop:
             self.model,
             self.optimizer,
             accelerator,
-            split=split,
             arguments=arguments,
             schedule=learning_rate_schedule(arguments, self.total),
             loss=loss,
             **collation,
         )
+        if not streamed:
+            self._use(split)
 
     # --- the run ---
 
@@ -268,8 +256,10 @@ class _Loop:
     def _train_epoch(self) -> None:
         progress, arguments = self.ledger.progress, self.arguments
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+        if isinstance(self.split, StreamedSplit):
+            self._next_window(self.split)
         updates = epoch_updates(
-            self.lengths,
+            self.updater.split.lengths,
             seed=seed,
             epoch=progress.epoch,
             update_size=self.update_size,
@@ -295,6 +285,23 @@ class _Loop:
         self._drain()
         self.ledger.stop_clock()
 
+    def _use(self, split: Any) -> None:
+        """Train on the examples of `split` from here on."""
+        check_token_budget(self.arguments.max_tokens_per_batch, int(np.max(split.lengths)))
+        self.updater.split, self.ledger.positions = split, np.asarray(split.indices)
+
+    def _next_window(self, stream: StreamedSplit) -> None:
+        """Train on the window of this epoch, and account for what was found in it."""
+        progress = self.ledger.progress
+        window = stream.window(progress.epoch, self.examples)
+        if progress.stream.get("windows", 0) <= progress.epoch:
+            progress.stream = add_found(progress.stream, window.found)
+        elif progress.stream["digest"] != window.found["digest"]:
+            raise UserError(
+                "the training data is not what it was when the checkpoint was written; start anew"
+            )
+        self._use(window.split)
+
     def _take(self, outcome: Outcome) -> None:
         """Account for an update; end the run where it, or a signal, says so."""
         self.ledger.enter(outcome, last_good=self.keeper.last)
@@ -308,7 +315,7 @@ class _Loop:
         try:
             scores = self.evaluate_model(self.model)
         except EvaluationStopped:
-            self._interrupt(self._agreed_signal())
+            self._interrupt(agreed_signal(self.accelerator))
         entry = finite({"epoch": self.ledger.epoch(progress.step), "step": progress.step, **scores})
         progress.evaluations.append(entry)
         progress.evaluated = True
@@ -333,7 +340,7 @@ class _Loop:
         every = self.arguments.checkpointing_steps
         if every is not None and (every == "epoch" or progress.step % int(every) == 0 or not goes_on):
             self._save()
-        if signum := self._agreed_signal():
+        if signum := agreed_signal(self.accelerator):
             self._interrupt(signum)
 
     def _out_of_patience(self) -> bool:
@@ -363,15 +370,6 @@ class _Loop:
         for outcome in self.updater.drain():
             self._take(outcome)
 
-    def _agreed_signal(self) -> int:
-        """The signal that any process got, 0 for none; the same on all."""
-        signum = interruption.received()
-        if self.accelerator.num_processes == 1:
-            return signum
-        flags = torch.tensor([float(bool(signum)), float(signum)], device=self.accelerator.device)
-        count, total = self.accelerator.reduce(flags, "sum").tolist()
-        return round(total / count) if count else 0
-
     def _result(self) -> TrainingResult:
         progress = self.ledger.progress
         return TrainingResult(
@@ -386,6 +384,7 @@ class _Loop:
             resumed_from=progress.resumed_from,
             warnings=self.ledger.warnings,
             peak_memory_bytes=peak_memory(self.accelerator.device),
+            stream=progress.stream,
         )
 
     def close(self) -> None:

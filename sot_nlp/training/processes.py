@@ -22,7 +22,7 @@ from accelerate.utils import (
 )
 
 from sot_nlp.errors import UserError
-from sot_nlp.training import precision
+from sot_nlp.training import interruption, precision
 from sot_nlp.training.runlog import tracker_names
 
 try:
@@ -115,6 +115,16 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
         raise UserError(outcome[1])
     result: T = outcome[0]
     return result
+
+
+def agreed_signal(accelerator: Accelerator) -> int:
+    """The signal that any process got, 0 for none; the same on all, which call it together."""
+    signum = interruption.received()
+    if accelerator.num_processes == 1:
+        return signum
+    flags = torch.tensor([float(bool(signum)), float(signum)], device=accelerator.device)
+    count, total = accelerator.reduce(flags, "sum").tolist()
+    return round(total / count) if count else 0
 
 
 def lost_process(accelerator: Accelerator, error: RuntimeError) -> bool:

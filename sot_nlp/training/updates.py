@@ -52,7 +52,10 @@ class Outcome:
 
 
 class Updater:
-    """Runs updates. `model` and `optimizer` are as `accelerator.prepare` gave them."""
+    """Runs updates on the examples of `split`, which is to be set.
+
+    `model` and `optimizer` are as `accelerator.prepare` gave them.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,6 @@ class Updater:
         optimizer: Any,
         accelerator: Accelerator,
         *,
-        split: Any,
         arguments: Any,
         schedule: Callable[[int], float],
         loss: BatchLoss,
@@ -70,7 +72,7 @@ class Updater:
         self.model = model
         self.optimizer = optimizer
         self.accelerator = accelerator
-        self.split = split
+        self.split: Any = None
         self.arguments = arguments
         self.schedule = schedule
         self.loss = loss
@@ -79,7 +81,6 @@ class Updater:
         if arguments.torch_compile:
             # Few lengths, so that few shapes are compiled for.
             self.collation["pad_to_multiple_of"] = 16
-        self.lengths = np.asarray(split.lengths)
         self.parameters = list(model.parameters())
         self.statistics = [
             b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))
@@ -102,7 +103,7 @@ class Updater:
         before = [statistic.clone() for statistic in self.statistics]
         plan = micro_batches(
             examples,
-            self.lengths,
+            self.split.lengths,
             num_processes=self.accelerator.num_processes,
             micro_batch_size=arguments.per_device_train_batch_size,
             max_tokens=arguments.max_tokens_per_batch,

@@ -1,0 +1,255 @@
+"""A training split that is never stored: windows of a stream, tokenised in memory, one ahead of the training.
+
+Shapes: n examples of a window.
+
+Behind its end the stream begins again, so a window always has the size that is asked for. Which examples are
+in window k depends on k, the size and the data alone: a resumed run reads past the windows that it has had.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sot_nlp.data.checking import NONE_LEFT, Source, check_rows, check_unreadable
+from sot_nlp.data.data_report import label_summary
+from sot_nlp.data.token_split import TokenSplit
+from sot_nlp.data.tokenization import encode_texts, flat
+from sot_nlp.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from sot_nlp.task_spec import TaskSpec
+
+# Examples of a window, at least: enough to group them by length and mix them, little to hold in memory.
+WINDOW = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Some consecutive examples, and what was found in them (JSON values, added up by `add_found`)."""
+
+    split: TokenSplit
+    found: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Examples as they are read. What concerns the whole chunk stands with the first part of it."""
+
+    texts: list[list[str]]  # a list a column
+    labels: np.ndarray
+    indices: np.ndarray
+    digests: np.ndarray
+    empty: np.ndarray
+    nul_texts: np.ndarray
+    leaked: int
+    unreadable: list[tuple[int, str]]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def where(self, kept: np.ndarray | slice) -> _Chunk:
+        """The examples at `kept` (a mask or a slice)."""
+        rows = np.arange(len(self))[kept].tolist()
+        arrays = ("labels", "indices", "digests", "empty", "nul_texts")
+        return replace(
+            self,
+            texts=[[column[i] for i in rows] for column in self.texts],
+            **{name: getattr(self, name)[kept] for name in arrays},
+        )
+
+    def split(self, count: int) -> tuple[_Chunk, _Chunk]:
+        """The first `count` examples, and the rest."""
+        return self.where(slice(count)), replace(self.where(slice(count, None)), leaked=0, unreadable=[])
+
+
+class StreamedSplit:
+    """The training data of `source` as windows; one thread reads ahead. Each process reads all of it itself.
+
+    Args:
+        source: where the examples are, with labels.
+        spec: the task.
+        tokenizer, max_length: as in `tokenization.tokenize_sources`.
+        known: (m,) uint64 digests of the validation texts; examples that stand there are counted.
+        drop_leaked: leave them out.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        known: np.ndarray,
+        drop_leaked: bool,
+    ):
+        self.source, self.spec, self.max_length = source, spec, max_length
+        # Two threads must not use one tokenizer.
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self.known, self.drop_leaked = known, drop_leaked
+        self.relabel: Callable[[np.ndarray], np.ndarray] = lambda labels: labels
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._ahead: tuple[tuple[int, int], Future[Window]] | None = None
+        self._chunks: Iterator[_Chunk] = iter(())
+        self._rest: _Chunk | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """No label, in the type of all of them."""
+        return self._encode([], [])
+
+    def window_size(self, update_size: int) -> int:
+        """Examples of a window: whole updates."""
+        return -(-WINDOW // update_size) * update_size
+
+    def window(self, number: int, size: int) -> Window:
+        """Examples `number * size` to `(number + 1) * size - 1` of the stream; UserError for bad ones."""
+        if self._ahead is None or self._ahead[0] != (number, size):
+            self._ahead = (number, size), self._pool.submit(self._read_from, number, size)
+        window = self._ahead[1].result()
+        self._ahead = (number + 1, size), self._pool.submit(self._read, size)
+        return window
+
+    def close(self) -> None:
+        """End the reading ahead."""
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    # --- in the thread ---
+
+    def _read_from(self, number: int, size: int) -> Window:
+        self._chunks, self._rest = self._all_chunks(), None
+        for _ in range(number):
+            for _ in self._take(size):
+                pass
+        return self._read(size)
+
+    def _read(self, size: int) -> Window:
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        lost = []
+        parts = list(self._take(size))
+        for part in parts:
+            part_ids, part_types, part_lost = encode_texts(part.texts, self.tokenizer, self.max_length)
+            ids += part_ids
+            types += part_types or []
+            lost.append(part_lost)
+        lengths = np.array([len(sequence) for sequence in ids], dtype=np.int64)
+        labels = np.concatenate([part.labels for part in parts])
+        split = TokenSplit(
+            name="train",
+            input_ids=flat(ids, np.int32),
+            token_type_ids=flat(types, np.uint8) if types else None,
+            starts=np.cumsum(lengths) - lengths,
+            lengths=lengths,
+            labels=self.relabel(labels),
+            indices=np.concatenate([part.indices for part in parts]),
+        )
+        digest = hashlib.sha256(labels.tobytes())
+        for part in parts:
+            digest.update(part.digests.tobytes())
+        cut = np.concatenate(lost)
+        return Window(
+            split=split,
+            found={
+                "digest": digest.hexdigest(),
+                "examples": size,
+                "tokens": int(lengths.sum()),
+                "max_length": int(lengths.max()),
+                "lost": {
+                    str(tokens): count for tokens, count in sorted(Counter(cut[cut > 0].tolist()).items())
+                },
+                "empty_texts": int(sum(part.empty.sum() for part in parts)),
+                "nul_texts": int(sum(part.nul_texts.sum() for part in parts)),
+                "leaked": sum(part.leaked for part in parts),
+                "unreadable": [list(pair) for part in parts for pair in part.unreadable],
+                "labels": label_summary(self.spec, labels),
+            },
+        )
+
+    def _take(self, count: int) -> Iterator[_Chunk]:
+        """The next `count` examples of the stream, in parts."""
+        while count:
+            chunk = self._rest if self._rest is not None and len(self._rest) else next(self._chunks)
+            part, self._rest = chunk.split(count)
+            count -= len(part)
+            yield part
+
+    def _all_chunks(self) -> Iterator[_Chunk]:
+        """Every chunk, again and again."""
+        source = self.source
+        assert source.label_column is not None
+        leaked = 0
+        for passes in itertools.count():
+            read = kept = 0
+            unreadable: list[tuple[int, str]] = []
+            for rows in source.table.rows([*source.text_columns, source.label_column]):
+                if self._stop.is_set():
+                    raise CancelledError  # nobody waits for the window any more
+                unreadable += rows.unreadable
+                checked = check_rows(source, rows)
+                known = np.isin(checked.digests, self.known)
+                leaked += int(known.sum())
+                chunk = _Chunk(
+                    texts=rows.columns[:-1],
+                    labels=self._encode(rows.columns[-1], rows.lines),
+                    indices=np.array(rows.indices, dtype=np.int64),
+                    digests=checked.digests,
+                    empty=checked.empty,
+                    nul_texts=checked.nul_texts,
+                    leaked=leaked,
+                    unreadable=rows.unreadable if passes == 0 else [],
+                )
+                chunk = chunk.where(~known) if self.drop_leaked else chunk
+                read, kept = read + len(known), kept + len(chunk)
+                if len(chunk):
+                    leaked = 0
+                    yield chunk
+            check_unreadable(source, read, unreadable)
+            if not kept:
+                raise UserError(NONE_LEFT)
+
+    def _encode(self, values: list[Any], lines: list[int]) -> np.ndarray:
+        table = self.source.table
+        return self.source.encoder.encode(values, lines, table.where, table.typed)
+
+
+def add_found(total: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was found in all windows so far, of what was found before and in one more."""
+    if not total:
+        return {"windows": 1, **found}
+    lost = Counter(total["lost"])
+    lost.update(found["lost"])
+    sums = ("examples", "tokens", "empty_texts", "nul_texts", "leaked")
+    return {
+        "windows": total["windows"] + 1,
+        "digest": found["digest"],
+        **{name: total[name] + found[name] for name in sums},
+        "max_length": max(total["max_length"], found["max_length"]),
+        "lost": dict(sorted(lost.items(), key=lambda item: int(item[0]))),
+        "unreadable": total["unreadable"] + found["unreadable"],
+        "labels": _labels_of_both(total, found),
+    }
+
+
+def _labels_of_both(total: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    a, b = total["labels"], found["labels"]
+    if "mean" not in a:
+        return {name: a[name] + b[name] for name in a}
+    mean = (a["mean"] * total["examples"] + b["mean"] * found["examples"]) / (
+        total["examples"] + found["examples"]
+    )
+    return {"lowest": min(a["lowest"], b["lowest"]), "highest": max(a["highest"], b["highest"]), "mean": mean}
