@@ -14,7 +14,7 @@ from sot_nlp.command_line import parse_flags
 from sot_nlp.errors import UserError, printable
 from sot_nlp.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
-from sot_nlp.studies.study import Study, finished, flat_settings, shown_command
+from sot_nlp.studies.study import Study, finished, flat_settings, published_command, shown_command
 from sot_nlp.studies.study_display import Lines, LiveTable
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.studies.study_runner import Start, Stopped, StudyRunner, slots
@@ -41,7 +41,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         return 0
     places, start = _launcher(own, study)
     try:
-        study.write_plan(folder, cells, shown_command([*prog.split(), *argv]))
+        study.write_plan(folder, cells, published_command([*prog.split(), *argv]))
     except OSError as error:
         raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
     console = Console(highlight=False)

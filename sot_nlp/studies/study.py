@@ -296,6 +296,15 @@ def shown_command(words: Sequence[str]) -> str:
     return shlex.join(["python" if word == sys.executable else word for word in words])
 
 
+def published_command(words: Sequence[str]) -> str:
+    """The same with the last part of every absolute path, for results that leave this machine."""
+    shorter = []
+    for word in words:
+        before, equals, path = word.rpartition("=")
+        shorter.append(before + equals + Path(path).name if Path(path).is_absolute() else word)
+    return shown_command(shorter)
+
+
 def flat_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     """What `command_line.parse_flags` gives, with `head_overrides` as the single `head.FIELD` settings."""
     flat = {name: value for name, value in flags.items() if name != "head_overrides"}

@@ -20,7 +20,7 @@ from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.studies import claims, collecting, study_runner
 from sot_nlp.studies.ray_launcher import RayLauncher
-from sot_nlp.studies.study import Study, finished
+from sot_nlp.studies.study import Study, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.studies.study_runner import slots
 from sot_nlp.task_spec import load_task
@@ -522,3 +522,17 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
     assert "no-such" not in printed
     assert build_arguments([]).seed == 42
     assert (tmp_path / "s" / "report.html").exists()
+
+
+def test_a_published_command_names_no_folder_of_the_machine():
+    words = [
+        "sot-nlp",
+        "compare",
+        "studies/quick.yaml",
+        "--models",
+        "M=/home/me/my model",
+        "--data_dir=/data/glue/",
+    ]
+    assert published_command([*words, "--output_dir", "/tmp/x"]) == (
+        "sot-nlp compare studies/quick.yaml --models 'M=my model' --data_dir=glue --output_dir x"
+    )
