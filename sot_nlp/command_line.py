@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from sot_nlp.arguments import CHOICES, FIELDS, HEAD_PREFIX, TYPES
+from sot_nlp.argument_checks import CHOICES
+from sot_nlp.arguments import FIELDS, HEAD_PREFIX, TYPES
 from sot_nlp.errors import UserError, did_you_mean, printable
 
 

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from sot_nlp.arguments import CHOICES, FIELDS, RANGES, TYPES, Arguments, build_arguments
+from sot_nlp.argument_checks import CHOICES, RANGES
+from sot_nlp.arguments import FIELDS, TYPES, Arguments, build_arguments
 from sot_nlp.command_line import make_parser, parse_flags, read_config
 from sot_nlp.errors import UserError
 

@@ -36,7 +36,7 @@ def imports(path: Path, *, anywhere: bool) -> set[str]:
 # Each may import what stands above it, and its own files.
 FLOW = (
     {"errors", "files", "yaml_file", "metrics", "metric_modules", "labels", "task_spec", "records"},
-    {"arguments", "flag_parser", "command_line", "grammar", "modeling"},
+    {"argument_checks", "arguments", "flag_parser", "command_line", "grammar", "modeling"},
     {"data"},
     {"training"},
     {
