@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CHOICES: dict[str, tuple[str, ...]] = {
     "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
     "mixed_precision": ("auto", "no", "bf16", "fp16", "fp8"),
+    "eval_strategy": ("epoch", "no"),
     "on_nan": ("stop", "skip"),
     "hub_strategy": ("end", "every_save"),
 }
@@ -79,6 +80,8 @@ def check(arguments: Arguments) -> list[tuple[str, str]]:
         problems.append(("freeze_backbone", "excludes --trainable_layers and --lora_r"))
     if arguments.lora_r and arguments.trainable_layers is not None:
         problems.append(("lora_r", "excludes --trainable_layers"))
+    if arguments.early_stopping_patience and arguments.eval_strategy == "no":
+        problems.append(("early_stopping_patience", "needs evaluations on the way: --eval_strategy epoch"))
     if arguments.text_column_names and len(arguments.text_column_names) > 2:
         problems.append(("text_column_names", "one column, or two for pairs of texts"))
     if arguments.push_to_hub and arguments.hub_model_id and arguments.hub_model_id.count("/") > 1:

@@ -169,6 +169,9 @@ class Arguments:
     overwrite_output_dir: bool = setting(
         False, "start anew: replace the run in the output folder, finished or not", OUTPUT
     )
+    eval_strategy: str = setting(
+        "epoch", "when to evaluate: at each epoch's end, or no: only after the last", OUTPUT
+    )
     per_device_eval_batch_size: int = setting(64, "examples a device and step in evaluation", OUTPUT)
     do_predict: bool = setting(False, "predict the test split too", OUTPUT)
     checkpointing_steps: str | None = setting(

@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "test_file",
     "do_predict",
     "max_predict_samples",
+    "eval_strategy",
     "per_device_eval_batch_size",
     "output_dir",
     "checkpointing_steps",

@@ -64,6 +64,25 @@ class Ledger:
         else:
             self._skip_or_stop(outcome, last_good)
 
+    def enter_scores(self, scores: dict[str, Any], main_metric: str, sign: float) -> None:
+        """Account for an evaluation: `sign * main_metric` above all earlier ones makes it the best."""
+        progress = self.progress
+        entry = finite({"epoch": self.epoch(progress.step), "step": progress.step, **scores})
+        progress.evaluations.append(entry)
+        progress.evaluated = True
+        value, best = entry[main_metric], progress.best["value"] if progress.best else None
+        if progress.best is None or (value is not None and (best is None or sign * value > sign * best)):
+            progress.best = {
+                "metric": main_metric,
+                "value": value,
+                "epoch": entry["epoch"],
+                "step": progress.step,
+            }
+            progress.evaluations_without_gain = 0
+        else:
+            progress.evaluations_without_gain += 1
+        self.publish(entry)
+
     def publish(self, entry: dict[str, Any]) -> None:
         """Write a line of numbers to the log files and the trackers."""
         self.log.metrics(entry)

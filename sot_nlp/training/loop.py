@@ -40,7 +40,7 @@ from sot_nlp.training.processes import (
 )
 from sot_nlp.training.result import TrainingResult
 from sot_nlp.training.run_lock import run_lock
-from sot_nlp.training.runlog import RunLog, finite, tracker_config
+from sot_nlp.training.runlog import RunLog, tracker_config
 from sot_nlp.training.trainable import prepare, train_mode
 from sot_nlp.training.training_loss import BatchLoss, training_loss
 from sot_nlp.training.updates import Outcome, Updater
@@ -240,13 +240,16 @@ class _Loop:
         progress.fingerprint = self.fingerprint
         self.log.rewind(progress.step)
         while not (progress.evaluated and (progress.step >= self.total or self._out_of_patience())):
-            if progress.evaluated:
+            if progress.evaluated or self._passes_evaluation_by():
                 progress.evaluated = False
                 if progress.updates == self.per_epoch:
                     progress.epoch += 1
                     progress.updates = 0
             self._train_epoch()
-            self._evaluate()
+            if self._passes_evaluation_by():
+                self._end_epoch(goes_on=True)
+            else:
+                self._evaluate()
         if progress.best and progress.best["step"] != progress.step:
             self.keeper.load_best(progress.best["step"])
         if arguments.with_tracking:
@@ -316,29 +319,18 @@ class _Loop:
             scores = self.evaluate_model(self.model)
         except EvaluationStopped:
             self._interrupt(agreed_signal(self.accelerator))
-        entry = finite({"epoch": self.ledger.epoch(progress.step), "step": progress.step, **scores})
-        progress.evaluations.append(entry)
-        progress.evaluated = True
-        value = entry[self.main_metric]
-        best = progress.best["value"] if progress.best else None
-        if progress.best is None or (
-            value is not None and (best is None or self.sign * value > self.sign * best)
-        ):
-            progress.best = {
-                "metric": self.main_metric,
-                "value": value,
-                "epoch": entry["epoch"],
-                "step": progress.step,
-            }
-            progress.evaluations_without_gain = 0
-        else:
-            progress.evaluations_without_gain += 1
-        self.ledger.publish(entry)
+        self.ledger.enter_scores(scores, self.main_metric, self.sign)
         goes_on = progress.step < self.total and not self._out_of_patience()
         if goes_on and progress.best["step"] == progress.step:
             self.keeper.save_best(progress.step)
-        every = self.arguments.checkpointing_steps
-        if every is not None and (every == "epoch" or progress.step % int(every) == 0 or not goes_on):
+        self._end_epoch(goes_on)
+
+    def _passes_evaluation_by(self) -> bool:
+        return self.arguments.eval_strategy == "no" and self.ledger.progress.step < self.total
+
+    def _end_epoch(self, goes_on: bool) -> None:
+        every, step = self.arguments.checkpointing_steps, self.ledger.progress.step
+        if every is not None and (every == "epoch" or step % int(every) == 0 or not goes_on):
             self._save()
         if signum := agreed_signal(self.accelerator):
             self._interrupt(signum)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,27 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert result.steps == 40
     assert result.best is not None
     assert result.best["step"] == 20
+
+
+def test_evaluation_after_the_last_epoch_alone(tmp_path: Path) -> None:
+    each = scripted([0.9, 0.6, 0.4])
+    last = scripted([0.4])
+    run(tmp_path / "each", settings(num_train_epochs=3.0), evaluate=each)
+    model, result = run(tmp_path / "last", settings(num_train_epochs=3.0, eval_strategy="no"), evaluate=last)
+
+    assert [(e["epoch"], e["step"], e["accuracy"]) for e in result.evaluations] == [(3.0, 30, 0.4)]
+    assert result.best == {"metric": "accuracy", "value": 0.4, "epoch": 3.0, "step": 30}
+    # The updates are those of the run that was evaluated on the way.
+    assert all(torch.equal(tensor, each.seen[2][name]) for name, tensor in weights(model).items())
+
+
+def test_a_run_that_ends_earlier_than_its_checkpoint_expected_is_evaluated(tmp_path: Path) -> None:
+    given = {"eval_strategy": "no", "checkpointing_steps": "epoch"}
+    run(tmp_path, settings(num_train_epochs=4.0, **given), evaluate=scripted([0.4]))
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000040")
+    _, result = run(tmp_path, settings(num_train_epochs=3.0, **given), evaluate=scripted([0.5]))
+
+    assert [(e["step"], e["accuracy"]) for e in result.evaluations] == [(30, 0.5)]
 
 
 def test_the_model_comes_back_as_it_was_given(tmp_path: Path) -> None:
