@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
@@ -29,6 +30,8 @@ from sot_nlp.training.training_loss import BatchLoss
 
 # On a GPU the numbers of an update are read this many updates later: the host never waits for the device.
 READ_LATER = 4
+# Added to the norm by which gradients are divided, as in torch's own clipping.
+CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,7 @@ class Updater:
             self.accelerator.sync_gradients = last
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss += self._backward(shares[rank], examples)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, arguments.max_grad_norm)
+        norm = self._clip()
         values = self._over_processes(loss, norm)
         self._step(values, before)
         known = {"step": step + 1, "examples": examples, "learning_rate": arguments.learning_rate * factor}
@@ -147,6 +150,19 @@ class Updater:
         else:
             accelerator.backward(scaled)
         return loss.detach() * weight
+
+    def _clip(self) -> Any:
+        """Clip the update's gradient; returns its norm before that.
+
+        A fused optimizer divides the gradient by a number while it reads it anyway: that spares a pass over
+        all gradients, which on a CPU with short texts is some percent of an update.
+        """
+        most, inner = self.arguments.max_grad_norm, getattr(self.optimizer, "optimizer", self.optimizer)
+        if not inner.defaults.get("fused") or self.accelerator.scaler is not None or self.deepspeed:
+            return self.accelerator.clip_grad_norm_(self.parameters, most)
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        inner.grad_scale = ((norm + CLIP_EPSILON) / most).clamp(min=1.0)
+        return norm
 
     def _over_processes(self, loss: torch.Tensor, norm: Any) -> torch.Tensor:
         """(loss, gradient norm, processes that got a signal, sum of its numbers), equal on all processes."""
