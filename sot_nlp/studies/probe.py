@@ -127,7 +127,11 @@ class Probe:
         cache = task_data.cache_folder(arguments.cache_dir).with_name("features")
         found = [
             load_features(
-                self.model, self.data.splits[split], cache=cache, pad_token_id=tokenizer.pad_token_id
+                self.model,
+                self.data.splits[split],
+                cache=cache,
+                pad_token_id=tokenizer.pad_token_id,
+                num_layers=max(self.config(arm).num_layers for arm in self.arms),
             )
             for split in ("train", first)
         ]

@@ -136,7 +136,8 @@ class SeedBatch:
         if self.draws.noted is None:
             self.draws.noted, self.draws.factors = [], None
             with torch.no_grad():
-                self.head(*(tensor[0] for tensor in inputs))
+                states, mask, class_token = inputs
+                self.head([state[0] for state in states], mask[0], class_token[0])
         factors = [each.to(self.device) for each in self.draws.draw(self.sources, examples.shape[1])]
         with warnings.catch_warnings():
             # BatchNorm's running statistics are updated seed by seed, which is no loss at their size.
@@ -164,7 +165,7 @@ class SeedBatch:
         factors: list[Tensor],
         labels: Tensor,
         weights: Tensor,
-        *inputs: Tensor,
+        *inputs: Any,
     ) -> Tensor:
         """One seed's loss, the weighted sum over its batch; for the fusion `late` a loss a branch."""
         self.draws.factors = iter(factors)
@@ -191,7 +192,7 @@ class SeedBatch:
         """(G, n, K) in the order of `features`, in evaluation mode."""
         self.head.eval()
 
-        def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *inputs: Any) -> Tensor:
             logits: Tensor = functional_call(self.head, (parameters, buffers), inputs).logits
             return logits
 
@@ -207,18 +208,18 @@ class SeedBatch:
         result[:, order] = joined
         return result
 
-    def _inputs(self, features: Features, examples: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states (..., B, N, C), mask of the tokens to pool (..., B, N), class token (..., B, C)."""
+    def _inputs(self, features: Features, examples: np.ndarray) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Hidden states (..., B, N, C) a layer, mask of the words (..., B, N), class token (..., B, C)."""
         config = self.config
         chosen = features.class_token(examples, stock=config.class_token == "stock")
         class_token = chosen.to(self.device).float()
         if not config.uses_words:
-            return class_token.unsqueeze(-2), class_token[..., :1] > math.inf, class_token
-        states, kinds = (tensor.to(self.device) for tensor in features.batch(examples))
+            return (class_token.unsqueeze(-2),), class_token[..., :1] > math.inf, class_token
+        states, kinds = (tensor.to(self.device) for tensor in features.batch(examples, config.num_layers))
         mask = (kinds == WORD) | ((kinds == SEPARATOR) & config.include_separators)
         if config.fusion == "aggregate_all":
             mask = mask | (kinds == CLASS_TOKEN)
-        return states.float(), mask, class_token
+        return states.float().unbind(-2), mask, class_token
 
     def state_dict(self, position: int) -> dict[str, Tensor]:
         """The weights of one of the heads."""

@@ -1,6 +1,7 @@
-"""A frozen backbone's last hidden states of a split: made once, kept on disk in half precision, mapped.
+"""A frozen backbone's hidden states of a split: made once, kept on disk in half precision, mapped.
 
-Shapes: n examples, T real tokens of the split, C hidden size, B batch, N tokens of the longest.
+Shapes: n examples, T real tokens of the split, L last layers, C hidden size, B batch, N tokens of the
+longest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from sot_nlp.data.token_split import TokenSplit
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CLASS_TOKEN, SEPARATOR, WORD = 0, 1, 2
 # A chunk's examples are batched by length, computed, and written in the split's order.
 CHUNK = 4096
@@ -41,7 +42,7 @@ class Features:
     """
 
     folder: Path
-    states: np.ndarray  # (T, C) float16
+    states: np.ndarray  # (T, L, C) float16, the last layer last
     kinds: np.ndarray  # (T,) uint8: CLASS_TOKEN, SEPARATOR or WORD
     starts: np.ndarray  # (n,) int64
     lengths: np.ndarray  # (n,) int64
@@ -57,7 +58,7 @@ class Features:
     @property
     def hidden_size(self) -> int:
         """C."""
-        return int(self.states.shape[1])
+        return int(self.states.shape[2])
 
     def subset(self, rows: np.ndarray) -> Features:
         """The examples at `rows`."""
@@ -67,10 +68,11 @@ class Features:
     def __reduce__(self) -> tuple[Any, ...]:
         return _mapped, (self.folder, self.starts, self.lengths, self.rows, self.labels, self.indices)
 
-    def batch(self, examples: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The examples (...) as hidden states (..., N, C) in half precision, and their kinds (..., N) uint8.
+    def batch(self, examples: np.ndarray, num_layers: int = 1) -> tuple[Tensor, Tensor]:
+        """The examples (...) as hidden states (..., N, l, C) in half precision, their kinds (..., N) uint8.
 
-        An example of -1 stands for none. What is no token has the kind 255; its state has no meaning.
+        The states are those of the last l = `num_layers` layers. An example of -1 stands for none. What is no
+        token has the kind 255; its state has no meaning.
         """
         real = examples >= 0
         safe = np.where(real, examples, 0)
@@ -79,7 +81,7 @@ class Features:
         inside = token < lengths[..., None]
         places = np.where(inside, self.starts[safe][..., None] + token, 0)
         kinds = np.where(inside, self.kinds[places], 255).astype(np.uint8)
-        return torch.from_numpy(self.states[places]), torch.from_numpy(kinds)
+        return torch.from_numpy(self.states[:, -num_layers:][places]), torch.from_numpy(kinds)
 
     def class_token(self, examples: np.ndarray, *, stock: bool) -> Tensor:
         """The classification tokens of the examples (...) in half precision: (..., C)."""
@@ -95,17 +97,19 @@ def _mapped(folder: Path, starts: Any, lengths: Any, rows: Any, labels: Any, ind
     )
 
 
-def load_features(model: PreTrainedModel, split: TokenSplit, *, cache: Path, pad_token_id: int) -> Features:
-    """The features of `split` under `model`, from the folder `cache` or computed into it.
+def load_features(
+    model: PreTrainedModel, split: TokenSplit, *, cache: Path, pad_token_id: int, num_layers: int = 1
+) -> Features:
+    """The features of `split` under the last layers of `model`, from the folder `cache` or computed into it.
 
     `model` is a SoT classifier with the `stock` head (its backbone is what counts), on its device, in fp32.
     The cache's key is the content: the backbone's weights and settings, the split's tokens. A damaged cache
     is made again. Raises UserError where the disk takes nothing.
     """
-    folder = cache / _key(model, split)
+    folder = cache / _key(model, split, num_layers)
     if not _usable(folder):
         with ArrayWriter(folder) as writer:
-            _write(writer, model, split, pad_token_id)
+            _write(writer, model, split, pad_token_id, num_layers)
             writer.finish({"model": type(model).__name__, "examples": len(split)})
     lengths = np.asarray(split.lengths, dtype=np.int64)
     rows = np.arange(len(split))
@@ -125,7 +129,7 @@ def _usable(folder: Path) -> bool:
     return True
 
 
-def _key(model: PreTrainedModel, split: TokenSplit) -> str:
+def _key(model: PreTrainedModel, split: TokenSplit, num_layers: int) -> str:
     """A name that changes with whatever changes the features."""
     digest = hashlib.blake2b(digest_size=20)
     settings = {
@@ -133,7 +137,9 @@ def _key(model: PreTrainedModel, split: TokenSplit) -> str:
         for key, value in model.config.to_dict().items()
         if not key.startswith(("head", "_", "id2label", "label2id", "problem_type", "transformers_version"))
     }
-    digest.update(json.dumps([FORMAT_VERSION, type(model).__name__, settings], default=str).encode())
+    digest.update(
+        json.dumps([FORMAT_VERSION, num_layers, type(model).__name__, settings], default=str).encode()
+    )
     for name, tensor in sorted(model.base_model.state_dict().items()):
         digest.update(name.encode())
         # As bytes: numpy has no bfloat16.
@@ -153,12 +159,15 @@ def token_places(split: TokenSplit) -> np.ndarray:
     return starts + np.arange(len(starts)) - np.repeat(first, split.lengths)
 
 
-def _write(writer: ArrayWriter, model: PreTrainedModel, split: TokenSplit, pad_token_id: int) -> None:
+def _write(
+    writer: ArrayWriter, model: PreTrainedModel, split: TokenSplit, pad_token_id: int, num_layers: int
+) -> None:
     for start in range(0, len(split), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(split)))
         found: dict[int, tuple[np.ndarray, ...]] = {}
         for examples in _batches(split, rows):
-            for row, arrays in zip(examples, _encode(model, split, examples, pad_token_id), strict=True):
+            encoded = _encode(model, split, examples, pad_token_id, num_layers)
+            for row, arrays in zip(examples, encoded, strict=True):
                 found[int(row)] = arrays
         for name, parts in zip(
             ("states", "kinds", "class_tokens", "stock_class_tokens"),
@@ -176,21 +185,25 @@ def _batches(split: TokenSplit, rows: np.ndarray) -> Iterable[np.ndarray]:
 
 @torch.inference_mode()
 def _encode(
-    model: Any, split: TokenSplit, examples: np.ndarray, pad_token_id: int
+    model: Any, split: TokenSplit, examples: np.ndarray, pad_token_id: int, num_layers: int
 ) -> list[tuple[np.ndarray, ...]]:
     """(states, kinds, class token, stock class token) of each example."""
     batch = split.collate(examples, pad_token_id=pad_token_id)
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    states = model.encode(ids, mask, batch.get("token_type_ids")).last_hidden_state
+    options = {"output_hidden_states": True} if num_layers > 1 else {}
+    outputs = model.encode(ids, mask, batch.get("token_type_ids"), **options)
+    states = outputs.last_hidden_state
+    # The last entry of hidden_states lacks the final norm in some families.
+    layers = [*outputs.hidden_states[-num_layers:-1], states] if num_layers > 1 else [states]
     index = classification_index(mask, causal=model.config.causal)
     separators = model.config.separator_token_ids or ()
     words = word_mask(mask, index)
     inner = word_mask(mask, index, input_ids=ids, separator_ids=separators)
     kinds = words.to(torch.uint8) * SEPARATOR + inner.to(torch.uint8) * (WORD - SEPARATOR)
     arrays = [
-        _half(states),
+        _half(torch.stack(layers, 2)),
         kinds.cpu().numpy(),
         _half(gather_token(states, index)),
         _half(model.pick_class_token(states, index)),

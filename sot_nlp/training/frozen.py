@@ -1,6 +1,6 @@
 """A frozen backbone runs once over the data; from then on its token states come from disk.
 
-Shapes: n examples, B of a batch, N tokens of its longest, C hidden size.
+Shapes: n examples, B of a batch, N tokens of its longest, L last layers, C hidden size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSplit(TokenSplit):
-    """A split whose batches also bring the backbone's last hidden states, as `inputs_embeds`."""
+    """A split whose batches also bring the backbone's hidden states, as `inputs_embeds`."""
 
     features: Features
 
@@ -41,7 +41,7 @@ class FeatureSplit(TokenSplit):
         padding_side: str = "right",
         pad_to_multiple_of: int | None = None,
     ) -> dict[str, Tensor]:
-        """As `TokenSplit.collate`, with `inputs_embeds` (B, N, C) float32, zero at padding."""
+        """As `TokenSplit.collate`, with `inputs_embeds` (B, N, L, C) float32, zero at padding."""
         batch = super().collate(
             indices,
             pad_token_id=pad_token_id,
@@ -53,7 +53,7 @@ class FeatureSplit(TokenSplit):
         token = real.cumsum(1) - 1
         places = np.where(real, self.features.starts[rows][:, None] + token, 0)
         states = torch.from_numpy(self.features.states[places]).float()
-        batch["inputs_embeds"] = states.masked_fill_(torch.from_numpy(~real).unsqueeze(-1), 0.0)
+        batch["inputs_embeds"] = states.masked_fill_(torch.from_numpy(~real)[..., None, None], 0.0)
         return batch
 
 
@@ -70,18 +70,16 @@ def backbone_run_once(
 
     Training and evaluation then cost what the head costs. The states are kept below `cache` in half
     precision, mapped into memory, under a key of their content: the backbone's weights, the tokens. Made by
-    the main process, where they are not there yet or damaged. Heads that mix several layers need more than
-    the last one: for them the splits come back as they are. Raises UserError where the disk takes nothing.
+    the main process, where they are not there yet or damaged: of as many layers as the head mixes. Raises
+    UserError where the disk takes nothing.
     """
-    if model.head_config.num_layers > 1:
-        yield dict(splits)
-        return
+    num_layers = model.head_config.num_layers
     model.eval().to(accelerator.device)
     features: dict[str, Features] = {}
     for name, split in splits.items():
 
         def load(split: TokenSplit = split) -> Features:
-            return load_features(model, split, cache=cache, pad_token_id=pad_token_id)
+            return load_features(model, split, cache=cache, pad_token_id=pad_token_id, num_layers=num_layers)
 
         made = on_main(accelerator, load)
         features[name] = made if accelerator.is_main_process else load()
@@ -97,7 +95,8 @@ def backbone_run_once(
     ) -> Any:
         if inputs_embeds is None:
             return run_backbone(input_ids, attention_mask, token_type_ids, positions, **options)
-        return SimpleNamespace(last_hidden_state=inputs_embeds, hidden_states=None, attentions=None)
+        layers = inputs_embeds.unbind(2)
+        return SimpleNamespace(last_hidden_state=layers[-1], hidden_states=layers, attentions=None)
 
     model.encode = from_disk
     try:

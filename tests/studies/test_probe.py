@@ -25,12 +25,13 @@ from sot_nlp.training.batching import epoch_updates
 from sot_nlp.training.features import CLASS_TOKEN, SEPARATOR, WORD, Features, load_features
 from tests import tiny
 
-C, SMALL = 16, {"num_heads": 2, "width_x": 5, "width_y": 4}
+LAYERS, C, SMALL = 2, 16, {"num_heads": 2, "width_x": 5, "width_y": 4}
 HEADS = {
     "class token": resolve_head("stock", class_token="linear"),
     "mean": resolve_head("words", pooling="mean", normalization="none", dropout=0.0),
     "text": resolve_head("text", **SMALL, dropout=0.0),
     "vision": resolve_head("vision", **SMALL, dropout=0.0),
+    "layers": resolve_head("text", **SMALL, dropout=0.0, num_layers=LAYERS),
     "late": resolve_head("vision", **SMALL, dropout=0.0, fusion="late"),
     "aggregate_all": resolve_head("vision", **SMALL, dropout=0.0, fusion="aggregate_all"),
     "no separators": resolve_head("text", **SMALL, dropout=0.0, include_separators=False),
@@ -43,7 +44,7 @@ def made_up_features(tmp_path, n=40, labels=None, seed=0):
     starts = np.cumsum(lengths) - lengths
     kinds = np.full(lengths.sum(), WORD, dtype=np.uint8)
     kinds[starts], kinds[starts + lengths - 1] = CLASS_TOKEN, SEPARATOR
-    states = source.normal(size=(len(kinds), C)).astype(np.float16)
+    states = source.normal(size=(len(kinds), LAYERS, C)).astype(np.float16)
     return Features(
         folder=tmp_path,
         states=states,
@@ -51,31 +52,32 @@ def made_up_features(tmp_path, n=40, labels=None, seed=0):
         starts=starts,
         lengths=lengths,
         rows=np.arange(n),
-        class_tokens=states[starts],
-        stock_class_tokens=states[starts] * np.float16(2),
+        class_tokens=states[starts, -1],
+        stock_class_tokens=states[starts, -1] * np.float16(2),
         labels=source.integers(0, 3, n) if labels is None else labels,
         indices=np.arange(n),
     )
 
 
 def plain(features, config, example):
-    """(hidden states, mask, class token) of one example, without padding."""
+    """(hidden states (N, l, C) of the head's layers, mask, class token) of one example, without padding."""
     at = slice(features.starts[example], features.starts[example] + features.lengths[example])
     states, kinds = torch.from_numpy(features.states[at]).float(), features.kinds[at]
+    states = states[:, LAYERS - config.num_layers :]
     chosen = {WORD} | ({SEPARATOR} if config.include_separators else set())
     chosen |= {CLASS_TOKEN} if config.fusion == "aggregate_all" else set()
-    return states, torch.tensor([int(kind) in chosen for kind in kinds]), states[0]
+    return states, torch.tensor([int(kind) in chosen for kind in kinds]), states[0, -1]
 
 
 def padded(features, config, examples):
-    """The batch of those examples, padded by hand; the padding is not zero."""
+    """The batch of those examples, a tensor a layer, padded by hand; the padding is not zero."""
     parts = [plain(features, config, example) for example in examples]
     width = max(len(mask) for _, mask, _ in parts)
-    states = torch.full((len(parts), width, C), 7.0)
+    states = torch.full((len(parts), width, config.num_layers, C), 7.0)
     mask = torch.zeros(len(parts), width, dtype=torch.bool)
     for i, (each, words, _) in enumerate(parts):
         states[i, : len(words)], mask[i, : len(words)] = each, words
-    return states, mask, torch.stack([token for _, _, token in parts])
+    return states.unbind(2), mask, torch.stack([token for _, _, token in parts])
 
 
 def heads_of(config, seeds):
@@ -224,19 +226,22 @@ def split_of(texts, tokenizer):
     )
 
 
-def test_the_features_are_the_backbones_hidden_states(tmp_path, backbone):
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_the_features_are_the_backbones_hidden_states(tmp_path, backbone, num_layers):
     tokenizer = tiny.tokenizer("bert")
     texts = tiny.sentences(70)
-    features = load_features(backbone, split_of(texts, tokenizer), cache=tmp_path, pad_token_id=0)
+    features = load_features(
+        backbone, split_of(texts, tokenizer), cache=tmp_path, pad_token_id=0, num_layers=num_layers
+    )
     for i in (0, 11, 69):
         with torch.no_grad():
-            expected = backbone.bert(**tokenizer(texts[i], return_tensors="pt"))
-        states, kinds = features.batch(np.array([i]))
-        torch.testing.assert_close(
-            states[0].float(), expected.last_hidden_state[0], atol=4e-3, rtol=2e-3, check_dtype=False
-        )
+            expected = backbone.bert(**tokenizer(texts[i], return_tensors="pt"), output_hidden_states=True)
+        states, kinds = features.batch(np.array([i]), num_layers)
+        assert states.shape[2] == num_layers
+        for found, layer in zip(states[0].unbind(1), expected.hidden_states[-num_layers:], strict=True):
+            torch.testing.assert_close(found.float(), layer[0], atol=4e-3, rtol=2e-3)
         assert kinds[0].tolist() == [CLASS_TOKEN, *[WORD] * (len(kinds[0]) - 2), SEPARATOR]
-        torch.testing.assert_close(features.class_token(np.array(i), stock=False), states[0, 0])
+        torch.testing.assert_close(features.class_token(np.array(i), stock=False), states[0, 0, -1])
         torch.testing.assert_close(
             features.class_token(np.array([i]), stock=True).float(),
             expected.pooler_output,

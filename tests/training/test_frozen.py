@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from sot_nlp.data.token_split import TokenSplit
-from sot_nlp.training import frozen
 from sot_nlp.training.evaluation import predict
 from sot_nlp.training.frozen import backbone_run_once
 from sot_nlp.training.loop import create_accelerator
@@ -31,8 +30,8 @@ def token_split(count: int, seed: int = 0) -> TokenSplit:
     )
 
 
-def frozen_model(head: str) -> Any:
-    model = tiny_model(head=head, dropout=0.1).eval()
+def frozen_model(head: str, **fields: Any) -> Any:
+    model = tiny_model(head=head, dropout=0.1, **fields).eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("classifier" in name)
     return model
@@ -45,9 +44,13 @@ def watched(model: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("head", ["text", "vision", "stock"])
-def test_logits_from_disk_are_the_models_own(head: str, side: str, tmp_path: Path) -> None:
-    model, split = frozen_model(head), token_split(21)
+@pytest.mark.parametrize(
+    ("head", "fields"), [("text", {}), ("vision", {}), ("stock", {}), ("text", {"num_layers": 2})]
+)
+def test_logits_from_disk_are_the_models_own(
+    head: str, fields: dict[str, Any], side: str, tmp_path: Path
+) -> None:
+    model, split = frozen_model(head, **fields), token_split(21)
     accelerator = create_accelerator(settings())
     options = {"batch_size": 8, "pad_token_id": PAD, "padding_side": side}
     whole = predict(model, split, accelerator, **options)
@@ -104,11 +107,3 @@ def test_training_on_states_from_disk_is_training(tmp_path: Path) -> None:
             assert not calls
     losses = [[entry["loss"] for entry in result.log_history] for result in results]
     np.testing.assert_allclose(losses[1], losses[0], atol=5e-3)
-
-
-def test_a_mixture_of_layers_needs_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "load_features", pytest.fail)
-    model, splits = tiny_model(head="vision", num_layers=2), {"a": token_split(3)}
-    accelerator = create_accelerator(settings())
-    with backbone_run_once(model, splits, accelerator, cache=tmp_path, pad_token_id=PAD) as found:
-        assert found == splits
