@@ -321,7 +321,7 @@ class _Loop:
             self._interrupt(agreed_signal(self.accelerator))
         self.ledger.enter_scores(scores, self.main_metric, self.sign)
         goes_on = progress.step < self.total and not self._out_of_patience()
-        if goes_on and progress.best["step"] == progress.step:
+        if goes_on and progress.best and progress.best["step"] == progress.step:
             self.keeper.save_best(progress.step)
         self._end_epoch(goes_on)
 
