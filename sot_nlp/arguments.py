@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin
 
 from sot_nlp.argument_checks import check
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.modeling.head_config import DEFAULT_PRESET, TEXT_FAMILY
 
 HEAD_PREFIX = "head."
 
@@ -100,7 +101,7 @@ class Arguments:
     )
     model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", MODEL)
     trust_remote_code: bool = setting(False, "run model code that a checkpoint brings along", MODEL)
-    head: str = setting("text", "preset of the head: text, vision, words or stock", MODEL)
+    head: str = setting(DEFAULT_PRESET, "preset of the head: sot, text, vision, words or stock", MODEL)
     head_overrides: dict[str, Any] = setting(
         {}, "single fields of the head, as --head.FIELD VALUE (e.g. --head.alpha 0.7)", MODEL
     )
@@ -295,18 +296,23 @@ def _fold_head(layer: Mapping[str, Any]) -> dict[str, Any]:
     return folded | ({"head_overrides": overrides} if overrides else {})
 
 
+def _kind(head: Any) -> Any:
+    return TEXT_FAMILY if head in TEXT_FAMILY else head
+
+
 def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Arguments:
     """One checked `Arguments` from `(where it came from, settings)` layers, the later over the earlier.
 
     A layer that names another head drops the single head fields of the layers below it: they belonged to
-    that layer's head. Raises UserError with every problem at once.
+    that layer's head. (`sot`, `text` and `words` have the same parts, and share them.) Raises UserError with
+    every problem at once.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     problems: list[str] = []
     for source, layer in layers:
         folded = _fold_head(layer)
-        if "head" in folded and folded["head"] != values.get("head"):
+        if "head" in folded and _kind(folded["head"]) != _kind(values.get("head")):
             values.pop("head_overrides", None)
         for name, rival in RIVALS.items():
             if name in folded and rival not in folded:

@@ -41,6 +41,7 @@ def test_another_head_drops_the_recipes_fields_but_not_the_flags():
     arguments = from_flags("--head vision --head.num_heads 4", recipe)
     assert (arguments.head, arguments.head_overrides) == ("vision", {"num_heads": 4})
     assert from_flags("--head text", recipe).head_overrides == {"width_x": 112}
+    assert from_flags("--head sot", recipe).head_overrides == {"width_x": 112}
 
 
 def test_a_later_layer_sets_aside_the_other_way_to_say_it():

@@ -69,7 +69,7 @@ def _parser(prog: str) -> FlagParser:
     parser = FlagParser(prog=prog, description=SUMMARY)
     add = parser.add_argument
     add("--task", required=True, metavar="TASK", help="the task")
-    add("--heads", nargs="+", default=["stock", "text"], metavar="HEAD", help="presets (default: stock text)")
+    add("--heads", nargs="+", default=["stock", "sot"], metavar="HEAD", help="presets (default: stock sot)")
     add("--trials", type=int, default=30, metavar="N", help="trials an arm (default: 30)")
     add(
         "--search",

@@ -55,8 +55,8 @@ class AutoSoTForSequenceClassification:
             name_or_path: a folder, or a name on the Hub; also of a PEFT adapter, whose base is loaded first.
             num_labels: K; default: as many as the checkpoint's config names.
             id2label, label2id: the labels' names.
-            head: a preset (`text`, `vision`, `stock`, `words`, ...), or settings; default: the checkpoint's
-                own, and `text` for a plain backbone.
+            head: a preset (`sot`, `text`, `vision`, `stock`, ...), or settings; default: the checkpoint's
+                own, and `sot` for a plain backbone.
             problem_type: `single_label_classification`, `multi_label_classification` or `regression`;
                 default: by K and the labels' type.
             options: other config fields, and transformers' own (`dtype`, `revision`, ...).

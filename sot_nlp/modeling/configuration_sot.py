@@ -23,7 +23,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from .head_config import SoTHeadConfig, resolve_head
+from .head_config import DEFAULT_PRESET, PRESETS, SoTHeadConfig, resolve_head
 
 # What a plain backbone's config says about itself and no longer holds once another head is on it.
 BACKBONE_ONLY = ("architectures", "auto_map", "problem_type")
@@ -35,7 +35,8 @@ class SoTConfigMixin:
 
     Args:
         head: the head's settings as a plain dict; also accepted: a preset's name or a `SoTHeadConfig`
-            (default: the preset `text`). `head_config` gives them back as a `SoTHeadConfig`.
+            (default: the preset `sot`). A preset mixes no more layers than the backbone has. `head_config`
+            gives them back as a `SoTHeadConfig`.
         head_preset: the name of the preset that the settings come from, for the record; None where unknown.
         separator_token_ids: ids of the special tokens inside a text, which a head with
             `include_separators=False` leaves out of the words.
@@ -60,10 +61,14 @@ class SoTConfigMixin:
         self, head: str | Mapping[str, Any] | SoTHeadConfig | None, preset: str | None = None
     ) -> None:
         """Take other head settings; `preset` names where they come from (a name in `head` says it itself)."""
-        self.head = resolve_head(head).to_dict()
+        settings = resolve_head(head)
         if head is None or isinstance(head, str):
-            preset = head or "text"
-        self.head_preset = preset
+            preset = head or DEFAULT_PRESET
+        layers = getattr(self.get_text_config(), "num_hidden_layers", None)  # type: ignore[attr-defined]
+        # A number of layers that somebody gave stays: where it is too large, the model says so.
+        if preset in PRESETS and layers and settings.num_layers == PRESETS[preset].num_layers:
+            settings = settings.replace(num_layers=min(settings.num_layers, layers))
+        self.head, self.head_preset = settings.to_dict(), preset
 
     @property
     def head_config(self) -> SoTHeadConfig:

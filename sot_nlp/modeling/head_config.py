@@ -269,7 +269,14 @@ _TEXT = SoTHeadConfig(
     dropout=0.5,
 )
 
+# The published text recipe on the words of the last four layers, mixed by learned shares (studies/README.md
+# says how it was chosen).
+_SOT = _TEXT.replace(num_layers=4)
+
+DEFAULT_PRESET = "sot"
+
 PRESETS: dict[str, SoTHeadConfig] = {
+    "sot": _SOT,
     # The published text recipe, at CoLA's size.
     "text": _TEXT,
     # The published vision recipe at its smallest width but one (14, 24 and 38 by model size) and its middle
@@ -290,14 +297,18 @@ PRESETS: dict[str, SoTHeadConfig] = {
 }
 
 
+# They share the sizes that a task's recipe gives.
+TEXT_FAMILY = ("sot", "text", "words")
+
+
 def resolve_head(head: str | Mapping[str, Any] | SoTHeadConfig | None, **overrides: Any) -> SoTHeadConfig:
-    """The settings of a preset's name (None: `text`), of a saved dict or as given, with fields overridden.
+    """The settings of a preset's name (None: `sot`), of a saved dict or as given, with fields overridden.
 
     Raises:
         ValueError: for an unknown preset (with near names), unknown fields, or settings that do not hold.
     """
     if head is None:
-        head = "text"
+        head = DEFAULT_PRESET
     if isinstance(head, str):
         if head not in PRESETS:
             raise ValueError(f"head settings: no preset {_shown(head)} ({_near(head, list(PRESETS))})")

@@ -50,12 +50,18 @@ def keep_factors(like: Tensor, p: float) -> Tensor:
     """
     if like.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.rand_like(like).ge_(p).div_(1 - p)
+    kept, factor = draw_kept(like, p)
+    return kept.mul_(factor)
+
+
+def draw_kept(like: Tensor, p: float) -> tuple[Tensor, float]:
+    """`keep_factors` on a CPU in two parts: 0 or 1 for each element of `like`, and the factor of the ones."""
     dropped = round(p * LEVELS)
     if dropped >= LEVELS:
-        return torch.zeros_like(like)
+        return torch.zeros_like(like), 1.0
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
     levels = words.view(torch.int16)[: like.numel()].view(like.shape)
-    return (levels >= dropped - LEVELS // 2).to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
+    return (levels >= dropped - LEVELS // 2).to(like.dtype), LEVELS / (LEVELS - dropped)
 
 
 class UniformDropout(nn.Dropout):

@@ -37,6 +37,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "stock": ("stock", {}),
     "vision": ("vision", {}),
     "text": ("text", {}),
+    "sot": ("sot", {}),
 }
 SELECTION_FRACTION = 0.1
 # What fits a processor's caches; a GPU takes all seeds in one pass.
@@ -140,25 +141,31 @@ class Probe:
         return found[0], found[1]
 
     def config(self, arm: str) -> SoTHeadConfig:
-        """The head of an arm: its preset, for `text` with the widths and dropout of the task's recipe."""
-        from sot_nlp.modeling.head_config import resolve_head
+        """The head of an arm: its preset, of text's kind with the widths and dropout of the task's recipe."""
+        found: SoTHeadConfig = self._model_config(arm).head_config
+        return found
+
+    def _model_config(self, arm: str) -> Any:
+        """The config of a model with that head."""
+        from sot_nlp.modeling.head_config import TEXT_FAMILY, resolve_head
 
         preset, fields = ARMS[arm]
         recipe: dict[str, Any] = {}
-        if preset in ("text", "words") and self.spec.recipe.get("head") == "text":
+        if preset in TEXT_FAMILY and self.spec.recipe.get("head") in TEXT_FAMILY:
             recipe = {
                 key.removeprefix("head."): value
                 for key, value in self.spec.recipe.items()
                 if key.startswith("head.")
             }
-        return resolve_head(preset, **{**recipe, **fields})
+        config = copy.deepcopy(self.model.config)
+        config.set_head(resolve_head(preset, **{**recipe, **fields}), preset)
+        return config
 
     def _heads(self, arm: str, seeds: Sequence[int]) -> list[SoTHead]:
         """A head a seed, as the model of that arm would have it."""
         import torch
 
-        config = copy.deepcopy(self.model.config)
-        config.set_head(self.config(arm))
+        config = self._model_config(arm)
         # The whole model is built for its head alone: on the meta device that costs no memory.
         with torch.device("meta"):
             head: Any = type(self.model)(config).classifier

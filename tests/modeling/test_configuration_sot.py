@@ -16,7 +16,7 @@ from sot_nlp.modeling.configuration_sot import (
     SoTRobertaConfig,
     is_causal,
 )
-from sot_nlp.modeling.head_config import PRESETS
+from sot_nlp.modeling.head_config import PRESETS, resolve_head
 from tests import tiny
 
 CLASSES = [SoTBertConfig, SoTRobertaConfig, SoTOpenAIGPTConfig, SoTGPT2Config, SoTConfig]
@@ -37,9 +37,21 @@ def test_what_is_saved_comes_back(config_class, tmp_path: Path):
     assert written["head"] == PRESETS["vision"].to_dict()
 
 
-def test_the_head_defaults_to_the_text_recipe():
-    assert SoTBertConfig().head_config == PRESETS["text"]
-    assert SoTBertConfig().head_preset == "text"
+def test_the_head_defaults_to_the_sot_preset():
+    assert SoTBertConfig().head_config == PRESETS["sot"]
+    assert SoTBertConfig().head_preset == "sot"
+
+
+def test_a_preset_mixes_no_more_layers_than_there_are():
+    assert SoTBertConfig(num_hidden_layers=2).head_config.num_layers == 2
+    assert SoTGPT2Config(n_layer=3, head="sot").head_config.num_layers == 3
+    backbone = {"model_type": "distilbert", "n_layers": 1}
+    assert SoTConfig(text_config=backbone).head_config.num_layers == 1
+    # With its name, as a run gives the settings; a number that somebody gave stays.
+    given = resolve_head("sot", dropout=0.1)
+    assert SoTBertConfig(num_hidden_layers=2, head=given, head_preset="sot").head_config.num_layers == 2
+    given = resolve_head("sot", num_layers=3)
+    assert SoTBertConfig(num_hidden_layers=2, head=given, head_preset="sot").head_config.num_layers == 3
 
 
 def test_a_plain_backbone_lends_its_settings_and_nothing_of_its_identity(tmp_path: Path, caplog):

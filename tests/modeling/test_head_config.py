@@ -58,7 +58,7 @@ def test_settings_are_frozen():
 
 
 def test_overrides():
-    assert resolve_head(None) == TEXT
+    assert resolve_head(None) == TEXT.replace(num_layers=4)
     assert resolve_head("text", alpha=0.7).alpha == 0.7
     assert resolve_head(TEXT, width_x=56, width_y=32).widths == (56, 32)
     assert resolve_head("text", pooling="covariance").widths == (96, 96)
@@ -91,7 +91,7 @@ def test_unknown_fields_are_named_with_near_ones():
 def test_unknown_presets_are_named_with_near_ones():
     with pytest.raises(ValueError, match=r"no preset 'visoin' \(did you mean vision\?\)"):
         resolve_head("visoin")
-    with pytest.raises(ValueError, match=r"no preset '\\x1b\[2J' \(known: text, vision, stock, words"):
+    with pytest.raises(ValueError, match=r"no preset '\\x1b\[2J' \(known: sot, text, vision, stock, words"):
         resolve_head("\x1b[2J")
     with pytest.raises(ValueError, match="3 is neither a preset"):
         resolve_head(3)
