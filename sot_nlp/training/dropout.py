@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sot_nlp.modeling.layers import keep_factors
+from sot_nlp.modeling.layers import draw_kept, keep_factors
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -38,20 +38,25 @@ def attention(
     """As `torch.nn.functional.scaled_dot_product_attention`, with the dropout above.
 
     Shapes: query (..., L, E), key (..., S, E), value (..., S, V) -> (..., L, V).
-    The softmax is in fp32 at least.
+
+    What has L x S elements a head is passed over as seldom as can be, in the inputs' precision (torch's
+    softmax computes in fp32 inside): the mask is added, and dropout's factor is put on the values.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         # Finite, so that a row with nothing to attend to gives no NaN.
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    weights = torch.softmax(scores, -1).to(value.dtype)
-    return dropout(weights, dropout_p) @ value
+        masked = torch.zeros(attn_mask.shape, dtype=scores.dtype)
+        attn_mask = masked.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
+    if attn_mask is not None:
+        scores = scores + attn_mask.to(scores.dtype)
+    weights = torch.softmax(scores, -1)
+    if dropout_p == 0:
+        return weights @ value
+    kept, factor = draw_kept(weights, dropout_p)
+    return (weights * kept) @ (value * factor)
 
 
 class QuickDropout(TorchFunctionMode):

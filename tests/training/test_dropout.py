@@ -76,6 +76,14 @@ def test_attention_without_dropout_is_torchs(mask, scale):
     torch.testing.assert_close(attention(query, key, value, given, scale=scale), expected)
 
 
+def test_attention_in_bf16_is_as_exact_as_torchs():
+    query, key, value = torch.randn(3, 2, 3, 50, 16)
+    exact = functional.scaled_dot_product_attention(query, key, value)
+    halves = [each.bfloat16() for each in (query, key, value)]
+    error = (attention(*halves).float() - exact).abs().max()
+    assert error < 2 * (functional.scaled_dot_product_attention(*halves).float() - exact).abs().max()
+
+
 def test_causal_attention_is_torchs():
     query, key, value = torch.randn(3, 2, 3, 6, 4)
     expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -124,6 +132,7 @@ def test_both_dropouts_of_a_model_go_through_it(probability, monkeypatch):
 
     calls = []
     monkeypatch.setattr(module, "keep_factors", lambda like, p: calls.append(p) or torch.ones_like(like))
+    monkeypatch.setattr(module, "draw_kept", lambda like, p: calls.append(p) or (torch.ones_like(like), 1.0))
     config = BertConfig(
         vocab_size=30,
         hidden_size=16,
