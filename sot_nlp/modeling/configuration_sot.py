@@ -64,10 +64,10 @@ class SoTConfigMixin:
         settings = resolve_head(head)
         if head is None or isinstance(head, str):
             preset = head or DEFAULT_PRESET
-        layers = getattr(self.get_text_config(), "num_hidden_layers", None)  # type: ignore[attr-defined]
         # A number of layers that somebody gave stays: where it is too large, the model says so.
-        if preset in PRESETS and layers and settings.num_layers == PRESETS[preset].num_layers:
-            settings = settings.replace(num_layers=min(settings.num_layers, layers))
+        if preset in PRESETS and settings.num_layers == PRESETS[preset].num_layers:
+            most = self.mixable_layers or settings.num_layers
+            settings = settings.replace(num_layers=min(settings.num_layers, most))
         self.head, self.head_preset = settings.to_dict(), preset
 
     @property
@@ -79,6 +79,15 @@ class SoTConfigMixin:
     def feature_size(self) -> int:
         """C, the width of the backbone's last hidden state."""
         return self.hidden_size  # type: ignore[attr-defined]
+
+    @property
+    def mixable_layers(self) -> int | None:
+        """How many of the last layers a head can mix: those of the last one's width; None where unknown."""
+        backbone: Any = self.get_text_config()  # type: ignore[attr-defined]
+        projected = getattr(backbone, "word_embed_proj_dim", None)  # OPT's smaller sizes
+        if projected is not None and projected != backbone.hidden_size:
+            return 1
+        return getattr(backbone, "num_hidden_layers", None)
 
     @classmethod
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:

@@ -75,10 +75,11 @@ class SoTForSequenceClassification(PreTrainedModel):
         self.stock = head.uses_class_token and head.class_token == "stock"
         backbone = self.build_backbone()
         setattr(self, self.base_model_prefix, backbone)
-        layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+        layers = config.mixable_layers
         if layers is not None and head.num_layers > layers:
             raise ValueError(
                 f"head settings: num_layers={head.num_layers}, but the backbone has {layers} layers"
+                + (" of the last one's width" if layers == 1 else "")
             )
         if not head.include_separators and not config.separator_token_ids:
             raise ValueError(
