@@ -10,6 +10,7 @@ from sot_nlp.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.command_line import parse_flags, read_config
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.flag_parser import FlagParser
+from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.probe import ARMS
 
 SUMMARY = (
@@ -58,11 +59,12 @@ def run(argv: Sequence[str], prog: str) -> int:
 
     probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, own.jobs)
     results = probe.run()
-    report.show(results)
+    groups = compare(results)
+    report.show(results, groups)
     for line in probe.timing():
         print(line)
     folder = Path(arguments.output_dir or Path("runs") / f"probe-{probe.spec.name}-{probe.model_label}")
-    for file in report.write(results, folder, ["json", "markdown", "csv", "html"]):
+    for file in report.write(results, groups, folder, ["json", "markdown", "csv", "html"]):
         print(f"wrote {printable(file)}")
     if own.save is not None:
         print(f"wrote {printable(probe.save(own.save, folder / 'model'))}")

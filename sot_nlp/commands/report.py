@@ -9,6 +9,7 @@ from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
+from sot_nlp.studies.comparison import compare
 
 SUMMARY = (
     "Compare the runs of a study: means, paired differences with intervals and tests, and plots. PATH is a "
@@ -43,10 +44,12 @@ def run(argv: Sequence[str], prog: str) -> int:
     several = results_files(path)
     for file in several or [path]:
         results = collecting.read_results(file, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
-        report.show(results)
+        groups = compare(results)
+        report.show(results, groups)
         if flags.formats:
             folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
-            for written in report.write(results, folder / file.stem if several else folder, flags.formats):
+            target = folder / file.stem if several else folder
+            for written in report.write(results, groups, target, flags.formats):
                 print(f"wrote {printable(written)}")
     return 0
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.studies import report_html, report_plots, report_tables
-from sot_nlp.studies.comparison import Group, compare
+from sot_nlp.studies import overview, report_cells, report_html, report_plots, report_tables
+from sot_nlp.studies.comparison import Group
 from sot_nlp.studies.results import NAME, Results
 
 Writer = Callable[[Results, Sequence[Group]], "str | bytes"]
@@ -25,27 +25,26 @@ FORMATS: dict[str, dict[str, Writer]] = {
 }
 
 
-def show(results: Results) -> None:
-    """Print the table and its notes."""
+def show(results: Results, groups: Sequence[Group]) -> None:
+    """Print the tables and their notes; `groups` are `compare(results)`."""
     from rich.console import Console
 
-    groups = compare(results)
     console = Console(highlight=False)
     if not console.is_terminal:
         # Piped into a file or a pager, a table must not be cut to 80 columns.
         console = Console(highlight=False, width=200)
     console.print(f"{printable(results.title or results.name)}\n", markup=False, style="bold")
-    if len(groups) > 1:
-        console.print(report_tables.terminal_overview(results, groups))
     for group in groups:
         console.print(report_tables.terminal_table(group, results))
-    for note in report_tables.notes(results, groups):
+    # After the groups, which may be dozens: a terminal shows the end.
+    if len(groups) > 1:
+        console.print(overview.terminal(results, groups))
+    for note in report_cells.notes(results, groups):
         console.print(f"- {note}", markup=False, soft_wrap=True)
 
 
-def write(results: Results, folder: Path, formats: Sequence[str]) -> list[Path]:
+def write(results: Results, groups: Sequence[Group], folder: Path, formats: Sequence[str]) -> list[Path]:
     """Write `results` in these formats into `folder`; returns the files. UserError where it can't."""
-    groups = compare(results)
     files: list[Path] = []
     try:
         if "json" in formats:

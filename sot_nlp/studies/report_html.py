@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sot_nlp.studies import report_svg
-from sot_nlp.studies.comparison import Group
+from sot_nlp.studies import overview, report_svg
+from sot_nlp.studies.comparison import ArmResult, Group
+from sot_nlp.studies.report_cells import metric_title, notes, row, used_columns
 from sot_nlp.studies.report_svg import escaped
-from sot_nlp.studies.report_tables import metric_title, notes, overview, row, used_columns
 from sot_nlp.studies.results import Results
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too; the first is the baseline's grey.
@@ -44,6 +44,16 @@ th, td {
 }
 th { font-weight: 600; color: var(--faint); font-size: 12.5px }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+.wide { overflow-x: auto }
+.matrix small { color: var(--faint); white-space: nowrap }
+.matrix td { padding: 3px 10px; border-bottom: 0 }
+.matrix th:first-child, .matrix td:first-child {
+  position: sticky; left: 0; padding-left: 0; min-width: 62px; overflow-wrap: normal; background: var(--card);
+}
+.matrix tbody { border-bottom: 1px solid var(--line) }
+.matrix td > span:not(.swatch) { white-space: nowrap }
+.above { background: color-mix(in srgb, var(--c3) 20%, transparent) }
+.below { background: color-mix(in srgb, var(--c2) 22%, transparent) }
 .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px }
 .plots {
   display: grid; gap: 10px 22px; margin-top: 14px;
@@ -61,6 +71,7 @@ svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-seri
 }
 .pair { stroke: var(--faint); stroke-width: 1; opacity: .38 }
 .dot { fill: var(--p); opacity: .72 }
+.point { fill: var(--p) }
 .hollow { fill: var(--card); stroke: var(--p); stroke-width: 1.6 }
 .mean { stroke: var(--p); stroke-width: 3 }
 .interval { stroke: var(--p); stroke-width: 6; opacity: .35; stroke-linecap: round }
@@ -69,13 +80,20 @@ svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-seri
 .curve { fill: none; stroke: var(--p); stroke-width: 2.4 }
 .notes { font-size: 13px; padding-left: 18px; overflow-wrap: anywhere }
 @media (max-width: 700px) {
-  thead { display: none }
-  tr { display: block; padding: 6px 0; border-bottom: 1px solid var(--line) }
-  td { display: flex; justify-content: space-between; gap: 14px; border: 0; padding: 1px 0 }
-  td:first-child { font-weight: 600; justify-content: flex-start; align-items: center; gap: 0 }
-  td:not(:first-child)::before { content: attr(data-title); color: var(--faint); text-align: left }
-  td:not(:first-child) > span { white-space: nowrap }
-  td[data-empty] { display: none }
+  .arms thead { display: none }
+  .arms tr { display: block; padding: 6px 0; border-bottom: 1px solid var(--line) }
+  .arms td { display: flex; justify-content: space-between; gap: 14px; border: 0; padding: 1px 0 }
+  .arms td:first-child { font-weight: 600; justify-content: flex-start; align-items: center; gap: 0 }
+  .arms td:not(:first-child)::before { content: attr(data-title); color: var(--faint); text-align: left }
+  .arms td:not(:first-child) > span { white-space: nowrap }
+  .arms td[data-empty] { display: none }
+  body { padding: 16px 10px 32px }
+  section { padding: 12px 10px }
+  .matrix { font-size: 13px }
+  .matrix th { font-size: 11.5px }
+  .matrix th, .matrix td { padding: 3px 3px }
+  .matrix td:first-child b { display: block }
+  .matrix small { display: block; font-size: 10px; letter-spacing: -.02em }
 }
 @media print { section { break-inside: avoid } }
 """
@@ -110,17 +128,34 @@ def _versions(versions: dict[str, str]) -> str:
 
 
 def _overview(results: Results, groups: Sequence[Group]) -> str:
-    header, rows = overview(results, groups)
-    head = "".join(f"<th>{escaped(title)}</th>" for title in header)
-    lines = []
-    for texts in rows:
-        cells = zip(header, texts, strict=True)
-        line = (
-            f'<td data-title="{escaped(title)}"><span>{escaped(text)}</span></td>' for title, text in cells
-        )
-        lines.append(f"<tr>{''.join(line)}</tr>")
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f"<section><h2>Overview</h2>{table}</section>"
+    found = overview.overview(results, groups)
+    head = "".join(f"<th>{escaped(title)}</th>" for title in (found.places or "arm", *found.tasks))
+    bodies = []
+    for place, lines in found.by_place().items():
+        rows = []
+        for i, line in enumerate(lines):
+            # A place's name stands in its first line, which is the baseline's.
+            name = f"<b>{escaped(place)}</b> " if i == 0 and place else ""
+            cells = "".join(_overview_cell(arm, results) for arm in line.arms)
+            rows.append(f"<tr><td>{name}{_swatch(results, line.arm)}{escaped(line.arm)}</td>{cells}</tr>")
+        bodies.append(f"<tbody>{''.join(rows)}</tbody>")
+    table = f'<table class="matrix"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table>'
+    forests = [report_svg.forest(found, i, results) for i in range(len(found.tasks))] if found.places else []
+    caption = "Differences to the baseline and their 95 % intervals"
+    figures = [f"<figure><figcaption>{caption}</figcaption>{each}</figure>" for each in forests if each]
+    plots = f'<div class="plots">{"".join(figures)}</div>' if figures else ""
+    return f'<section><h2>Overview</h2><div class="wide">{table}</div>{plots}</section>'
+
+
+def _overview_cell(arm: ArmResult | None, results: Results) -> str:
+    text, *more = overview.texts(arm, results)
+    kind = overview.verdict(arm) if arm is not None else ""
+    small = "".join(f" <small>{escaped(each)}</small>" for each in more)
+    return f'<td class="{kind}"><span>{escaped(text)}</span>{small}</td>'
+
+
+def _swatch(results: Results, arm: str) -> str:
+    return f'<span class="swatch" style="background:{report_svg.color(results, arm)}"></span>'
 
 
 def _section(group: Group, results: Results) -> str:
@@ -148,13 +183,9 @@ def _table(group: Group, results: Results) -> str:
     for arm, texts in zip(group.arms, rows, strict=True):
         cells = []
         for column in columns:
-            swatch = ""
-            if column.key == "arm":
-                swatch = (
-                    f'<span class="swatch" style="background:{report_svg.color(results, arm.arm)}"></span>'
-                )
+            swatch = _swatch(results, arm.arm) if column.key == "arm" else ""
             text = escaped(texts[column.key])
             empty = "" if text else " data-empty"
             cells.append(f'<td data-title="{escaped(column.title)}"{empty}>{swatch}<span>{text}</span></td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<table class="arms"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'

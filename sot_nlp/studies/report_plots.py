@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.studies.comparison import ArmResult, Group
+from sot_nlp.studies.overview import Overview, overview
+from sot_nlp.studies.report_cells import metric_title
 from sot_nlp.studies.report_svg import mean_curve
-from sot_nlp.studies.report_tables import metric_title
 from sot_nlp.studies.results import Results
 
 if TYPE_CHECKING:
@@ -21,16 +22,27 @@ COLORS = ("#6f6f6b", "#0072b2", "#d55e00", "#00795a", "#b0578d", "#9a6b00", "#3a
 
 
 def png(results: Results, groups: Sequence[Group]) -> bytes:
-    """A row of plots a group: scores, differences, training curves. UserError without matplotlib."""
+    """The overview, and a row of plots a group: scores, differences, training curves.
+
+    Raises UserError without matplotlib.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("plots as PNG need matplotlib: pip install 'sot-nlp[plots]'") from None
+    found = overview(results, groups)
+    bars = sum(max(1, len(lines) - 1) + 0.8 for lines in found.by_place().values())
+    top = 0.16 * bars + 1.0 if found.places else 0.0
     heights = [max(1.9, 0.42 * len(group.arms) + 1.1) for group in groups]
-    figure = Figure(figsize=(14, sum(heights) + 0.3), layout="constrained")
+    figure = Figure(figsize=(14, top + sum(heights) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    all_axes: Any = figure.subplots(len(groups), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    figure.suptitle(_text(results.title or results.name, 120), fontsize=13, fontweight="bold")
+    above, below = figure.subfigures(2, 1, height_ratios=[max(top, 0.01), sum(heights)])
+    if found.places:
+        for task, axes in enumerate(above.subplots(1, len(found.tasks), squeeze=False)[0]):
+            _forest(axes, found, task, results)
+    all_axes: Any = below.subplots(len(groups), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes, group in zip(all_axes, groups, strict=True):
         _scores(axes[0], group, results)
         _differences(axes[1], group, results)
@@ -47,13 +59,49 @@ def _color(results: Results, arm: ArmResult) -> str:
     return COLORS[1 + others.index(arm.arm) % (len(COLORS) - 1)]
 
 
-def _text(text: str) -> str:
+def _text(text: str, limit: int = 60) -> str:
     # matplotlib would read what stands between two dollar signs as mathematics.
-    return printable(text, 60).replace("$", r"\$")
+    return printable(text, limit).replace("$", r"\$")
+
+
+def _forest(axes: Axes, found: Overview, task: int, results: Results) -> None:
+    """One task's differences in every place: a mean and its interval an arm; a ring has no interval."""
+    axes.set_title(_text(found.tasks[task]), fontsize=10, loc="left")
+    axes.set_xlabel(f"difference to {_text(results.baseline)}, x 100")
+    axes.axvline(0, color="#1d1d1b", linewidth=1, linestyle="--")
+    axes.grid(axis="x", color="#dcdcd7")
+    axes.set_axisbelow(True)
+    y, places, labelled = 0.0, [], set()
+    for place, lines in found.by_place().items():
+        arms = [arm for line in lines if (arm := line.arms[task]) is not None and arm.difference is not None]
+        places.append((y + (max(1, len(arms)) - 1) / 2, place if arms else f"{place}: missing"))
+        for i, arm in enumerate(arms):
+            assert arm.difference is not None
+            color, interval = _color(results, arm), arm.difference.interval
+            if interval is not None:
+                ends = [100 * end for end in interval]
+                axes.plot(ends, [y + i] * 2, color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
+            face = "white" if interval is None else color
+            label = "" if arm.arm in labelled else _text(arm.arm)
+            labelled.add(arm.arm)
+            mean = 100 * arm.difference.mean
+            axes.plot(mean, y + i, "o", color=color, markerfacecolor=face, markersize=5, label=label)
+        y += max(1, len(arms)) + 0.8
+    axes.set_yticks([at for at, _ in places], [_text(place) for _, place in places])
+    axes.set_ylim(y - 0.8, -1)
+    if task == 0 and labelled:
+        axes.legend(fontsize=8, framealpha=0.9)
+
+
+def _arm_text(arm: ArmResult) -> str:
+    if len(arm.scores) == len(arm.cells):
+        return _text(arm.arm)
+    count = f"{len(arm.scores)} of {len(arm.cells)} seeds" if arm.scores else "missing"
+    return f"{_text(arm.arm)}\n{count}"
 
 
 def _rows(axes: Axes, arms: Sequence[ArmResult]) -> None:
-    axes.set_yticks(range(len(arms)), [_text(arm.arm) for arm in arms])
+    axes.set_yticks(range(len(arms)), [_arm_text(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.grid(axis="x", color="#dcdcd7")
     axes.set_axisbelow(True)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.report_tables import percent
+from sot_nlp.studies.overview import Overview
+from sot_nlp.studies.report_cells import percent
 from sot_nlp.studies.results import Results
 
 WIDTH = 360
@@ -94,6 +95,8 @@ def _score_row(arm: ArmResult, x: Scale, y: float, paint: str) -> list[str]:
     label = percent(arm.mean) if arm.mean is not None else "missing"
     if arm.sd is not None:
         label += f" ± {percent(arm.sd)}"
+    if arm.scores and len(arm.scores) < len(arm.cells):
+        label += f" ({len(arm.scores)} of {len(arm.cells)} seeds)"
     parts = [_row_label(arm.arm, label, y, paint)]
     for cell in arm.cells:
         if cell.score is None:
@@ -159,6 +162,58 @@ def differences(group: Group, results: Results) -> str:
     return _svg(parts, height, f"Differences of {group.title} to {results.baseline}")
 
 
+def forest(found: Overview, task: int, results: Results) -> str:
+    """One task's differences in every place: a mean and its interval an arm; empty without any.
+
+    A ring stands for a mean of too few seeds, which has no interval.
+    """
+    rows: list[tuple[str, list[ArmResult]]] = [
+        (
+            place,
+            [arm for line in lines if (arm := line.arms[task]) is not None and arm.difference is not None],
+        )
+        for place, lines in found.by_place().items()
+    ]
+    shown = [arm.difference for _, arms in rows for arm in arms if arm.difference is not None]
+    if not shown:
+        return ""
+    ends = [100 * end for each in shown for end in each.interval or ()]
+    x = Scale([100 * each.mean for each in shown], 124, WIDTH - RIGHT, include=[0.0, *ends])
+    step, gap = 12, 10
+    height = 20 + sum(step * max(1, len(arms)) + gap for _, arms in rows) + AXIS
+    title = found.tasks[task]
+    parts = [f'<text class="label" x="{LEFT - 6}" y="12" font-weight="600">{escaped(title, 50)}</text>']
+    parts += _axis(x, height, f"difference to {results.baseline}, x 100", top=20)
+    parts.append(f'<line class="zero" x1="{x(0):.1f}" y1="20" x2="{x(0):.1f}" y2="{height - AXIS}"/>')
+    y = 20 + (step + gap) / 2
+    for place, arms in rows:
+        middle = y + step * (max(1, len(arms)) - 1) / 2
+        parts.append(f'<text class="label" x="{LEFT - 6}" y="{middle + 4:g}">{escaped(place, 20)}</text>')
+        if not arms:
+            parts.append(f'<text class="tick" x="{x(0) + 6:.1f}" y="{middle + 4:g}">missing</text>')
+        for i, arm in enumerate(arms):
+            parts.append(_forest_row(arm, x, y + step * i, color(results, arm.arm), place))
+        y += step * max(1, len(arms)) + gap
+    return _svg(parts, height, f"Differences of {title} to {results.baseline} in every place")
+
+
+def _forest_row(arm: ArmResult, x: Scale, y: float, paint: str, place: str) -> str:
+    assert arm.difference is not None
+    at, interval = x(100 * arm.difference.mean), arm.difference.interval
+    what = f"{place}, {arm.arm}: {percent(arm.difference.mean, signed=True)}"
+    if interval is None:
+        line, what = "", f"{what} ({len(arm.difference.seeds)} seeds: too few)"
+    else:
+        left, right = (x(100 * end) for end in interval)
+        what += f" [{percent(interval[0], signed=True)}, {percent(interval[1], signed=True)}]"
+        line = f'<line class="interval" x1="{left:.1f}" y1="{y:g}" x2="{right:.1f}" y2="{y:g}"/>'
+    kind = "hollow" if interval is None else "point"
+    return (
+        f'<g style="--p:{paint}"><title>{escaped(what)}</title>{line}'
+        f'<circle class="{kind}" cx="{at:.1f}" cy="{y:g}" r="3.5"/></g>'
+    )
+
+
 def curves(group: Group, results: Results, height: int = 230) -> str:
     """The score over the epochs: a thin line a seed, a thick one for the mean; empty without two points."""
     drawn = [(arm, [cell.curve for cell in arm.cells if len(cell.curve) > 1]) for arm in group.arms]
@@ -215,11 +270,11 @@ def _row_label(name: str, value: str, y: float, paint: str) -> str:
     )
 
 
-def _axis(x: Scale, height: float, title: str) -> list[str]:
+def _axis(x: Scale, height: float, title: str, *, top: float = 0) -> list[str]:
     parts = []
     for value in x.ticks():
         parts.append(
-            f'<line class="grid" x1="{x(value):.1f}" y1="0" x2="{x(value):.1f}" y2="{height - AXIS}"/>'
+            f'<line class="grid" x1="{x(value):.1f}" y1="{top:g}" x2="{x(value):.1f}" y2="{height - AXIS}"/>'
             f'<text class="tick" x="{x(value):.1f}" y="{height - 16}" text-anchor="middle">'
             f"{_number(value)}</text>"
         )

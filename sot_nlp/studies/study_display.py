@@ -14,7 +14,7 @@ from rich.text import Text
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.studies import collecting
-from sot_nlp.studies.report_tables import percent
+from sot_nlp.studies.report_cells import percent
 from sot_nlp.studies.results import FINISHED
 from sot_nlp.studies.statistics import mean_and_sd
 from sot_nlp.studies.study import Study, StudyCell

@@ -13,7 +13,16 @@ import pytest
 
 from sot_nlp.commands import report as report_command
 from sot_nlp.errors import UserError
-from sot_nlp.studies import collecting, report_html, report_svg, report_tables, statistics
+from sot_nlp.studies import (
+    collecting,
+    overview,
+    report_cells,
+    report_html,
+    report_plots,
+    report_svg,
+    report_tables,
+    statistics,
+)
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.results import Cell, Results, read_file
 from tests.fake_study import record, write_run, write_study
@@ -50,7 +59,7 @@ def test_a_comparison_by_hand():
     # Of the 32 swaps 4 reach the mean seen (the two zeros are free): one-sided 4/32.
     assert arm.difference.p_value == pytest.approx(2 * 4 / 32)
     assert arm.holm_p == arm.difference.p_value
-    assert report_tables.row(arm, group, results)["p"] == "0.250 (0.250)"
+    assert report_cells.row(arm, group, results)["p"] == "0.250 (0.250)"
 
 
 def test_holm_is_over_tasks_or_over_all():
@@ -66,7 +75,7 @@ def test_holm_is_over_tasks_or_over_all():
 def test_too_few_seeds_are_said_instead_of_a_p_value():
     results = by_hand({"t": {"a": [0.5, 0.6, 0.7], "b": [0.6, 0.8, 0.7]}})
     (group,) = compare(results)
-    row = report_tables.row(group.arms[1], group, results)
+    row = report_cells.row(group.arms[1], group, results)
     assert row["p"] == "too few seeds (3 < 5)"
     assert row["difference"] == "+10.00"
 
@@ -80,8 +89,8 @@ def test_a_study_folder_is_read_with_what_failed_and_what_is_missing(tmp_path):
     text, vision = rte.arm("text"), rte.arm("vision")
     assert (text.missing, len(text.failed), text.difference.seeds) == (1, 0, (0, 1, 2, 4, 5, 6, 7, 8, 9))
     assert (vision.missing, len(vision.failed)) == (0, 1)
-    assert report_tables.row(vision, rte, results)["seeds"] == "9 of 10, 1 failed"
-    notes = "\n".join(report_tables.notes(results, compare(results)))
+    assert report_cells.row(vision, rte, results)["seeds"] == "9 of 10, 1 failed"
+    notes = "\n".join(report_cells.notes(results, compare(results)))
     assert "Missing: 1 of 60 runs." in notes
     assert "vision · seed 5: <b>boom</b> \\x1b[31m" in notes
 
@@ -90,7 +99,7 @@ def test_an_arm_that_was_never_run_is_missing(tmp_path):
     skip = tuple(("cola", "text", seed) for seed in range(5))
     results = collecting.read_results(write_study(tmp_path / "s", tasks=("cola",), seeds=5, skip=skip))
     (group,) = compare(results)
-    row = report_tables.row(group.arm("text"), group, results)
+    row = report_cells.row(group.arm("text"), group, results)
     assert (row["score"], row["seeds"], row["difference"]) == (
         "missing",
         "0 of 5, 5 missing",
@@ -129,7 +138,7 @@ def test_collapsed_runs_are_counted(tmp_path):
         write_run(tmp_path / str(seed), record(seed=seed, score=score, collapsed=collapsed))
     results = collecting.read_results(tmp_path)
     (group,) = compare(results)
-    assert report_tables.row(group.arms[0], group, results)["collapsed"] == "2/4"
+    assert report_cells.row(group.arms[0], group, results)["collapsed"] == "2/4"
 
 
 def test_loose_runs_get_arms_and_settings_from_what_varies(tmp_path):
@@ -256,6 +265,7 @@ def test_the_page_shows_every_seed_and_loads_nothing(tmp_path):
     results = collecting.read_results(folder)
     text = report_html.page(results, compare(results))
     page = Page(text)
+    assert "(paper +2.30)" in page.text
     # 2 tasks x 3 arms x 10 seeds as dots, and 2 x 2 x 10 as differences.
     assert page.tags.count("circle") == 60 + 40
     assert page.tags.count("polyline") == 60 + 6
@@ -304,10 +314,79 @@ def test_the_overview_says_where_the_interval_lies():
     results = by_hand(
         {"t": {"a": up, "b": [x + 0.1 for x in up], "c": [x - 0.1 for x in up], "d": [*up[1:], up[0]]}}
     )
-    header, ((_, base, b, c, d),) = report_tables.overview(results, compare(results))
-    assert header == ["task · model · setting", "a", "b", "c", "d"]
-    assert base == "51.83"
-    assert (b[0], c[0], d[0]) == ("▲", "▼", "○")
+    left, header, lines = overview.rows(results, compare(results))
+    assert (left, header) == (1, ["arm", "t (accuracy)"])
+    assert [line[0] for line in lines] == ["a (baseline)", "b", "c", "d"]
+    assert lines[0][1] == "51.83"
+    assert lines[1][1] == "▲ +10.00 [+10.00, +10.00]"
+    assert (lines[2][1][0], lines[3][1][0]) == ("▼", "○")
+
+
+def places(values: dict[tuple[str, str], dict[str, list[float]]], **header) -> Results:
+    """Results from (task, setting) -> arm -> the scores of seeds 0, 1, ..."""
+    cells = []
+    for (task, setting), arms in values.items():
+        each = by_hand({task: arms})
+        cells += [dataclasses.replace(cell, setting=setting) for cell in each.cells]
+    arms = tuple(dict.fromkeys(cell.arm for cell in cells))
+    return Results(**{"name": "x", "baseline": "a", "arms": arms, "cells": tuple(cells), **header})
+
+
+GRID = {
+    ("t", "small"): {"a": [0.5] * 5, "b": [0.6] * 5},
+    ("t", "large"): {"a": [0.7] * 5, "b": [0.69] * 5},
+    ("u", "small"): {"a": [0.3] * 3, "b": [0.4] * 3},
+}
+
+
+def test_the_overview_has_a_column_a_task_and_the_arms_of_each_setting_together():
+    published = {"a": {"m": {"t": 49.0}}, "b": {"m": {"t": 52.5}}}
+    results = places(GRID, published=published)
+    left, header, lines = overview.rows(results, compare(results))
+    assert (left, header) == (2, ["setting", "arm", "t (accuracy)", "u (accuracy)"])
+    assert lines == [
+        ["small", "a (baseline)", "50.00 (paper 49.00)", "30.00"],
+        ["", "b", "▲ +10.00 [+10.00, +10.00] (paper +3.50)", "+10.00 (3 of 3 seeds)"],
+        ["large", "a (baseline)", "70.00 (paper 49.00)", "–"],
+        ["", "b", "▼ −1.00 [−1.00, −1.00] (paper +3.50)", "–"],
+    ]
+
+
+def test_the_overview_says_what_is_missing_or_failed():
+    results = places(GRID)
+    lost = {("t", "large", "b"): "failed", ("u", "small", "b"): "missing"}
+    cells = [
+        dataclasses.replace(cell, score=None, status=lost[cell.task, cell.setting, cell.arm])
+        if (cell.task, cell.setting, cell.arm) in lost
+        else cell
+        for cell in results.cells
+    ]
+    cells = [
+        dataclasses.replace(cell, score=None, status="missing")
+        if (cell.task, cell.setting, cell.arm, cell.seed) == ("t", "small", "b", 4)
+        else cell
+        for cell in cells
+    ]
+    results = dataclasses.replace(results, cells=tuple(cells))
+    _, _, lines = overview.rows(results, compare(results))
+    assert [line[2:] for line in lines if line[1] == "b"] == [
+        ["+10.00 (4 of 5 seeds)", "missing"],
+        ["failed", "–"],
+    ]
+
+
+def test_the_overview_draws_every_interval_a_task_at_a_time():
+    results = places(GRID)
+    groups = compare(results)
+    found = overview.overview(results, groups)
+    first, second = (report_svg.forest(found, task, results) for task in (0, 1))
+    assert (first.count('class="interval"'), first.count('class="point"')) == (2, 2)
+    # Three seeds have no interval, and the place without a cell says so.
+    assert (second.count('class="interval"'), second.count('class="hollow"')) == (0, 1)
+    assert second.count(">missing<") == 1
+    page = Page(report_html.page(results, groups))
+    assert page.tags.count("tbody") == 2 + 3
+    assert "small, b: +10.00 [+10.00, +10.00]" in page.text
 
 
 def test_the_command_writes_its_files(tmp_path, capsys):
@@ -348,6 +427,28 @@ def test_png(tmp_path):
     folder = write_study(tmp_path / "s", tasks=("cola",), seeds=5)
     assert report_command.run([str(folder), "--formats", "png"], "sot-nlp report") == 0
     assert (folder / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_png_begins_with_the_overview_and_counts_seeds():
+    figure = pytest.importorskip("matplotlib.figure", reason="the extra 'plots' is not installed")
+    seen = []
+    results = places(GRID)
+    cells = [
+        dataclasses.replace(cell, score=None, status="missing") if (cell.arm, cell.seed) == ("b", 4) else cell
+        for cell in results.cells
+    ]
+    results = dataclasses.replace(results, cells=tuple(cells), title="a $x$ b")
+    with pytest.MonkeyPatch.context() as patch:
+        save = figure.Figure.savefig
+        patch.setattr(
+            figure.Figure, "savefig", lambda self, *a, **k: (seen.append(self), save(self, *a, **k))
+        )
+        report_plots.png(results, compare(results))
+    above, below = seen[0].subfigs
+    assert [axes.get_title(loc="left") for axes in above.axes] == ["t (accuracy)", "u (accuracy)"]
+    assert [label.get_text() for label in above.axes[1].get_yticklabels()] == ["small", "large: missing"]
+    assert [label.get_text() for label in below.axes[0].get_yticklabels()] == ["a", "b\n4 of 5 seeds"]
+    assert seen[0].get_suptitle() == r"a \$x\$ b"
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):

@@ -1,0 +1,147 @@
+"""A study in one table: a column a task, a line an arm in each place, which is a backbone and a setting.
+
+What a reader of a large study looks at first. The baseline's lines hold its means, the other arms' their
+differences to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sot_nlp.errors import printable
+from sot_nlp.studies.comparison import ArmResult, Group
+from sot_nlp.studies.report_cells import MISSING_TEXT, metric_title, percent
+from sot_nlp.studies.results import Results
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# What a difference's interval shows -> the sign of it.
+SIGNS = {"above": "▲", "below": "▼", "over": "○", "": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An arm in one place, over the tasks; None where the study has no such cell."""
+
+    place: str
+    arm: str
+    arms: tuple[ArmResult | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """The lines, the columns' titles, and what a place is called ("" where the study has only one)."""
+
+    places: str
+    tasks: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    def by_place(self) -> dict[str, list[Line]]:
+        """place -> its lines, in order."""
+        found: dict[str, list[Line]] = {}
+        for line in self.lines:
+            found.setdefault(line.place, []).append(line)
+        return found
+
+
+def overview(results: Results, groups: Sequence[Group]) -> Overview:
+    """The groups of `results`, with the arms of each place below its baseline."""
+    names = [
+        name for name in ("model", "setting") if len({getattr(group, name) for group in groups}) > 1
+    ]  # fmt: skip
+    by_place: dict[str, dict[str, Group]] = {}
+    metrics: dict[str, str] = {}
+    for group in groups:
+        place = " · ".join(part for part in (getattr(group, name) for name in names) if part)
+        by_place.setdefault(place, {})[group.task] = group
+        metrics[group.task] = metrics.get(group.task) or metric_title(group)
+    order = [results.baseline, *(arm for arm in results.arms if arm != results.baseline)]
+    lines = []
+    for place, of_tasks in by_place.items():
+        for name in order:
+            arms = tuple(of_tasks[task].arm(name) if task in of_tasks else None for task in metrics)
+            if any(arm is not None for arm in arms):
+                lines.append(Line(place=printable(place), arm=printable(name), arms=arms))
+    tasks = tuple(
+        f"{printable(task)} ({metric})" if metric else printable(task) for task, metric in metrics.items()
+    )
+    return Overview(places=" · ".join(names), tasks=tasks, lines=tuple(lines))
+
+
+def verdict(arm: ArmResult) -> str:
+    """Where the interval of an arm's difference lies: `above` 0, `below` it, `over` it; "" without one."""
+    if arm.difference is None or arm.difference.interval is None:
+        return ""
+    low, high = arm.difference.interval
+    return "above" if low > 0 else "below" if high < 0 else "over"
+
+
+def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
+    """What stands in a cell: the number, then what is shown beside or below it in smaller type.
+
+    The baseline's mean, or the sign and difference of another arm and its interval; how many seeds that is
+    from, where some lack; what the paper has.
+    """
+    if arm is None:
+        return ("–",)
+    if arm.mean is None:
+        return ("failed" if arm.failed and not arm.missing else MISSING_TEXT,)
+    found, more = arm.difference, []
+    if arm.arm == results.baseline:
+        text, pairs = percent(arm.mean), len(arm.scores)
+    elif found is None:
+        return ("no paired seed",)
+    else:
+        text, pairs = f"{SIGNS[verdict(arm)]} {percent(found.mean, signed=True)}".strip(), len(found.seeds)
+        if found.interval is not None:
+            low, high = (percent(end, signed=True) for end in found.interval)
+            more.append(f"[{low}, {high}]")
+    if pairs < len(arm.cells) or (found is not None and found.too_few):
+        more.append(f"({pairs} of {len(arm.cells)} seeds)")
+    if arm.published is not None:
+        more.append(f"(paper {_published(arm, results)})")
+    return (text, *more)
+
+
+def _published(arm: ArmResult, results: Results) -> str:
+    """The paper's score of the baseline; of another arm the paper's difference to it, where it has both."""
+    assert arm.published is not None
+    cell = arm.cells[0]
+    base = results.published.get(results.baseline, {}).get(cell.model, {}).get(cell.task)
+    if arm.arm == results.baseline or base is None:
+        return f"{arm.published:.2f}"
+    return f"{arm.published - base:+.2f}".replace("-", "−")
+
+
+def rows(results: Results, groups: Sequence[Group]) -> tuple[int, list[str], list[list[str]]]:
+    """How many columns name the row, the heading and the rows, as text; a place is named in its first row."""
+    found = overview(results, groups)
+    header = ["arm", *found.tasks]
+    lines, last = [], ""
+    for line in found.lines:
+        baseline = " (baseline)" if line.arm == printable(results.baseline) else ""
+        row = [line.arm + baseline, *(" ".join(texts(arm, results)) for arm in line.arms)]
+        if found.places:
+            row.insert(0, line.place if line.place != last else "")
+        lines.append(row)
+        last = line.place
+    return (2, [found.places, *header], lines) if found.places else (1, header, lines)
+
+
+def terminal(results: Results, groups: Sequence[Group]) -> Table:
+    """The overview for a terminal, by rich."""
+    from rich.table import Table
+    from rich.text import Text
+
+    left, header, lines = rows(results, groups)
+    table = Table()
+    for i, title in enumerate(header):
+        table.add_column(Text(title), justify="left" if i < left else "right")
+    for line in lines:
+        if left == 2 and line[0]:
+            table.add_section()
+        table.add_row(*map(Text, line))
+    return table

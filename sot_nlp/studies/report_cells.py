@@ -1,0 +1,168 @@
+"""The texts of a comparison's cells and notes, which every form of the report shows.
+
+Scores and differences are shown times 100, as they are published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sot_nlp.errors import printable
+from sot_nlp.studies.comparison import HOLM_FAMILIES, ArmResult, Group
+from sot_nlp.studies.results import SCORE_RULES, Results
+from sot_nlp.studies.statistics import MIN_SEEDS, PairedDifference
+
+MISSING_TEXT = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the table: its heading, and the number columns are set flush right."""
+
+    key: str
+    title: str
+    right: bool = True
+
+
+COLUMNS = (
+    Column(key="arm", title="arm", right=False),
+    Column(key="seeds", title="seeds"),
+    Column(key="score", title="score: mean ± sd"),
+    Column(key="difference", title="difference [95 % interval]"),
+    Column(key="p", title="p (Holm)"),
+    Column(key="needed", title="seeds needed"),
+    Column(key="collapsed", title="collapsed"),
+    Column(key="mcnemar", title="McNemar"),
+    Column(key="paper", title="paper"),
+)
+
+
+def percent(value: float | None, *, signed: bool = False) -> str:
+    """A score or difference times 100 with two decimals; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
+    return text.replace("-", "−")
+
+
+def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
+    """The texts of one arm's row, by the columns' keys."""
+    is_baseline = arm.arm == results.baseline
+    n = len(arm.scores)
+    return {
+        "arm": printable(arm.arm) + (" (baseline)" if is_baseline else ""),
+        "seeds": _seeds(arm),
+        "score": MISSING_TEXT if arm.mean is None else _score(arm),
+        "difference": "" if is_baseline else _difference(arm.difference),
+        "p": "" if is_baseline else _p(arm),
+        "needed": "" if is_baseline or arm.difference is None else _needed(arm.difference),
+        "collapsed": f"{arm.collapsed}/{n}" if n else "",
+        "mcnemar": _mcnemar(arm),
+        "paper": _paper(arm, group, results),
+    }
+
+
+def used_columns(rows: Sequence[dict[str, str]]) -> list[Column]:
+    """The columns that hold anything."""
+    return [column for column in COLUMNS if any(each[column.key] for each in rows)]
+
+
+def _seeds(arm: ArmResult) -> str:
+    planned, n = len(arm.cells), len(arm.scores)
+    parts = [str(n) if n == planned else f"{n} of {planned}"]
+    if arm.failed:
+        parts.append(f"{len(arm.failed)} failed")
+    if arm.missing:
+        parts.append(f"{arm.missing} missing")
+    return ", ".join(parts)
+
+
+def _score(arm: ArmResult) -> str:
+    return percent(arm.mean) if arm.sd is None else f"{percent(arm.mean)} ± {percent(arm.sd)}"
+
+
+def _difference(difference: PairedDifference | None) -> str:
+    if difference is None:
+        return "no paired seed"
+    mean = percent(difference.mean, signed=True)
+    if difference.interval is None:
+        return mean
+    low, high = (percent(end, signed=True) for end in difference.interval)
+    return f"{mean} [{low}, {high}]"
+
+
+def p_text(value: float | None) -> str:
+    """A p-value with three decimals, none below 0.001."""
+    if value is None:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _p(arm: ArmResult) -> str:
+    if arm.difference is None:
+        return ""
+    if arm.difference.too_few:
+        n = len(arm.difference.differences)
+        return f"too few seeds ({n} < {MIN_SEEDS})"
+    return f"{p_text(arm.difference.p_value)} ({p_text(arm.holm_p)})"
+
+
+def _needed(difference: PairedDifference) -> str:
+    if difference.seeds_needed is not None:
+        return str(difference.seeds_needed)
+    return "" if len(difference.differences) < 2 else "no effect"
+
+
+def _mcnemar(arm: ArmResult) -> str:
+    if not arm.mcnemar:
+        return ""
+    below = sum(p < 0.05 for p in arm.mcnemar.values())
+    return f"{below}/{len(arm.mcnemar)}"
+
+
+def _paper(arm: ArmResult, group: Group, results: Results) -> str:
+    if arm.published is None:
+        return ""
+    base = group.arm(results.baseline)
+    text = f"{arm.published:.2f}"
+    if base is None or base is arm or base.published is None:
+        return text
+    return f"{text} ({arm.published - base.published:+.2f})".replace("-", "−")
+
+
+def metric_title(group: Group) -> str:
+    """The metric's name for readers."""
+    return printable(group.metric).replace("_", " ")
+
+
+def notes(results: Results, groups: Sequence[Group]) -> list[str]:
+    """What a reader must know: how each number was made, what failed or is missing, what is marked."""
+    lines = [
+        f"Score: {SCORE_RULES.get(results.score, printable(results.score))}. Values are times 100.",
+        f"Difference: to {printable(results.baseline)}, over seeds that both have (same initialisation seed, "
+        "same order of the data); bootstrap interval (BCa at the level that few values need) and two-sided "
+        f"permutation test, both from {MIN_SEEDS} seeds on. Holm's adjustment is over "
+        f"{HOLM_FAMILIES.get(results.holm, printable(results.holm))}.",
+        "Seeds needed: for 80 % power of a paired t-test at 5 %, if the effect were just the one seen.",
+        "Collapsed: runs that predict one class or score a Matthews correlation of 0.",
+    ]
+    if len(groups) > 1:
+        lines.append("Signs: ▲ the interval lies above 0, ▼ below 0, ○ over it.")
+    if any(arm.mcnemar for group in groups for arm in group.arms):
+        lines.append(
+            "McNemar: of the paired seeds, those whose two models differ on the validation examples with an "
+            "exact p below 0.05 (about one in twenty would by chance)."
+        )
+    if results.published:
+        lines.append(f"Paper: {printable(results.published_source)}; in brackets its difference.")
+    lines += [f"Marked: {printable(mark, 400)}" for mark in results.marks]
+    for group in groups:
+        for arm in group.arms:
+            for cell in arm.failed:
+                where = " · ".join(part for part in (group.title, arm.arm, f"seed {cell.seed}") if part)
+                lines.append(f"Failed: {printable(where)}: {printable(cell.reason, 300)}")
+    missing = sum(arm.missing for group in groups for arm in group.arms)
+    if missing:
+        lines.append(f"Missing: {missing} of {len(results.cells)} runs.")
+    return lines
