@@ -20,6 +20,8 @@ CONFIDENCE = 0.95
 POWER = 0.80
 MAX_SEEDS = 10_000
 RESAMPLES = 9_999
+# Scores are shares and correlations: differences beyond these decimals are rounding, not effects.
+DECIMALS = 12
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
@@ -75,7 +77,8 @@ def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int 
     arrays = (np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64))
     found = stats.permutation_test(
         arrays,
-        lambda a, b, axis: np.mean(a - b, axis=axis),
+        # Rounded: swaps of scores such as k / 277 that are equally far from 0 must count as equally far.
+        lambda a, b, axis: np.round(np.mean(a - b, axis=axis), DECIMALS),
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
