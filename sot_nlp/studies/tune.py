@@ -28,6 +28,7 @@ from sot_nlp.arguments import FIELDS, HEAD_PREFIX, convert
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
 from sot_nlp.studies import claims, collecting
+from sot_nlp.studies.collecting import NOT_AN_ARM
 from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, GRID, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
 from sot_nlp.task_spec import load_task
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     import optuna
 
 POLL_SECONDS = 0.5
+# Names, places and what changes no score; an arm is a head.
+NO_SEARCH = NOT_AN_ARM | {"head_overrides", "hub_token"}
 SPACE = (
     "learning_rate=1e-5:2e-4:log",
     "head_learning_rate=1e-4:1e-2:log",
@@ -73,8 +76,9 @@ def _dimension(word: str) -> Dimension:
     name, separator, text = word.partition("=")
     if not separator or not text:
         raise UserError(f"--search {printable(word)}: give NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C")
-    if name in GRID or (name not in FIELDS and not name.startswith(HEAD_PREFIX)):
-        hint = did_you_mean(name, [each for each in FIELDS if each not in GRID])
+    searchable = [each for each in FIELDS if each not in (*NO_SEARCH, *GRID)]
+    if name not in searchable and not name.startswith(HEAD_PREFIX):
+        hint = did_you_mean(name, searchable)
         raise UserError(f"--search {printable(name)}: not a setting that can be searched; {hint}")
     if ":" not in text:
         return Dimension(name=name, values=tuple(_value(name, part) for part in text.split(",")))

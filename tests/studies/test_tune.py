@@ -148,6 +148,8 @@ def test_spaces(word, expected):
         ("learning_rate", "give NAME=LOW:HIGH"),
         ("learning_rat=1:2", "did you mean learning_rate"),
         ("seed=1,2", "not a setting that can be searched"),
+        ("head=stock,text", "not a setting that can be searched"),
+        ("data_dir=a,b", "not a setting that can be searched"),
         ("learning_rate=2:1", "below the high one"),
         ("learning_rate=0:1:log", "above 0"),
         ("learning_rate=1:2:exp", "only `log`"),
