@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,9 @@ from sot_nlp.studies.results import FINISHED
 from sot_nlp.studies.statistics import mean_and_sd
 from sot_nlp.studies.study import Study, StudyCell
 from sot_nlp.studies.study_runner import State
+
+# Title, heading, borders and caption.
+FRAME_LINES = 8
 
 
 class Lines:
@@ -88,19 +92,22 @@ class LiveTable:
 
     def table(self, state: State) -> Table:
         """The table of `state`."""
+        rows: dict[tuple[str, str], list[StudyCell]] = defaultdict(list)
+        for cell in state.cells:
+            group = " · ".join(part for part in (cell.task, cell.model, cell.setting) if part)
+            rows[group, cell.arm].append(cell)
+        shown = _most_telling(rows, state, max(1, self.live.console.height - FRAME_LINES))
         done = len(state.finished) + len(state.failed)
         title = f"{self.study.title or self.study.name}: {done} of {len(state.cells)} runs"
-        caption = Text(self._caption(state))
+        hidden = f"{len(rows) - len(shown)} more lines, " if len(shown) < len(rows) else ""
+        caption = Text(hidden + self._caption(state))
         table = Table(title=Text(printable(title)), title_justify="left", caption=caption)
         for column in ("task · model · setting", "arm", "done", "runs", "failed", "score so far"):
             table.add_column(
                 column, justify="left" if column in ("arm", "task · model · setting") else "right"
             )
-        rows: dict[tuple[str, str], list[StudyCell]] = defaultdict(list)
-        for cell in state.cells:
-            group = " · ".join(part for part in (cell.task, cell.model, cell.setting) if part)
-            rows[group, cell.arm].append(cell)
-        for (group, arm), cells in rows.items():
+        for group, arm in shown:
+            cells = rows[group, arm]
             folders = {cell.folder for cell in cells}
             known = [self.scores[name] for name in folders if self.scores.get(name) is not None]
             scores = [score for score in known if score is not None]
@@ -130,3 +137,21 @@ class LiveTable:
                 f"{len(state.elsewhere)} run elsewhere ({printable(next(iter(state.elsewhere.values())))})"
             )
         return ", ".join(parts)
+
+
+def _most_telling(
+    rows: Mapping[tuple[str, str], Sequence[StudyCell]], state: State, room: int
+) -> list[tuple[str, str]]:
+    """The rows that a screen has room for, in order: first those at work, then what failed or has begun."""
+
+    def rank(row: tuple[str, str]) -> int:
+        folders = {cell.folder for cell in rows[row]}
+        if folders & (state.running.keys() | state.elsewhere.keys()):
+            return 0
+        if folders & state.failed.keys():
+            return 1
+        finished = len(folders & state.finished)
+        return 2 if 0 < finished < len(folders) else 3 if finished else 4
+
+    kept = set(sorted(rows, key=rank)[:room])
+    return [row for row in rows if row in kept]
