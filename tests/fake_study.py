@@ -1,4 +1,4 @@
-"""Records as runs leave them, with made-up scores: a study's folder without a single training."""
+"""Records as runs leave them, with made-up scores: a study's folder or results without a single training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+
+from sot_nlp.studies.results import Cell, Results
 
 EFFECTS = {"stock": 0.0, "text": 0.012, "vision": -0.004}
 
@@ -102,3 +104,24 @@ def write_study(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(json.dumps(plan))
     return folder
+
+
+def by_hand(scores: dict[str, dict[str, list[float]]], **header) -> Results:
+    """Results from task -> arm -> the scores of seeds 0, 1, ..."""
+    cells = [
+        Cell(
+            task=task,
+            model="m",
+            setting="",
+            arm=arm,
+            seed=seed,
+            status="finished",
+            metric="accuracy",
+            score=s,
+        )
+        for task, arms in scores.items()
+        for arm, values in arms.items()
+        for seed, s in enumerate(values)
+    ]
+    arms = tuple(dict.fromkeys(cell.arm for cell in cells))
+    return Results(**{"name": "x", "baseline": "a", "arms": arms, "cells": tuple(cells), **header})
