@@ -155,13 +155,15 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
             "exact p below 0.05 (about one in twenty would by chance)."
         )
     if results.published:
-        lines.append(f"Paper: {printable(results.published_source)}; in brackets its difference.")
+        lines.append(f"Paper: {printable(results.published_source, 500)}; in brackets its difference.")
     lines += [f"Marked: {printable(mark, 400)}" for mark in results.marks]
     for group in groups:
         for arm in group.arms:
-            for cell in arm.failed:
-                where = " · ".join(part for part in (group.title, arm.arm, f"seed {cell.seed}") if part)
-                lines.append(f"Failed: {printable(where)}: {printable(cell.reason, 300)}")
+            for reason in dict.fromkeys(cell.reason for cell in arm.failed):
+                seeds = [str(cell.seed) for cell in arm.failed if cell.reason == reason]
+                which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+                where = " · ".join(part for part in (group.title, arm.arm, which) if part)
+                lines.append(f"Failed: {printable(where)}: {printable(reason, 300)}")
     missing = sum(arm.missing for group in groups for arm in group.arms)
     if missing:
         lines.append(f"Missing: {missing} of {len(results.cells)} runs.")

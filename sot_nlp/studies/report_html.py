@@ -50,6 +50,7 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
 .matrix th:first-child, .matrix td:first-child {
   position: sticky; left: 0; padding-left: 0; min-width: 62px; overflow-wrap: normal; background: var(--card);
 }
+.matrix td:first-child { white-space: nowrap }
 .matrix tbody { border-bottom: 1px solid var(--line) }
 .matrix td > span:not(.swatch) { white-space: nowrap }
 .above { background: color-mix(in srgb, var(--c3) 20%, transparent) }
@@ -92,6 +93,7 @@ svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-seri
   .matrix { font-size: 13px }
   .matrix th { font-size: 11.5px }
   .matrix th, .matrix td { padding: 3px 3px }
+  .matrix td:first-child { white-space: normal }
   .matrix td:first-child b { display: block }
   .matrix small { display: block; font-size: 10px; letter-spacing: -.02em }
 }
@@ -159,8 +161,9 @@ def _swatch(results: Results, arm: str) -> str:
 
 
 def _section(group: Group, results: Results) -> str:
+    paper = ", a diamond the paper's score" if any(arm.published is not None for arm in group.arms) else ""
     plots = [
-        ("Every seed's score; a line joins runs of one seed, a bar is the mean", report_svg.scores),
+        (f"Every seed's score; a line joins runs of one seed, a bar is the mean{paper}", report_svg.scores),
         (f"Difference to {results.baseline}, seed by seed, with its 95 % interval", report_svg.differences),
         ("Score over the epochs: thin lines are seeds, the thick one is their mean", report_svg.curves),
     ]

@@ -111,7 +111,8 @@ def _scores(axes: Axes, group: Group, results: Results) -> None:
     arms = group.arms
     _rows(axes, arms)
     axes.set_title(_text(group.title), fontsize=10, loc="left")
-    axes.set_xlabel(f"{_text(metric_title(group))} x 100")
+    paper = " (diamond: the paper's)" if any(arm.published is not None for arm in arms) else ""
+    axes.set_xlabel(f"{_text(metric_title(group))} x 100{paper}")
     for i, (above, below) in enumerate(itertools.pairwise(arms)):
         for seed in sorted(above.scores.keys() & below.scores.keys()):
             ends = [100 * above.scores[seed], 100 * below.scores[seed]]

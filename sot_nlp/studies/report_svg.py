@@ -190,7 +190,7 @@ def forest(found: Overview, task: int, results: Results) -> str:
         middle = y + step * (max(1, len(arms)) - 1) / 2
         parts.append(f'<text class="label" x="{LEFT - 6}" y="{middle + 4:g}">{escaped(place, 20)}</text>')
         if not arms:
-            parts.append(f'<text class="tick" x="{x(0) + 6:.1f}" y="{middle + 4:g}">missing</text>')
+            parts.append(f'<text class="tick" x="{x.start + 6:g}" y="{middle + 4:g}">missing</text>')
         for i, arm in enumerate(arms):
             parts.append(_forest_row(arm, x, y + step * i, color(results, arm.arm), place))
         y += step * max(1, len(arms)) + gap

@@ -72,6 +72,13 @@ def test_a_study_folder_is_read_with_what_failed_and_what_is_missing(tmp_path):
     assert "vision · seed 5: <b>boom</b> \\x1b[31m" in notes
 
 
+def test_seeds_that_failed_for_one_reason_share_a_line(tmp_path):
+    fail = tuple(("cola", "text", seed) for seed in (1, 3))
+    results = collecting.read_results(write_study(tmp_path / "s", tasks=("cola",), seeds=5, fail=fail))
+    failed = [line for line in report_cells.notes(results, compare(results)) if line.startswith("Failed")]
+    assert failed == ["Failed: cola · tiny-bert · text · seeds 1, 3: <b>boom</b> \\x1b[31m"]
+
+
 def test_an_arm_that_was_never_run_is_missing(tmp_path):
     skip = tuple(("cola", "text", seed) for seed in range(5))
     results = collecting.read_results(write_study(tmp_path / "s", tasks=("cola",), seeds=5, skip=skip))
@@ -217,6 +224,7 @@ def test_the_page_shows_every_seed_and_loads_nothing(tmp_path):
     text = report_html.page(results, compare(results))
     page = Page(text)
     assert "(paper +2.30)" in page.text
+    assert page.text.count("a diamond the paper's score") == 1
     # 2 tasks x 3 arms x 10 seeds as dots, and 2 x 2 x 10 as differences.
     assert page.tags.count("circle") == 60 + 40
     assert page.tags.count("polyline") == 60 + 6
