@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -97,14 +98,19 @@ def _cell_of_folder(run: Path, names: Mapping[str, Any], rule: str, found: dict[
     if record is not None and record.get("status") == records.FINISHED:
         return cell_of_record(record, names, rule, found)
     if record is not None and record.get("status") == records.FAILED and record.get("failure"):
-        return Cell(**names, status=FAILED, reason=printable(record["failure"]))
+        return Cell(**names, status=FAILED, reason=_without_folders(printable(record["failure"])))
     if failure.exists():
         try:
             reason = str(json.loads(failure.read_text(encoding="utf-8"))["reason"])
         except (OSError, ValueError, KeyError, TypeError):
             reason = "its note could not be read"
-        return Cell(**names, status=FAILED, reason=reason)
+        return Cell(**names, status=FAILED, reason=_without_folders(reason))
     return Cell(**names, status=RUNNING if record is not None else MISSING)
+
+
+def _without_folders(reason: str) -> str:
+    """A reason with the last part of every absolute path: results leave this machine, its log does not."""
+    return re.sub(r"(?<![^\s'\"=(])/[^\s'\",:;)]*/(?=[^\s/])", "", reason)
 
 
 def cell_of_record(

@@ -38,7 +38,8 @@ def png(results: Results, groups: Sequence[Group]) -> bytes:
     figure = Figure(figsize=(14, top + sum(heights) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_text(results.title or results.name, 120), fontsize=13, fontweight="bold")
-    above, below = figure.subfigures(2, 1, height_ratios=[max(top, 0.01), sum(heights)])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[max(top, 0.01), sum(heights)])
+    above, below = parts
     if found.places:
         for task, axes in enumerate(above.subplots(1, len(found.tasks), squeeze=False)[0]):
             _forest(axes, found, task, results)

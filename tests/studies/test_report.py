@@ -72,6 +72,15 @@ def test_a_study_folder_is_read_with_what_failed_and_what_is_missing(tmp_path):
     assert "vision · seed 5: <b>boom</b> \\x1b[31m" in notes
 
 
+def test_a_reason_names_no_folder_of_the_machine(tmp_path):
+    folder = write_study(tmp_path / "s", tasks=("cola",), seeds=5, fail=(("cola", "text", 1),))
+    reason = "--data_dir /home/me/glue/CoLA: 'train.tsv' and/or (/mnt/x/dev.tsv) not found, 1/2"
+    (folder / "runs" / "cola-text-1.failed.json").write_text(json.dumps({"reason": reason}))
+    cells = collecting.read_results(folder).cells
+    (cell,) = [cell for cell in cells if cell.status == "failed"]
+    assert cell.reason == "--data_dir CoLA: 'train.tsv' and/or (dev.tsv) not found, 1/2"
+
+
 def test_seeds_that_failed_for_one_reason_share_a_line(tmp_path):
     fail = tuple(("cola", "text", seed) for seed in (1, 3))
     results = collecting.read_results(write_study(tmp_path / "s", tasks=("cola",), seeds=5, fail=fail))
