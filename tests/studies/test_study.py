@@ -1,15 +1,8 @@
-"""Studies: what a grid becomes, what is refused, and that its cells run once, whatever is killed."""
+"""Studies: what a grid becomes, what is refused, and one of real runs."""
 
 from __future__ import annotations
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,14 +11,11 @@ from sot_nlp.arguments import build_arguments
 from sot_nlp.commands import compare
 from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
-from sot_nlp.studies import claims, collecting, study_runner
-from sot_nlp.studies.ray_launcher import RayLauncher
+from sot_nlp.studies import collecting
 from sot_nlp.studies.study import Study, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
-from sot_nlp.studies.study_runner import slots
 from sot_nlp.task_spec import load_task
 from tests import tiny
-from tests.fake_runs import fake, runner, small
 
 STUDY = """\
 name: small
@@ -47,23 +37,6 @@ def file(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(STUDY)
     return path
-
-
-@pytest.fixture
-def quick(tmp_path, monkeypatch):
-    """Runs without training; returns what ran, by the cells' folders."""
-    monkeypatch.setattr(study_runner.StudyCell, "command", fake)
-    monkeypatch.setattr(study_runner, "POLL_SECONDS", 0.02)
-    monkeypatch.setenv("RUNS", str(tmp_path / "ran"))
-
-    def ran() -> list[str]:
-        path = tmp_path / "ran"
-        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
-
-    return ran
-
-
-# -- the grid -----------------------------------------------------------------------------------------
 
 
 def test_a_file_becomes_cells(file):
@@ -286,213 +259,6 @@ def test_the_studies_that_ship_hold(path):
     for arm, models in study.published.items():
         assert arm in study.heads
         assert models.keys() <= study.models.keys()
-
-
-# -- running ------------------------------------------------------------------------------------------
-
-
-def test_every_cell_runs_once_and_its_weights_are_dropped(tmp_path, quick):
-    cells = small(3).cells()
-    run = runner(tmp_path / "s", cells, jobs=2)
-    state = run.run()
-    assert sorted(quick()) == sorted(cell.folder for cell in cells)
-    assert len(state.finished) == 6
-    assert run.display.most <= 2
-    folder = tmp_path / "s" / "runs" / cells[0].folder
-    assert sorted(p.name for p in folder.iterdir()) == ["predictions.json", "record.json"]
-    assert list((tmp_path / "s" / "claims").iterdir()) == []
-    # Again: nothing is run, nothing is lost.
-    assert len(runner(tmp_path / "s", cells).run().finished) == 6
-    assert len(quick()) == 6
-    # More seeds: only they are run.
-    runner(tmp_path / "s", small(4).cells(), keep_models=True).run()
-    assert len(quick()) == 8
-    assert len(list((tmp_path / "s").rglob("*.safetensors"))) == 2
-
-
-def test_a_failed_cell_is_noted_and_the_rest_goes_on(tmp_path, quick, monkeypatch):
-    study = small(3)
-    cells = study.cells()
-    study.write_plan(tmp_path / "s", cells, "x")
-    monkeypatch.setenv("FAIL", "text-seed1")
-    state = runner(tmp_path / "s", cells).run()
-    assert len(state.finished) == 5
-    assert list(state.failed.values()) == ["the disk is full"]
-    results = collecting.read_results(tmp_path / "s")
-    (failed,) = [cell for cell in results.cells if cell.status == "failed"]
-    assert (failed.arm, failed.seed, failed.reason) == ("text", 1, "the disk is full")
-    # The next start tries it again.
-    monkeypatch.delenv("FAIL")
-    assert len(runner(tmp_path / "s", cells).run().finished) == 6
-    assert len(quick()) == 7
-    assert all(cell.status == "finished" for cell in collecting.read_results(tmp_path / "s").cells)
-
-
-def test_a_cell_killed_before_its_record_starts_anew(tmp_path, quick):
-    cells = small(1).cells()
-    left = tmp_path / "s" / "runs" / cells[0].folder
-    left.mkdir(parents=True)
-    (left / "train.log").write_text("x")
-    assert len(runner(tmp_path / "s", cells).run().finished) == 2
-    assert not (left / "train.log").exists()
-
-
-def test_two_programs_share_a_folder(tmp_path, quick, monkeypatch):
-    monkeypatch.setenv("PAUSE", "0.05")
-    cells = small(6).cells()
-    states = []
-    threads = [
-        threading.Thread(target=lambda: states.append(runner(tmp_path / "s", cells, jobs=1).run()))
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sorted(quick()) == sorted(cell.folder for cell in cells)
-    assert [len(state.finished) for state in states] == [12, 12, 12]
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-from sot_nlp.studies import study_runner
-from tests.fake_runs import fake, runner, small
-study_runner.StudyCell.command = fake
-study_runner.POLL_SECONDS = 0.02
-try:
-    runner(Path({folder!r}), small(4).cells(), jobs=2).run()
-except study_runner.Stopped as stop:
-    print("stopped by", stop.signum)
-"""
-
-
-def started(folder, quick, **environment):
-    """A study in a process of its own, at work."""
-    before = len(quick())
-    program = PROGRAM.format(path=[str(Path(__file__).parents[2])], folder=str(folder))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while len(quick()) < before + 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return process
-
-
-def test_a_study_told_to_end_ends_its_runs_and_goes_on_later(tmp_path, quick):
-    process = started(tmp_path / "s", quick, PAUSE="30")
-    process.send_signal(signal.SIGTERM)
-    assert "stopped by 15" in process.communicate(timeout=30)[0]
-    assert list((tmp_path / "s" / "claims").iterdir()) == []
-    assert not list((tmp_path / "s" / "runs").glob("*.failed.json"))
-    assert len(runner(tmp_path / "s", small(4).cells()).run().finished) == 8
-
-
-def test_a_killed_study_goes_on_and_waits_for_the_runs_that_live_on(tmp_path, quick):
-    process = started(tmp_path / "s", quick, PAUSE="3")
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    state = runner(tmp_path / "s", small(4).cells()).run()
-    assert len(state.finished) == 8
-    # The two that outlived their study were waited for, not run again.
-    assert sorted(quick()) == sorted({*quick()})
-
-
-def test_slots(monkeypatch):
-    monkeypatch.setattr(study_runner, "gpus", lambda: ["0", "3"])
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(None, None, cpu=False)] == ["0", "3"]
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(3, None, cpu=False)] == ["0", "3", "0"]
-    assert [slot["OMP_NUM_THREADS"] for slot in slots(3, 2, cpu=True)] == ["2", "2", "2"]
-
-
-def test_visible_gpus(monkeypatch):
-    monkeypatch.setattr(study_runner.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
-    assert study_runner.gpus() == ["2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert study_runner.gpus() == []
-
-
-def test_without_ray_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"sot-nlp\[ray\]"):
-        RayLauncher("auto", 1)
-
-
-def test_a_cluster_of_two_nodes_runs_every_cell_once(tmp_path, quick):
-    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    import ray
-    from ray.cluster_utils import Cluster
-
-    size = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    cluster.add_node(**size)
-    try:
-        launcher = RayLauncher(cluster.address, 1)
-        places = [{**slot, "RUNS": str(tmp_path / "ran")} for slot in launcher.slots(None)]
-        assert len(places) == 2
-        run = runner(tmp_path / "s", small(2).cells(), start=launcher.start)
-        run.free = places
-        assert len(run.run().finished) == 4
-        assert len(quick()) == 4
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-# -- claims -------------------------------------------------------------------------------------------
-
-
-def test_a_claim_is_one_programs(tmp_path):
-    first = claims.claim(tmp_path / "c.json")
-    assert first is not None
-    assert claims.claim(tmp_path / "c.json") is None
-    assert str(os.getpid()) in claims.holder(tmp_path / "c.json")
-    first.release()
-    assert claims.claim(tmp_path / "c.json") is not None
-    # A claim that is no longer one's own is left alone.
-    first.release()
-    assert (tmp_path / "c.json").exists()
-
-
-def written(path, age=0.0, **changes):
-    content = {"token": "t", "host": "elsewhere", "pid": 1, "worker": 0, **changes}
-    path.write_text(json.dumps(content))
-    then = time.time() - age
-    os.utime(path, (then, then))
-    return path
-
-
-def test_a_claim_from_another_machine_is_dead_by_its_age(tmp_path):
-    assert claims.claim(written(tmp_path / "young.json", age=claims.STALE_SECONDS / 2)) is None
-    taken = claims.claim(written(tmp_path / "old.json", age=claims.STALE_SECONDS + 30))
-    assert taken is not None
-    assert taken.is_held()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.json", "young.json"]
-
-
-def test_a_claim_on_this_machine_is_dead_by_its_processes(tmp_path):
-    host = claims.socket.gethostname()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    assert claims.claim(written(tmp_path / "a.json", host=host, pid=dead.pid)) is not None
-    # The study is gone, its run is not, however old the claim is.
-    path = written(tmp_path / "b.json", age=1e6, host=host, pid=dead.pid, worker=os.getpid())
-    assert claims.claim(path) is None
-
-
-def test_a_beat_keeps_a_claim_alive(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.0)
-    held = claims.claim(tmp_path / "c.json")
-    os.utime(tmp_path / "c.json", (0, 0))
-    held.beat()
-    assert time.time() - (tmp_path / "c.json").stat().st_mtime < 60
-
-
-# -- for real -----------------------------------------------------------------------------------------
 
 
 def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
