@@ -159,6 +159,8 @@ class StudyRunner:
             cell = waiting.popleft()
             if self._is_done(cell):
                 self.state.elsewhere.pop(cell.folder, None)
+                if not self._clear_after_the_dead(cell):
+                    waiting.append(cell)
                 continue
             if not self.free:
                 waiting.appendleft(cell)
@@ -173,6 +175,21 @@ class StudyRunner:
             else:
                 self.state.elsewhere.pop(cell.folder, None)
                 self._launch(cell, held)
+
+    def _clear_after_the_dead(self, cell: StudyCell) -> bool:
+        """Where a run outlived its program, which left its claim: do what that one would have done.
+
+        False while the claim is a living one's, which is about to let go of it.
+        """
+        if not self._claim_path(cell).exists():
+            return True
+        held = claims.claim(self._claim_path(cell))
+        if held is None:
+            return False
+        if cell.folder in self.state.finished and not self.keep_models:
+            drop_weights(self.folder / "runs" / cell.folder)
+        held.release()
+        return True
 
     def _log(self, cell: StudyCell) -> Path:
         return self.folder / "logs" / f"{cell.folder}.log"
@@ -230,7 +247,8 @@ class StudyRunner:
         seconds = time.monotonic() - self.state.running.pop(cell.folder)
         self.workers.remove(worker)
         self.free.append(worker.slot)
-        if self._status(cell) == records.FINISHED and code == 0:
+        # Told to end just after its record was written, a run is finished whatever it exits with.
+        if self._status(cell) == records.FINISHED:
             self.state.finished.add(cell.folder)
             self.state.seconds.append(seconds)
             if not self.keep_models:

@@ -16,6 +16,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.studies import collecting, study_runner
 from sot_nlp.studies.ray_launcher import RayLauncher
 from sot_nlp.studies.study_runner import slots
+from tests import fake_runs
 from tests.fake_runs import fake, runner, small
 
 
@@ -139,8 +140,17 @@ def test_a_killed_study_goes_on_and_waits_for_the_runs_that_live_on(tmp_path, qu
     process.stdout.close()
     state = runner(tmp_path / "s", small(4).cells()).run()
     assert len(state.finished) == 8
-    # The two that outlived their study were waited for, not run again.
+    # The two that outlived their study were waited for, not run again, and cleared up after.
     assert sorted(quick()) == sorted({*quick()})
+    assert list((tmp_path / "s").rglob("*.safetensors")) == []
+    assert list((tmp_path / "s" / "claims").iterdir()) == []
+
+
+def test_a_run_told_to_end_behind_its_record_is_finished(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(fake_runs, "RUN", f"{fake_runs.RUN}\nsys.exit(143)")
+    state = runner(tmp_path / "s", small(1).cells()).run()
+    assert (len(state.finished), state.failed) == (2, {})
+    assert list((tmp_path / "s").rglob("*.safetensors")) == []
 
 
 def test_slots(monkeypatch):
