@@ -38,6 +38,7 @@ class Overview:
     places: str
     tasks: tuple[str, ...]
     lines: tuple[Line, ...]
+    baseline: str
 
     def by_place(self) -> dict[str, list[Line]]:
         """place -> its lines, in order."""
@@ -45,6 +46,20 @@ class Overview:
         for line in self.lines:
             found.setdefault(line.place, []).append(line)
         return found
+
+    def differences(self, task: int) -> list[tuple[str, list[ArmResult | None]]]:
+        """Every place with its arms but the baseline's, in the same rows for every task; None has no pair."""
+        return [
+            (
+                place,
+                [
+                    arm if (arm := line.arms[task]) is not None and arm.difference is not None else None
+                    for line in lines
+                    if line.arm != self.baseline
+                ],
+            )
+            for place, lines in self.by_place().items()
+        ]
 
 
 def overview(results: Results, groups: Sequence[Group]) -> Overview:
@@ -68,7 +83,9 @@ def overview(results: Results, groups: Sequence[Group]) -> Overview:
     tasks = tuple(
         f"{printable(task)} ({metric})" if metric else printable(task) for task, metric in metrics.items()
     )
-    return Overview(places=" · ".join(names), tasks=tasks, lines=tuple(lines))
+    return Overview(
+        places=" · ".join(names), tasks=tasks, lines=tuple(lines), baseline=printable(results.baseline)
+    )
 
 
 def verdict(arm: ArmResult) -> str:

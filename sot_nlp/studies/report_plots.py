@@ -73,11 +73,13 @@ def _forest(axes: Axes, found: Overview, task: int, results: Results) -> None:
     axes.grid(axis="x", color="#dcdcd7")
     axes.set_axisbelow(True)
     y, places, labelled = 0.0, [], set()
-    for place, lines in found.by_place().items():
-        arms = [arm for line in lines if (arm := line.arms[task]) is not None and arm.difference is not None]
-        places.append((y + (max(1, len(arms)) - 1) / 2, place if arms else f"{place}: missing"))
+    for place, arms in found.differences(task):
+        places.append((y + (len(arms) - 1) / 2, place))
         for i, arm in enumerate(arms):
-            assert arm.difference is not None
+            if arm is None or arm.difference is None:
+                across = axes.get_yaxis_transform()
+                axes.text(0.02, y + i, "missing", transform=across, va="center", fontsize=7, color="#63635f")
+                continue
             color, interval = _color(results, arm), arm.difference.interval
             if interval is not None:
                 ends = [100 * end for end in interval]
@@ -87,8 +89,10 @@ def _forest(axes: Axes, found: Overview, task: int, results: Results) -> None:
             labelled.add(arm.arm)
             mean = 100 * arm.difference.mean
             axes.plot(mean, y + i, "o", color=color, markerfacecolor=face, markersize=5, label=label)
-        y += max(1, len(arms)) + 0.8
-    axes.set_yticks([at for at, _ in places], [_text(place) for _, place in places])
+        y += len(arms) + 0.8
+    # The places stand once, on the left: every task has the same, in the same rows.
+    names = [_text(place) if task == 0 else "" for _, place in places]
+    axes.set_yticks([at for at, _ in places], names)
     axes.set_ylim(y - 0.8, -1)
     if task == 0 and labelled:
         axes.legend(fontsize=8, framealpha=0.9)

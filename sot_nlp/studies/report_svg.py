@@ -167,33 +167,29 @@ def forest(found: Overview, task: int, results: Results) -> str:
 
     A ring stands for a mean of too few seeds, which has no interval.
     """
-    rows: list[tuple[str, list[ArmResult]]] = [
-        (
-            place,
-            [arm for line in lines if (arm := line.arms[task]) is not None and arm.difference is not None],
-        )
-        for place, lines in found.by_place().items()
-    ]
-    shown = [arm.difference for _, arms in rows for arm in arms if arm.difference is not None]
+    rows = found.differences(task)
+    shown = [arm.difference for _, arms in rows for arm in arms if arm is not None and arm.difference]
     if not shown:
         return ""
     ends = [100 * end for each in shown for end in each.interval or ()]
     x = Scale([100 * each.mean for each in shown], 124, WIDTH - RIGHT, include=[0.0, *ends])
     step, gap = 12, 10
-    height = 20 + sum(step * max(1, len(arms)) + gap for _, arms in rows) + AXIS
+    height = 20 + sum(step * len(arms) + gap for _, arms in rows) + AXIS
     title = found.tasks[task]
     parts = [f'<text class="label" x="{LEFT - 6}" y="12" font-weight="600">{escaped(title, 50)}</text>']
     parts += _axis(x, height, f"difference to {results.baseline}, x 100", top=20)
     parts.append(f'<line class="zero" x1="{x(0):.1f}" y1="20" x2="{x(0):.1f}" y2="{height - AXIS}"/>')
     y = 20 + (step + gap) / 2
     for place, arms in rows:
-        middle = y + step * (max(1, len(arms)) - 1) / 2
+        middle = y + step * (len(arms) - 1) / 2
         parts.append(f'<text class="label" x="{LEFT - 6}" y="{middle + 4:g}">{escaped(place, 20)}</text>')
-        if not arms:
-            parts.append(f'<text class="tick" x="{x.start + 6:g}" y="{middle + 4:g}">missing</text>')
         for i, arm in enumerate(arms):
-            parts.append(_forest_row(arm, x, y + step * i, color(results, arm.arm), place))
-        y += step * max(1, len(arms)) + gap
+            at = y + step * i
+            if arm is None:
+                parts.append(f'<text class="tick" x="{x.start + 6:g}" y="{at + 4:g}">missing</text>')
+            else:
+                parts.append(_forest_row(arm, x, at, color(results, arm.arm), place))
+        y += step * len(arms) + gap
     return _svg(parts, height, f"Differences of {title} to {results.baseline} in every place")
 
 

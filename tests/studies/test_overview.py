@@ -110,6 +110,7 @@ def test_the_png_begins_with_the_overview_and_counts_seeds():
         report_plots.png(results, compare(results))
     above, below = seen[0].subfigs
     assert [axes.get_title(loc="left") for axes in above.axes] == ["t (accuracy)", "u (accuracy)"]
-    assert [label.get_text() for label in above.axes[1].get_yticklabels()] == ["small", "large: missing"]
+    assert [label.get_text() for label in above.axes[0].get_yticklabels()] == ["small", "large"]
+    assert [text.get_text() for axes in above.axes for text in axes.texts] == ["missing"]
     assert [label.get_text() for label in below.axes[0].get_yticklabels()] == ["a", "b\n4 of 5 seeds"]
     assert seen[0].get_suptitle() == r"a \$x\$ b"
