@@ -118,8 +118,9 @@ def read_file(path: Path) -> Results:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(path)}: cannot be read: {printable(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{printable(path)}: not a results file of this version: {printable(repr(error))}"
+            f"{printable(path)}: not a results file of this version: {printable(reason)}"
         ) from None
 
 

@@ -209,6 +209,7 @@ def test_another_baseline(tmp_path):
     ("content", "message"),
     [
         ("{", "not a results file"),
+        ("{}", "not a results file of this version: it has no 'format_version'"),
         ("[]", "not a results file"),
         ('{"format_version": 99}', "not a results file"),
     ],
