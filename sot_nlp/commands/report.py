@@ -10,6 +10,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.results import NAME
 
 SUMMARY = (
     "Compare the runs of a study: means, paired differences with intervals and tests, and plots. PATH is a "
@@ -48,7 +49,8 @@ def run(argv: Sequence[str], prog: str) -> int:
         report.show(results, groups)
         if flags.formats:
             folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
-            target = folder / file.stem if several else folder
+            # A folder that a report or a probe has written holds one such file, beside which its report belongs.
+            target = folder / file.stem if several and file.name != NAME else folder
             for written in report.write(results, groups, target, flags.formats):
                 print(f"wrote {printable(written)}")
     return 0

@@ -11,7 +11,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.studies.comparison import ArmResult, Group
 from sot_nlp.studies.overview import Overview, overview
 from sot_nlp.studies.report_cells import metric_title
-from sot_nlp.studies.report_svg import mean_curve
+from sot_nlp.studies.report_svg import lanes, mean_curve
 from sot_nlp.studies.results import Results
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # The page's colours in the light: the baseline's grey, then Okabe and Ito's.
 COLORS = ("#6f6f6b", "#0072b2", "#d55e00", "#00795a", "#b0578d", "#9a6b00", "#3a8fc4", "#5b4fa8")
+
+# Between equal scores, in rows.
+LANE = 0.08
 
 
 def png(results: Results, groups: Sequence[Group]) -> bytes:
@@ -124,12 +127,11 @@ def _scores(axes: Axes, group: Group, results: Results) -> None:
             axes.plot(ends, [i, i + 1], color="#63635f", alpha=0.35, linewidth=0.8)
     for i, arm in enumerate(arms):
         color = _color(results, arm)
-        for cell in arm.cells:
-            if cell.score is not None:
-                face = "white" if cell.collapsed else color
-                axes.plot(
-                    100 * cell.score, i, "o", color=color, markerfacecolor=face, alpha=0.75, markersize=5
-                )
+        shown = [(cell, cell.score) for cell in arm.cells if cell.score is not None]
+        for (cell, score), lane in zip(shown, lanes(score for _, score in shown), strict=True):
+            face = "white" if cell.collapsed else color
+            at = i + LANE * lane
+            axes.plot(100 * score, at, "o", color=color, markerfacecolor=face, alpha=0.75, markersize=5)
         if arm.mean is not None:
             axes.plot([100 * arm.mean] * 2, [i - 0.25, i + 0.25], color=color, linewidth=2.5)
         if arm.published is not None:
@@ -150,9 +152,8 @@ def _differences(axes: Axes, group: Group, results: Results) -> None:
         if found.interval is not None:
             ends = [100 * end for end in found.interval]
             axes.plot(ends, [i, i], color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
-        axes.plot(
-            [100 * d for d in found.differences], [i] * len(found.seeds), "o", color=color, markersize=4
-        )
+        heights = [i + LANE * lane for lane in lanes(found.differences)]
+        axes.plot([100 * d for d in found.differences], heights, "o", color=color, markersize=4)
         axes.plot([100 * found.mean] * 2, [i - 0.25, i + 0.25], color=color, linewidth=2.5)
 
 

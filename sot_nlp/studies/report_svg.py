@@ -21,6 +21,7 @@ WIDTH = 360
 LEFT, RIGHT = 14, 14
 ROW = 46
 AXIS = 30
+LANE = 3.2
 NUM_COLORS = 8
 
 
@@ -58,6 +59,19 @@ class Scale:
     def ticks(self, count: int = 5) -> list[float]:
         """Round values on this scale."""
         return ticks(self.low, self.high, count)
+
+
+def lanes(values: Iterable[float]) -> list[int]:
+    """A lane beside its row for each value, so that equal ones do not hide each other: 0, 1, -1, 2, -2, ...
+
+    More than seven equal ones share lanes.
+    """
+    seen: dict[float, int] = {}
+    found = []
+    for value in values:
+        count = seen[round(value, 9)] = seen.get(round(value, 9), -1) + 1
+        found.append((0, 1, -1, 2, -2, 3, -3)[count % 7])
+    return found
 
 
 def color(results: Results, arm: str) -> str:
@@ -98,13 +112,13 @@ def _score_row(arm: ArmResult, x: Scale, y: float, paint: str) -> list[str]:
     if arm.scores and len(arm.scores) < len(arm.cells):
         label += f" ({len(arm.scores)} of {len(arm.cells)} seeds)"
     parts = [_row_label(arm.arm, label, y, paint)]
-    for cell in arm.cells:
-        if cell.score is None:
-            continue
-        what = f"{arm.arm}, seed {cell.seed}: {percent(cell.score)}{', collapsed' if cell.collapsed else ''}"
+    shown = [(cell, cell.score) for cell in arm.cells if cell.score is not None]
+    for (cell, score), lane in zip(shown, lanes(score for _, score in shown), strict=True):
+        what = f"{arm.arm}, seed {cell.seed}: {percent(score)}{', collapsed' if cell.collapsed else ''}"
         kind = "hollow" if cell.collapsed else "dot"
         parts.append(
-            f'<circle class="{kind}" style="--p:{paint}" cx="{x(100 * cell.score):.1f}" cy="{y}" r="4">'
+            f'<circle class="{kind}" style="--p:{paint}" cx="{x(100 * score):.1f}" cy="{y + LANE * lane:g}" '
+            f'r="4">'
             f"<title>{escaped(what)}</title></circle>"
         )
     if arm.mean is not None:
@@ -149,10 +163,13 @@ def differences(group: Group, results: Results) -> str:
                 f'<line class="interval" style="--p:{paint}" x1="{left:.1f}" y1="{y}" x2="{right:.1f}" '
                 f'y2="{y}"><title>{escaped(f"{arm.arm}: 95 % interval {text}")}</title></line>'
             )
-        for seed, difference in zip(found.seeds, found.differences, strict=True):
+        for seed, difference, lane in zip(
+            found.seeds, found.differences, lanes(found.differences), strict=True
+        ):
             what = f"{arm.arm}, seed {seed}: {percent(difference, signed=True)}"
             parts.append(
-                f'<circle class="dot" style="--p:{paint}" cx="{x(100 * difference):.1f}" cy="{y}" r="3.5">'
+                f'<circle class="dot" style="--p:{paint}" cx="{x(100 * difference):.1f}" '
+                f'cy="{y + LANE * lane:g}" r="3.5">'
                 f"<title>{escaped(what)}</title></circle>"
             )
         at = x(100 * found.mean)

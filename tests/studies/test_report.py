@@ -306,6 +306,12 @@ def test_a_folder_of_results_files_is_reported_file_by_file(tmp_path, capsys):
         assert f"study {name}" in (tmp_path / "o" / name / "report.md").read_text()
 
 
+def test_a_folder_with_a_results_file_is_reported_in_its_place(tmp_path):
+    collecting.read_results(write_study(tmp_path / "s")).write(tmp_path / "o" / "results.json")
+    assert report_command.run([str(tmp_path / "o"), "--formats", "markdown"], "sot-nlp report") == 0
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["report.md", "results.json"]
+
+
 def test_unknown_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean html"):
         report_command.run([str(tmp_path), "--formats", "htm"], "sot-nlp report")
@@ -335,6 +341,18 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
 )
 def test_ticks_are_round(low, high, expected):
     assert report_svg.ticks(low, high) == pytest.approx(expected)
+
+
+def test_equal_scores_do_not_hide_each_other():
+    assert report_svg.lanes([0.5, 0.1 + 0.2, 0.5, 0.3, 0.5]) == [0, 0, 1, 1, -1]
+    results = by_hand({"t": {"a": [0.5] * 5, "b": [0.6, 0.5, 0.5, 0.5, 0.5]}})
+    (group,) = compare(results)
+    for drawing, dots in (
+        (report_svg.scores(group, results), 10),
+        (report_svg.differences(group, results), 5),
+    ):
+        places = re.findall(r'<circle[^>]* cx="([^"]+)" cy="([^"]+)"', drawing)
+        assert len(places) == len(set(places)) == dots
 
 
 def test_one_run_alone_is_drawn(tmp_path):
