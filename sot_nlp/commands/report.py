@@ -49,7 +49,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         report.show(results, groups)
         if flags.formats:
             folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
-            # A folder that a report or a probe has written holds one such file, beside which its report belongs.
+            # The one results.json of a report or a probe has its report beside it.
             target = folder / file.stem if several and file.name != NAME else folder
             for written in report.write(results, groups, target, flags.formats):
                 print(f"wrote {printable(written)}")
