@@ -22,6 +22,8 @@ from tests import tiny
 
 GOOD = "text,label\na zorp runs,yes\nthe dax likes wugs,no\nevery wug sees,yes\nno dax runs,no\n"
 JSONL = '{"text": "a zorp", "label": "yes"}\n{"text": "the dax", "label": "no"}\n'
+# Parquet calls it text without a look: "a", and a letter that is not UTF-8.
+LATIN = pa.array([b"a", b"\xe9"], pa.binary()).view(pa.string())
 COLA = "zz\t1\t\ta zorp runs .\nzz\t0\t*\tzorp a runs .\nzz\t1\t\tthe dax sees .\n"
 
 
@@ -108,6 +110,11 @@ REFUSED = [
     csv("a.jsonl", JSONL + '{"text": "x", "label": null}\n', "a.jsonl, line 3 has no label"),
     csv("a.jsonl", JSONL + '{"text": "x", "label": {"a": 1}}\n', "a.jsonl, line 3 has a label that is none"),
     csv("a.csv", "text,label\na,yes\nb,yes\n", "every label is yes; expected at least two"),
+    csv("a.jsonl", JSONL + '{"text": "x", "label": " "}\n', "a.jsonl, line 3 has no label"),
+    csv("a.jsonl", '{"text": "a", "label": []}\n{"text": "b", "label": []}\n',
+        "a.jsonl: every list of labels is empty"),
+    csv("a.parquet", parquet(text=["a", "b"], label=pa.array([1, 2**30], pa.date32())),
+        "a.parquet, row 2: 'label' can't be read .days=1073741824; .*; expected texts"),
     csv("a.jsonl", '{"text": "a", "label": [0, 1]}\n{"text": "b", "label": [1, 0]}\n',
         "lists of zeros and ones"),
     csv("a.jsonl", '{"text": "a", "label": ["x", "x"]}\n{"text": "b", "label": ["y"]}\n',
@@ -133,6 +140,9 @@ REFUSED = [
     csv("a.jsonl", JSONL + '{"text": "\\ud83d", "label": "no"}\n',
         r"line 3: 'text' holds .*half of a surrogate"),
     csv("a.parquet", parquet(text=["a", None], label=["x", "y"]), "a.parquet, row 2: 'text' is null"),
+    csv("a.parquet", parquet(text=LATIN, label=["x", "y"]),
+        "a.parquet, row 2: 'text' can't be read .*0xe9.*; expected texts in UTF-8"),
+    csv("a.parquet", parquet(text=["a", "b"], label=LATIN), "a.parquet, row 2: 'label' can't be read .*0xe9"),
     # Bytes and formats.
     csv("a.csv", b"text,label\na,yes\n\xff\xe9,no\n", "a.csv, line 3 is not UTF-8 .byte 0xff at position 1"),
     csv("a.csv", b"text,label\na,yes\nb\0c,no\n", "a.csv, line 3 holds a NUL byte"),
@@ -158,6 +168,7 @@ REFUSED = [
     csv("a.json", "[]", "a.json holds no examples"),
     csv("a.parquet", GOOD, "a.parquet is not PARQUET as its name says: it begins with"),
     csv("a.parquet", parquet(text=["a"], label=["b"])[:60], "a.parquet is a damaged Parquet file"),
+    csv("a.csv", "<!doctype html>\n<html>\n", "a.csv is an HTML page, .*download the file itself"),
     csv("a.xlsx", b"PK\x03\x04", "ends in '.xlsx'; expected one of .csv, .tsv, .json, .jsonl, .parquet"),
     csv("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     csv("a.csv", b"", "--train_file: .*a.csv is empty"),
@@ -214,6 +225,14 @@ def test_missing_folder_says_what_it_should_be(load, tmp_path):
 def test_pipes_are_no_files(load, tmp_path):
     os.mkfifo(tmp_path / "a.csv")
     with pytest.raises(UserError, match=r"--train_file: .*a.csv is a pipe or a device; give a file"):
+        load(tmp_path, {"train_file": "a.csv"})
+
+
+def test_link_to_nothing_names_what_is_missing(load, tmp_path):
+    (tmp_path / "a.csv").symlink_to("moved.csv")
+    with pytest.raises(
+        UserError, match=r"--train_file: .*a.csv is a link to moved.csv, which does not exist"
+    ):
         load(tmp_path, {"train_file": "a.csv"})
 
 

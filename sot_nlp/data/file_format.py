@@ -15,6 +15,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # A line longer than this is no example, but a file without line ends or a quote that never closed.
 MAX_LINE = 64 * 1024 * 1024
 
+_HTML = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML")
 _SIGNATURES = (
     (b"PAR1", "a Parquet file", "name it .parquet"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
@@ -28,8 +29,7 @@ _SIGNATURES = (
     (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
     (b"version https://git-lfs", "a Git LFS pointer, not the data", "fetch it with `git lfs pull`"),
-    (b"<!DOCTYPE", "an HTML page", "download the file itself"),
-    (b"<html", "an HTML page", "download the file itself"),
+    *((tag, "an HTML page", "download the file itself") for tag in _HTML),
 )
 
 
@@ -46,6 +46,9 @@ def check_file(path: Path, flag: str = "") -> None:
             with path.open("rb") as file:
                 start = file.read(len(BYTE_ORDER_MARK) + 1)
     except FileNotFoundError:
+        if path.is_symlink():
+            target = printable(path.readlink())
+            raise UserError(f"{name} is a link to {target}, which does not exist") from None
         raise UserError(f"{name} does not exist{_neighbours(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{name} is a folder; give a file ({', '.join(FORMATS)})") from None

@@ -41,7 +41,9 @@ def read_label(value: Any, typed: bool) -> tuple[str, Label]:
     can be none. `typed`: the format tells numbers from texts; otherwise the text is looked at.
     """
     if isinstance(value, str):
-        return ("text", value) if typed else _read_text(value.strip())
+        if not (text := value.strip()):
+            return "null", None
+        return ("text", value) if typed else _read_text(text)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null", None
     if isinstance(value, bool):
@@ -58,8 +60,6 @@ def read_label(value: Any, typed: bool) -> tuple[str, Label]:
 
 
 def _read_text(text: str) -> tuple[str, Label]:
-    if not text:
-        return "null", None
     if _INTEGER.fullmatch(text):
         return "integer", text
     # A whole number written in another way, such as 007, is more likely a code.
@@ -134,7 +134,9 @@ class LabelSurvey:
             numbers = all(_INTEGER.fullmatch(name) for name in self.names)
             order = tuple(sorted(self.names, key=int if numbers else None))
         kind = "multi_label" if "list" in kinds else "classification"
-        if kind == "multi_label" and self.names <= {"0", "1"}:
+        if not order:
+            raise UserError(f"{self.name}: every list of labels is empty; expected names of labels in some")
+        if kind == "multi_label" and self.names and self.names <= {"0", "1"}:
             raise UserError(
                 f"{self.where(line)}: the labels are lists of zeros and ones; expected lists of the "
                 'names of the labels that hold, such as ["news", "sport"]'

@@ -187,10 +187,28 @@ class ParquetTable(Table):
                 for batch in file.iter_batches(CHUNK, columns=names):
                     indices = list(range(index, index + batch.num_rows))
                     index += batch.num_rows
-                    columns = [batch.column(name).to_pylist() for name in names]
+                    columns = [self._values(batch.column(name), name, indices[0]) for name in names]
                     yield Rows(columns, lines=[i + 1 for i in indices], indices=indices)
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{self.where(index + 1)}: damaged Parquet: {_first_line(error)}") from None
+
+    def _values(self, column: Any, name: str, begin: int) -> list[Any]:
+        """A column's values from row `begin` on; UserError names the row of one that Python has no value for.
+
+        Parquet checks neither that texts are UTF-8, nor that Python's dates reach as far as its own.
+        """
+        try:
+            return list(column.to_pylist())
+        except (ValueError, OverflowError):
+            for row, value in enumerate(column, begin + 1):
+                try:
+                    value.as_py()
+                except (ValueError, OverflowError) as error:
+                    raise UserError(
+                        f"{self.where(row)}: {printable(name)!r} can't be read ({_first_line(error)}); "
+                        "expected texts in UTF-8, numbers or lists"
+                    ) from None
+            raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from sot_nlp.errors import UserError
         ('["a", "b"]', False, ("list", ("a", "b"))),
         ("[a]", False, ("text", "[a]")),
         ("3", True, ("text", "3")),
+        (" ", True, ("null", None)),
         (3, True, ("integer", "3")),
         (True, True, ("text", "true")),
         (3.0, True, ("decimal", 3.0)),
