@@ -22,7 +22,13 @@ class HubTable(Table):
 
     def __init__(self, dataset: Dataset | IterableDataset, name: str):
         self.dataset = dataset
-        super().__init__(name, dataset.column_names or ())
+        columns = dataset.column_names
+        if columns is None:  # of a stream they are often known only by its first example
+            with _explained(name):
+                columns = list(next(iter(dataset), ()))
+            if not columns:
+                raise UserError(f"{name} holds no examples")
+        super().__init__(name, columns)
 
     @property
     def files(self) -> list[Path]:
@@ -42,7 +48,12 @@ class HubTable(Table):
         dataset = self.dataset.select_columns(list(dict.fromkeys(columns)))
         names = [self.label_names(column) for column in columns]
         index = 0
-        for batch in dataset.iter(batch_size=CHUNK):
+        batches = dataset.iter(batch_size=CHUNK)
+        while True:
+            with _explained(self.name):  # a stream is read only now
+                batch = next(batches, None)
+            if batch is None:
+                return
             values = [batch[column] for column in columns]
             values = [_named(v, known) if known else v for v, known in zip(values, names, strict=True)]
             indices = list(range(index, index + len(values[0])))
@@ -103,7 +114,11 @@ def _explained(title: str) -> Iterator[None]:
         yield
     # RuntimeError: a data set that needs code of its own to be read.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        first = printable((str(error).strip() or type(error).__name__).splitlines()[0])
+        cause: BaseException = error
+        # Of a file that can't be read it says only that something is wrong.
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            cause = error.__cause__ or error
+        first = printable((str(cause).strip() or type(cause).__name__).splitlines()[0])
         raise UserError(
             f"{title} can't be loaded: {first}; without network, --data_dir reads GLUE's own files and "
             "--train_file yours"

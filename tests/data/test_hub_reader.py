@@ -6,6 +6,7 @@ import datasets
 import pytest
 
 from sot_nlp.arguments import Arguments
+from sot_nlp.data import hub_reader
 from sot_nlp.data.hub_reader import hub_splits, open_hub_table
 from sot_nlp.data.own_data import user_task
 from sot_nlp.data.task_data import load_data
@@ -77,3 +78,36 @@ def test_unreachable_or_unknown_data_says_what_works_without_network(folder, tmp
         open_hub_table(str(folder), None, "dev", cache_dir=str(tmp_path))
     with pytest.raises(UserError, match="BuilderConfig 'other' not found"):
         open_hub_table(str(folder), "other", "train", cache_dir=str(tmp_path))
+
+
+def test_stream_of_files_that_do_not_tell_their_columns(tmp_path):
+    lines = ["text,label", *(f"{text},{'yn'[i % 2]}" for i, text in enumerate(tiny.sentences(12)))]
+    (tmp_path / "train.csv").write_text("\n".join(lines), encoding="utf-8")
+    table = open_hub_table(str(tmp_path), None, "train", streaming=True)
+    assert table.columns == ("text", "label")
+    (rows,) = table.rows(["label", "text"])
+    assert rows.columns == [["y", "n"] * 6, tiny.sentences(12)]
+    (tmp_path / "train.csv").write_text("text,label\n", encoding="utf-8")
+    with pytest.raises(UserError, match="split train holds no examples"):
+        open_hub_table(str(tmp_path), None, "train", streaming=True)
+
+
+def test_damage_that_a_stream_meets_on_its_way_is_one_line(tmp_path, monkeypatch):
+    features = datasets.Features(text=datasets.Value("string"))
+
+    def generate():
+        yield {"text": "zorp"}
+        raise ConnectionError("Server Disconnected\nand more")
+
+    stream = datasets.IterableDataset.from_generator(generate, features=features)
+    monkeypatch.setattr(hub_reader, "CHUNK", 1)
+    rows = hub_reader.HubTable(stream, "data set zorp, split train").rows(["text"])
+    assert next(rows).columns == [["zorp"]]
+    with pytest.raises(UserError, match=r"data set zorp, split train can't be loaded: Server Disconnected;"):
+        next(rows)
+
+
+def test_what_is_wrong_with_a_file_is_told(tmp_path):
+    (tmp_path / "train.csv").write_text('text,label\na,"b\n', encoding="utf-8")
+    with pytest.raises(UserError, match="EOF inside string"):
+        open_hub_table(str(tmp_path), None, "train", cache_dir=str(tmp_path / "cache"))
