@@ -53,7 +53,9 @@ class _Chunk:
     digests: np.ndarray
     empty: np.ndarray
     nul_texts: np.ndarray
-    leaked: int
+    leaked: (
+        np.ndarray
+    )  # (n,) int64: 1 for one that stands in the validation data; those left out, behind them
     unreadable: list[tuple[int, str]]
 
     def __len__(self) -> int:
@@ -62,7 +64,7 @@ class _Chunk:
     def where(self, kept: np.ndarray | slice) -> _Chunk:
         """The examples at `kept` (a mask or a slice)."""
         rows = np.arange(len(self))[kept].tolist()
-        arrays = ("labels", "indices", "digests", "empty", "nul_texts")
+        arrays = ("labels", "indices", "digests", "empty", "nul_texts", "leaked")
         return replace(
             self,
             texts=[[column[i] for i in rows] for column in self.texts],
@@ -71,7 +73,7 @@ class _Chunk:
 
     def split(self, count: int) -> tuple[_Chunk, _Chunk]:
         """The first `count` examples, and the rest."""
-        return self.where(slice(count)), replace(self.where(slice(count, None)), leaked=0, unreadable=[])
+        return self.where(slice(count)), replace(self.where(slice(count, None)), unreadable=[])
 
 
 class StreamedSplit:
@@ -174,7 +176,7 @@ class StreamedSplit:
                 },
                 "empty_texts": int(sum(part.empty.sum() for part in parts)),
                 "nul_texts": int(sum(part.nul_texts.sum() for part in parts)),
-                "leaked": sum(part.leaked for part in parts),
+                "leaked": int(sum(part.leaked.sum() for part in parts)),
                 "unreadable": [list(pair) for part in parts for pair in part.unreadable],
                 "labels": label_summary(self.spec, labels),
             },
@@ -192,7 +194,7 @@ class StreamedSplit:
         """Every chunk, again and again."""
         source = self.source
         assert source.label_column is not None
-        leaked = 0
+        left_out = 0
         for passes in itertools.count():
             read = kept = 0
             unreadable: list[tuple[int, str]] = []
@@ -202,7 +204,6 @@ class StreamedSplit:
                 unreadable += rows.unreadable
                 checked = check_rows(source, rows)
                 known = np.isin(checked.digests, self.known)
-                leaked += int(known.sum())
                 chunk = _Chunk(
                     texts=rows.columns[:-1],
                     labels=self._encode(rows.columns[-1], rows.lines),
@@ -210,13 +211,13 @@ class StreamedSplit:
                     digests=checked.digests,
                     empty=checked.empty,
                     nul_texts=checked.nul_texts,
-                    leaked=leaked,
+                    leaked=known.astype(np.int64),
                     unreadable=rows.unreadable if passes == 0 else [],
                 )
-                chunk = chunk.where(~known) if self.drop_leaked else chunk
+                if self.drop_leaked:
+                    chunk, left_out = _without(chunk, known, left_out)
                 read, kept = read + len(known), kept + len(chunk)
                 if len(chunk):
-                    leaked = 0
                     yield chunk
             check_unreadable(source, read, unreadable)
             if not kept:
@@ -225,6 +226,16 @@ class StreamedSplit:
     def _encode(self, values: list[Any], lines: list[int]) -> np.ndarray:
         table = self.source.table
         return self.source.encoder.encode(values, lines, table.where, table.typed)
+
+
+def _without(chunk: _Chunk, known: np.ndarray, before: int) -> tuple[_Chunk, int]:
+    """The examples that are not `known`, and how many are left out behind the last of them.
+
+    Each counts those that are left out between it and the one before; the first, `before` more.
+    """
+    so_far = before + np.cumsum(known)
+    left_out = np.diff(so_far[~known], prepend=0)
+    return replace(chunk.where(~known), leaked=left_out), int(so_far[-1] - left_out.sum())
 
 
 def add_found(total: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
