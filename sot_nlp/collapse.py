@@ -29,8 +29,10 @@ def collapse_warnings(
     signs = []
     distinct = {tuple(p) if isinstance(p, list) else p for p in predictions}
     if len(predictions) > 1 and len(distinct) == 1:
-        what = "score" if kind == "regression" else "class"
-        signs.append(f"every validation example is given the same {what} ({printable(distinct.pop())})")
+        what = {"regression": "score", "multi_label": "labels"}.get(kind, "class")
+        same = distinct.pop()
+        shown = (", ".join(map(printable, same)) or "none") if isinstance(same, tuple) else printable(same)
+        signs.append(f"every validation example is given the same {what} ({shown})")
     if not fell(losses):
         signs.append("the training loss did not fall")
     for metric in CORRELATIONS:

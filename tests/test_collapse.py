@@ -15,7 +15,10 @@ def test_one_class_for_all_is_named_with_its_class():
 
 
 def test_several_labels_are_compared_as_a_whole():
-    assert collapse_warnings([["a"], ["a"]], FALLING, {}, "multi_label")
+    (warning,) = collapse_warnings([["a", "b"], ["a", "b"]], FALLING, {}, "multi_label")
+    assert "the same labels (a, b)" in warning
+    (warning,) = collapse_warnings([[], []], FALLING, {}, "multi_label")
+    assert "the same labels (none)" in warning
     assert not collapse_warnings([["a"], ["a", "b"]], FALLING, {}, "multi_label")
 
 
