@@ -251,6 +251,26 @@ def test_no_rights_to_read(load, tmp_path, monkeypatch):
         load(tmp_path, {"train_file": "a.csv"})
 
 
+@pytest.mark.parametrize(
+    ("looks", "settings", "message"),
+    [
+        ("is_file", {"task": "cola", "data_dir": "."}, "--data_dir: no rights to look into .*train.tsv"),
+        ("iterdir", {"train_file": "a.csv"}, "a.csv does not exist; nor are there rights to list its folder"),
+    ],
+)
+def test_no_rights_in_a_folder(load, tmp_path, monkeypatch, looks, settings, message):
+    real = getattr(Path, looks)
+
+    def refuse(path: Path) -> Any:
+        if path.is_relative_to(tmp_path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, looks, refuse)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, settings)
+
+
 LONG = "herself " * 125_000
 WORD = json.dumps({"text": "w" * 1_000_000, "label": "no"})
 ACCEPTED = [

@@ -127,7 +127,10 @@ def _neighbours(path: Path) -> str:
     """What is there instead of the missing `path`."""
     if not path.parent.is_dir():
         return f"; nor does its folder {printable(path.parent)}"
-    there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    try:
+        there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except PermissionError:
+        return f"; nor are there rights to list its folder {printable(path.parent)}"
     near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.6)
     if near:
         return f"; did you mean {' or '.join(map(printable, near))}?"

@@ -71,8 +71,12 @@ def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple
             # Messages name the file as the user does.
             flag, where = own, Path(given)
             break
-    if flag == "data_dir" and not where.is_file():
-        _explain_folder(Path(arguments.data_dir), where)
+    if flag == "data_dir":
+        try:
+            if not where.is_file():
+                _explain_folder(Path(arguments.data_dir), where)
+        except PermissionError as error:
+            raise UserError(f"--data_dir: no rights to look into {printable(error.filename)}") from None
     table = open_table(
         where,
         flag=f"--{flag}",
