@@ -38,11 +38,12 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="trials (50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--mixed_precision", default="bf16", choices=("no", "bf16"), help="(bf16)")
     options = parser.parse_args(arguments)
     moments = random.Random(options.seed)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="sot-nlp-faults-") as name:
-        case = Case(Path(name))
+        case = Case(Path(name), precision=options.mixed_precision)
         reference = case.reference()
         trials = []
         for number in range(options.kills):
@@ -58,6 +59,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         "bit-identical": sum(trial["identical"] for trial in trials),
         "checkpoints lost": sum(trial["lost"] for trial in trials),
         "updates of a run": case.updates,
+        "precision": options.mixed_precision,
         "seconds": round(time.perf_counter() - started),
     }
 
@@ -65,7 +67,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 class Case:
     """A small data set, a tiny backbone with BatchNorm in its head, and the command that trains it."""
 
-    def __init__(self, folder: Path, *, epochs: int = 4, every: int = 3):
+    def __init__(self, folder: Path, *, epochs: int = 4, every: int = 3, precision: str = "no"):
         from tests import tiny
 
         self.folder = folder
@@ -81,7 +83,7 @@ class Case:
         self.words = [
             *("train", "--train_file", str(folder / "train.csv")),
             *("--validation_file", str(folder / "validation.csv"), "--cache_dir", str(folder / "cache")),
-            *("--model_name_or_path", str(folder / "backbone"), "--cpu", "--mixed_precision", "no"),
+            *("--model_name_or_path", str(folder / "backbone"), "--cpu", "--mixed_precision", precision),
             *("--head", "text", "--head.width_x", "8", "--head.width_y", "4", "--learning_rate", "1e-3"),
             *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"),
             *("--num_train_epochs", str(epochs), "--checkpointing_steps", str(every)),
