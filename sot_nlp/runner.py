@@ -66,12 +66,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from transformers.utils import logging
 
         from sot_nlp.scoring import Scorer
-        from sot_nlp.training import loop
+        from sot_nlp.training import checkpoints, loop
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
-        accelerator = loop.create_accelerator(arguments, folder)
         if unfinished is not None and arguments.resume_from_checkpoint is None:
             arguments.resume_from_checkpoint = "latest"
+        precision = (
+            checkpoints.precision(arguments.resume_from_checkpoint, folder / checkpoints.FOLDER)
+            if main_process
+            else None
+        )
+        accelerator = loop.create_accelerator(arguments, folder, precision_before=precision)
         [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
         tokenizer = preparation.load_tokenizer(arguments)
         splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]

@@ -1,6 +1,8 @@
 """Whole runs on a few dozen invented sentences: what they leave behind, and what they refuse."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.metrics import matthews_corrcoef
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer, records
 from sot_nlp.cli import main
 from sot_nlp.errors import UserError
+from sot_nlp.scoring import Scorer
 from tests import tiny
 
 FAMILIES = ("bert", "roberta", "openai-gpt", "gpt2")
@@ -246,6 +249,27 @@ def test_mistakes_are_one_line_and_exit_code_2(flags, parts, capsys, tmp_path, m
     for part in parts:
         assert part in captured.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_run_keeps_the_precision_that_auto_chose(glue, backbone_folder, tmp_path, monkeypatch):
+    evaluate = Scorer.__call__
+
+    def interrupted(scorer, model):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(scorer, model)
+
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    words = command(glue, backbone_folder("bert"), tmp_path / "run", "--mixed_precision", "auto")
+    with monkeypatch.context() as first:
+        first.setattr(Scorer, "__call__", interrupted)
+        first.setattr("sot_nlp.training.precision._automatic", lambda device: ("bf16", "a trial"))
+        assert main(words) == 128 + signal.SIGTERM
+    # A busy machine: now the trial comes out the other way.
+    monkeypatch.setattr("sot_nlp.training.precision._automatic", lambda device: ("no", "a trial"))
+    assert main(words) == 0
+    record = records.read(tmp_path / "run")
+    assert record["environment"]["mixed_precision"] == "bf16"
+    assert [entry["step"] for entry in record["resumed_from"]] == [5]
 
 
 def test_trackers_write_into_the_runs_folder(glue, backbone_folder, tmp_path, monkeypatch):

@@ -77,6 +77,11 @@ class Progress:
                     f"{PROGRESS}: format_version {printable(version)}, not {FORMAT_VERSION}"
                 )
             progress = cls(**values)
+            for name, value in vars(cls()).items():
+                found = getattr(progress, name)
+                kinds = (dict, type(None)) if value is None else (int, float) if value == 0.0 else type(value)
+                if not isinstance(found, kinds):
+                    raise TypeError(f"{name} is {found!r}")
             if progress.best is not None:
                 progress.best["step"] = int(progress.best["step"])
             return progress
@@ -249,6 +254,21 @@ def find(wanted: str | None, checkpoints: Path, warn: Callable[[str], None]) -> 
             "no checkpoint is whole: " + "; ".join(broken) + "; delete them (or give --overwrite_output_dir) "
             "to start again"
         )
+    return None
+
+
+def precision(wanted: str | None, checkpoints: Path) -> str | None:
+    """The precision of the run whose checkpoint `find` would find; None where there is none that says it.
+
+    Reads no tensors and checks no hash: a run has the same precision in all of its checkpoints.
+    """
+    recover(checkpoints)
+    folders = [checkpoints] if wanted in (None, "latest") else [Path(str(wanted)), Path(str(wanted)) / FOLDER]
+    paths = [path for folder in folders for path in (folder, *reversed(step_folders(folder)))]
+    for path in paths:
+        with contextlib.suppress(CheckpointError):
+            training: Any = Progress.read(path).fingerprint.get("training")
+            return str(training["precision"]) if training else None
     return None
 
 

@@ -7,22 +7,28 @@ import time
 
 import torch
 
+from sot_nlp.argument_checks import CHOICES
 from sot_nlp.errors import UserError
 
 # bf16 must win the trial by this much: below it, its rounding buys nothing.
 WORTHWHILE = 1.2
 
 
-def choose(requested: str, device: torch.device) -> tuple[str, str]:
+def choose(requested: str, device: torch.device, before: str | None = None) -> tuple[str, str]:
     """`(mixed_precision for accelerate, why)` for "auto", "no", "bf16", "fp16" or "fp8" on `device`.
 
     "auto" takes what `accelerate launch --mixed_precision` asked for (unless that is "no", its default), else
-    bf16 on a GPU with bf16 units and on a CPU that reports them and where a trial of milliseconds is faster
-    with it. Raises UserError for a format that the device can't compute in at all.
+    what the run had `before` it was stopped, else bf16 on a GPU with bf16 units and on a CPU that reports
+    them and where a trial of milliseconds is faster with it. Raises UserError for a format that the device
+    can't compute in at all.
     """
+    reason = "asked for"
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if requested == "auto" and launched != "no":
         requested = launched
+    elif requested == "auto" and before is not None and before in CHOICES["mixed_precision"]:
+        # A trial may come out otherwise than that of the start, and the run would be another.
+        requested, reason = before, "the checkpoint's"
     if requested == "auto":
         return _automatic(device)
     if requested == "fp16" and device.type == "cpu":
@@ -32,8 +38,8 @@ def choose(requested: str, device: torch.device) -> tuple[str, str]:
             f"--mixed_precision bf16: {torch.cuda.get_device_name(device)} has no bf16; give fp16, no or auto"
         )
     if requested == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        return "bf16", "asked for; this processor has no bf16 units, so it is emulated and slower than fp32"
-    return requested, "asked for"
+        return "bf16", f"{reason}; this processor has no bf16 units, so it is emulated and slower than fp32"
+    return requested, reason
 
 
 def _automatic(device: torch.device) -> tuple[str, str]:

@@ -38,11 +38,14 @@ logger = logging.getLogger(__name__)
 TIMEOUT = timedelta(minutes=15)
 
 
-def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator:
+def create_accelerator(
+    arguments: Any, run_folder: Path = Path(), *, precision_before: str | None = None
+) -> Accelerator:
     """The accelerator of a run: precision, trackers, and what the launcher said about devices.
 
     Trackers that write files do so in `run_folder`'s `logs`. Warnings of the package come from the main
-    process alone.
+    process alone. `precision_before` is what a run that is gone on with had, where "auto" is to choose; the
+    main process's counts.
 
     Gradient accumulation is the loop's own business (the shares of an update differ in size), so accelerate
     is told of one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError for a
@@ -55,7 +58,7 @@ def create_accelerator(arguments: Any, run_folder: Path = Path()) -> Accelerator
     # On a machine of CPUs accelerate lets each process of a launcher run alone unless it is told of the CPU.
     cpu = arguments.cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
     state = PartialState(cpu=cpu, timeout=TIMEOUT)
-    mode, reason = precision.choose(arguments.mixed_precision, state.device)
+    mode, reason = precision.choose(arguments.mixed_precision, state.device, precision_before)
     # A trial may come out differently on another process; the main one's counts.
     mode, reason = broadcast_object_list([mode, reason])
     trackers = tracker_names(arguments)

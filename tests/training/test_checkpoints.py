@@ -117,6 +117,25 @@ def test_none_where_there_is_none(tmp_path: Path) -> None:
     assert checkpoints.find("latest", tmp_path, pytest.fail) is None
 
 
+def test_the_precision_of_the_run_that_is_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / checkpoints.FOLDER
+    assert checkpoints.precision("latest", folder) is None
+    make(tmp_path / "other", 10)
+    assert checkpoints.precision(None, tmp_path / "other") is None  # (its fingerprint is empty)
+    run(tmp_path, settings(mixed_precision="bf16", num_train_epochs=1.0, save_total_limit=None))
+    newest = checkpoints.step_folders(folder)[-1]
+    for wanted in (None, "latest", str(tmp_path), str(folder), str(newest)):
+        assert checkpoints.precision(wanted, folder) == "bf16"
+    (newest / checkpoints.PROGRESS).unlink()
+    assert checkpoints.precision(None, folder) == "bf16"
+    # Killed between the last write of its first save and the name: what was whole is finished first.
+    for path in checkpoints.step_folders(folder)[1:]:
+        shutil.rmtree(path)
+    (only,) = checkpoints.step_folders(folder)
+    only.rename(folder / f".unfinished-{only.name}")
+    assert checkpoints.precision(None, folder) == "bf16"
+
+
 def test_rotation(tmp_path: Path) -> None:
     for step, best in ((10, 5), (20, 5), (30, 25), (40, 25)):
         make(tmp_path, step, best=best)
@@ -281,6 +300,9 @@ def test_a_manifest_can_not_reach_outside(tmp_path: Path) -> None:
         '{"format_version": 2}',
         '{"format_version": 1, "best": {"step": "../../x"}}',
         '{"format_version": 1, "best": 7}',
+        '{"format_version": 1, "fingerprint": []}',
+        '{"format_version": 1, "step": "3"}',
+        '{"format_version": 1, "train_seconds": null}',
         "\xff",
     ],
 )

@@ -56,6 +56,18 @@ def test_what_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precision.choose("no", CPU)[0] == "no"
 
 
+def test_a_run_that_goes_on_keeps_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    for speedup, before in ((9.0, "no"), (0.3, "bf16")):
+        monkeypatch.setattr(precision, "bf16_speedup", lambda speedup=speedup: speedup)
+        assert precision.choose("auto", CPU, before) == (before, "the checkpoint's")
+    # What the user says counts, and what is no precision does not.
+    assert precision.choose("no", CPU, "bf16") == ("no", "asked for")
+    assert precision.choose("auto", CPU, "x\x1b[31m")[0] == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert precision.choose("auto", CPU, "no") == ("bf16", "asked for")
+
+
 def test_the_trial_gives_a_ratio() -> None:
     assert 0.001 < precision.bf16_speedup(rounds=1) < 1000
     assert isinstance(precision.cpu_has_bf16(), bool)
