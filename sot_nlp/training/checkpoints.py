@@ -188,9 +188,11 @@ def _check_file(folder: Path, name: str, size: int, digest: str) -> str | None:
         return f"{shown}: missing"
     if (found := path.stat().st_size) != size:
         return f"{shown}: {found} bytes instead of {printable(size)}"
-    if sha256(path) != digest:
-        return f"{shown}: its content has changed (SHA-256 differs)"
-    return None
+    try:
+        same = sha256(path) == digest
+    except OSError as error:  # no rights, or a disk that fails
+        return f"{shown}: cannot be read: {error.strerror}"
+    return None if same else f"{shown}: its content has changed (SHA-256 differs)"
 
 
 # --- which one -------------------------------------------------------------------------------------------

@@ -62,12 +62,12 @@ class RunLog:
         self._metrics.close()
         path = self.run_folder / METRICS_NAME
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
-                continue  # the torn last line of a crash
+                continue  # torn by a crash, or damaged on the disk
         write_atomic(path, "".join(kept))
         self._metrics = path.open("a", encoding="utf-8", buffering=1)
         self.bar.update(step - self.bar.n)

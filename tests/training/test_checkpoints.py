@@ -83,6 +83,24 @@ def test_damage_is_named_and_the_checkpoint_before_taken(damage: str, tmp_path: 
         checkpoints.find(str(newest), tmp_path, warnings.append)
 
 
+def test_a_file_that_can_not_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 10)
+    newest = make(tmp_path, 20)
+    digest = checkpoints.sha256
+
+    def on_a_broken_disk(path: Path) -> str:
+        if path == newest / checkpoints.MODEL:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return digest(path)
+
+    monkeypatch.setattr(checkpoints, "sha256", on_a_broken_disk)
+    warnings: list[str] = []
+    found = checkpoints.find(None, tmp_path, warnings.append)
+    assert found is not None
+    assert found[1].step == 10
+    assert "step-00000020: model.safetensors: cannot be read: Input/output error" in warnings[0]
+
+
 def test_all_damages_of_a_checkpoint_are_named(tmp_path: Path) -> None:
     folder = make(tmp_path, 10)
     unlink(folder / checkpoints.PROGRESS)

@@ -187,9 +187,7 @@ def test_logs(tmp_path: Path) -> None:
 
 
 def test_a_resumed_log_has_no_line_twice(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 3}\n{"step": 900}\nno json\n{"torn": 1', encoding="utf-8"
-    )
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 3}\n{"step": 900}\nno json\n\xff\xfe\x00\n{"torn": 1')
     run(tmp_path, settings(num_train_epochs=1.0))
 
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
