@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
             print(f"{prog}: {stop}", file=sys.stderr)
         return stop.exit_code
     except LostProcessError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        if error.first:
+            print(f"{prog}: error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has gone: nothing is left to say, and Python's own flush would fail again.

@@ -67,6 +67,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
         from sot_nlp.scoring import Scorer
         from sot_nlp.training import checkpoints, loop
+        from sot_nlp.training.processes import lost_process_told
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
         if unfinished is not None and arguments.resume_from_checkpoint is None:
@@ -77,6 +78,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             else None
         )
         accelerator = loop.create_accelerator(arguments, folder, precision_before=precision)
+        stack.enter_context(lost_process_told(accelerator, arguments))
         [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
         tokenizer = preparation.load_tokenizer(arguments)
         splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]

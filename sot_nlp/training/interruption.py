@@ -32,7 +32,21 @@ class Interrupted(Exception):  # noqa: N818 - asked for, not an error
 
 
 class LostProcessError(RuntimeError):
-    """Another process of this run has ended, so that this one can't go on."""
+    """Another process of this run has ended, so that this one can't go on.
+
+    `first` is whether this one was the first to notice: it tells the user.
+    """
+
+    def __init__(self, message: str, *, first: bool):
+        super().__init__(message)
+        self.first = first
+
+
+def same_command(arguments: Any) -> str:
+    """What goes on with a run, in the words of a message."""
+    if arguments.overwrite_output_dir:
+        return "the same command without --overwrite_output_dir"
+    return "the same command"
 
 
 class _Received:

@@ -26,7 +26,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.training import checkpoints, interruption
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
 from sot_nlp.training.evaluation import EvaluationStopped
-from sot_nlp.training.interruption import Interrupted, LostProcessError
+from sot_nlp.training.interruption import Interrupted
 from sot_nlp.training.keeping import Keeper
 from sot_nlp.training.ledger import Ledger
 from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
@@ -34,7 +34,6 @@ from sot_nlp.training.processes import (
     agreed_signal,
     create_accelerator,
     is_sharded,
-    lost_process,
     on_main,
     peak_memory,
 )
@@ -46,7 +45,7 @@ from sot_nlp.training.training_loss import BatchLoss, training_loss
 from sot_nlp.training.updates import Outcome, Updater
 from sot_nlp.training.vocabulary import rows_in_use
 
-__all__ = ["Interrupted", "LostProcessError", "TrainingResult", "create_accelerator", "train"]
+__all__ = ["Interrupted", "TrainingResult", "create_accelerator", "train"]
 
 
 def train(
@@ -94,7 +93,6 @@ def train(
         UserError: settings that differ from the checkpoint's, no whole checkpoint, a run folder in use, a
             full disk, a loss that is not finite.
         Interrupted: a signal came; a checkpoint is written.
-        LostProcessError: another process of the run is gone.
     """
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
@@ -123,22 +121,7 @@ def train(
         if isinstance(train_split, StreamedSplit):
             stack.callback(train_split.close)
         stack.enter_context(loop.log)
-        try:
-            return loop.run()
-        except RuntimeError as error:
-            if lost_process(accelerator, error):
-                raise LostProcessError(
-                    f"another process of this run has ended; {_same_command(arguments)} goes on from the "
-                    f"last checkpoint ({printable(error)})"
-                ) from error
-            raise
-
-
-def _same_command(arguments: Any) -> str:
-    """What goes on with this run, in the words of a message."""
-    if arguments.overwrite_output_dir:
-        return "the same command without --overwrite_output_dir"
-    return "the same command"
+        return loop.run()
 
 
 class _Loop:
@@ -353,7 +336,7 @@ class _Loop:
         where = printable(checkpoints.step_folder(self.keeper.folder, step))
         message = (
             f"{Signals(signum).name}: stopped after update {step} of {self.total}; checkpoint "
-            f"{where} is written, and {_same_command(self.arguments)} goes on from it"
+            f"{where} is written, and {interruption.same_command(self.arguments)} goes on from it"
         )
         self.log.line(message)
         raise Interrupted(signum, message)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +22,9 @@ from accelerate.utils import (
     is_torch_xla_available,
 )
 
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, printable
 from sot_nlp.training import interruption, precision
+from sot_nlp.training.interruption import LostProcessError
 from sot_nlp.training.runlog import tracker_names
 
 try:
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 # A collective waits so long for the slowest process: the main one may be writing a large checkpoint. That a
 # process has died is noticed by its launcher within seconds, not by this.
 TIMEOUT = timedelta(minutes=15)
+# By what the messages of gloo and NCCL are known that say that the other side of a connection is gone.
+LOST = ("closed by peer", "connection reset", "connection closed", "broken pipe", "timed out waiting", "nccl")
 
 
 def create_accelerator(
@@ -130,17 +134,27 @@ def agreed_signal(accelerator: Accelerator) -> int:
     return round(total / count) if count else 0
 
 
-def lost_process(accelerator: Accelerator, error: RuntimeError) -> bool:
-    """Whether a collective failed because another process is gone."""
-    signs = (
-        "closed by peer",
-        "Connection reset",
-        "connection closed",
-        "Broken pipe",
-        "Timed out waiting",
-        "NCCL",
-    )
-    return accelerator.num_processes > 1 and any(sign.lower() in str(error).lower() for sign in signs)
+@contextlib.contextmanager
+def lost_process_told(accelerator: Accelerator, arguments: Any) -> Iterator[None]:
+    """Make a LostProcessError of what a collective inside raises because another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not any(sign in str(error).lower() for sign in LOST):
+            raise
+        raise LostProcessError(
+            f"another process of this run has ended; {interruption.same_command(arguments)} goes on from the "
+            f"last checkpoint, if one was written ({printable(error)})",
+            first=_first("lost process"),
+        ) from error
+
+
+def _first(what: str) -> bool:
+    """Whether no other process of the run has asked this about `what` before."""
+    try:
+        return bool(torch.distributed.distributed_c10d._get_default_store().add(f"sot-nlp: {what}", 1) == 1)
+    except (RuntimeError, ValueError):
+        return True  # the store is gone, with the process that kept it
 
 
 def peak_memory(device: torch.device) -> int:
