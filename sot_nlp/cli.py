@@ -91,8 +91,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
 
 
 def _report(message: str, prog: str) -> int:
-    """Print a user's mistake once, whatever the number of processes."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print a user's mistake once a machine, whatever the number of processes: it may be that machine's."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{prog}: error: {message}", file=sys.stderr)
     return USER_MISTAKE
 

@@ -17,7 +17,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise UserError(printable(message, limit=1000))
 
 
 def make_parser(prog: str, description: str) -> argparse.ArgumentParser:

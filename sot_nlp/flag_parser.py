@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, printable
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -16,4 +16,4 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `message` as the user's error."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{printable(message, limit=1000)}; see {self.prog} --help")

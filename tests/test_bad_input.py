@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sot_nlp.arguments import Arguments
+from sot_nlp.cli import main
 from sot_nlp.data.own_data import user_task
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
@@ -311,3 +312,36 @@ def test_oddity_is_counted(load, tmp_path, files, settings, found):
         parts = [report[split][key] for split in ("train", "validation")]
         whole = parts[0] if key in ("examples_in_file", "nul_texts") else sum(parts)
         assert whole == value, key
+
+
+@pytest.mark.parametrize(("rank", "on_its_machine", "lines"), [("0", "0", 1), ("4", "0", 1), ("5", "1", 0)])
+def test_a_mistake_is_told_once_a_machine(
+    rank: str,
+    on_its_machine: str,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A folder may be missing on one machine alone: the process of rank 0 knows nothing of it."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", on_its_machine)
+    assert main(["train", "--task", "cola", "--model_name_or_path", "./nowhere"]) == 2
+    assert capsys.readouterr().err.count("no such folder") == lines
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "out", "--\x1b[31mtext"],
+        ["predict", "out", "--format", "\x1b[31m\u202e"],
+        ["train", "--seed", "1", "--config"],
+        ["explain", "out", "\x1b[31m"],
+    ],
+)
+def test_what_a_parser_refuses_reaches_no_terminal_raw(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("sot-nlp: error: ")
+    assert not {"\x1b", "\u202e"} & set(err)
