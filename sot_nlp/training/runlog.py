@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
 
 METRICS_NAME = "metrics.jsonl"
@@ -43,12 +43,19 @@ class RunLog:
 
     def __enter__(self) -> RunLog:
         if self.active:
-            self._log = (self.run_folder / LOG_NAME).open("a", encoding="utf-8", buffering=1)
-            self._metrics = (self.run_folder / METRICS_NAME).open("a", encoding="utf-8", buffering=1)
+            self._log = self._open(LOG_NAME)
+            self._metrics = self._open(METRICS_NAME)
             self.bar = tqdm(
                 total=self.total_steps, disable=not self.show_progress, unit="update", dynamic_ncols=True
             )
         return self
+
+    def _open(self, name: str) -> TextIO:
+        path = self.run_folder / name
+        try:
+            return path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:  # made by another user, say
+            raise UserError(f"{printable(path)}: cannot be written: {error.strerror}") from None
 
     def __exit__(self, *error: object) -> None:
         for part in (self.bar, self._log, self._metrics):
@@ -69,7 +76,7 @@ class RunLog:
             except (ValueError, KeyError, TypeError):
                 continue  # torn by a crash, or damaged on the disk
         write_atomic(path, "".join(kept))
-        self._metrics = path.open("a", encoding="utf-8", buffering=1)
+        self._metrics = self._open(METRICS_NAME)
         self.bar.update(step - self.bar.n)
 
     def metrics(self, entry: dict[str, Any]) -> None:

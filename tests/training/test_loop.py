@@ -186,6 +186,13 @@ def test_logs(tmp_path: Path) -> None:
     assert "accuracy" in (tmp_path / "train.log").read_text()
 
 
+@pytest.mark.parametrize("name", ["train.log", "metrics.jsonl"])
+def test_a_log_that_can_not_be_written_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: cannot be written: Is a directory"):
+        run(tmp_path)
+
+
 def test_a_resumed_log_has_no_line_twice(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 3}\n{"step": 900}\nno json\n\xff\xfe\x00\n{"torn": 1')
     run(tmp_path, settings(num_train_epochs=1.0))
