@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from benchmarks.faults import CONTEXT, Case, Run, left_by, whole_checkpoints
 from sot_nlp.arguments import Arguments
+from sot_nlp.errors import UserError
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from tests.test_resume import DeadlySplit, Killed
 from tests.training_case import PAD, Split, run, settings, tiny_model
@@ -64,8 +66,9 @@ def spread(work: Any, folder: Path, world: int, **options: Any) -> list[Any]:
 # --- training ---
 
 
-def curve_settings(*, batch: int, steps: int = 1) -> Arguments:
+def curve_settings(*, batch: int, steps: int = 1, precision: str = "no") -> Arguments:
     return settings(
+        mixed_precision=precision,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=steps,
         logging_steps=1,
@@ -75,11 +78,12 @@ def curve_settings(*, batch: int, steps: int = 1) -> Arguments:
 
 
 def trained(
-    folder: Path, *, batch: int, steps: int = 1, head: str = "text", count: int = 37
+    folder: Path, *, batch: int, steps: int = 1, head: str = "text", count: int = 37, precision: str = "no"
 ) -> dict[str, Any]:
     """Scores and weights of a training at `batch` a process; 37 = 6 x 6 + 1 leaves one example over."""
     split, model = Split(count), tiny_model(head=head, dropout=0.0)
-    _, result = run(folder, curve_settings(batch=batch, steps=steps), model=model, split=split)
+    arguments = curve_settings(batch=batch, steps=steps, precision=precision)
+    _, result = run(folder, arguments, model=model, split=split)
     return {
         "weights": {name: whole(tensor).clone() for name, tensor in model.state_dict().items()},
         "log": result.log_history,
@@ -206,13 +210,13 @@ def test_settings_that_differ_end_both_with_one_message(case: Case) -> None:
     assert "arguments.learning_rate 0.001 there, 0.002 here" in log.read_text()
 
 
-def test_a_process_that_dies_ends_all(case: Case) -> None:
-    """As users start it, by torchrun; two are left to notice, and one of them says it."""
-    folder = case.folder / "torchrun"
+def launched(case: Case, name: str, processes: int) -> tuple[subprocess.Popen[str], list[int]]:
+    """A long run as users start it, by torchrun, at its fifth update; and the processes of its ranks."""
+    folder = case.folder / name
     words = [*case.words, "--output_dir", str(folder), "--num_train_epochs", "1000"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     process = subprocess.Popen(
-        [*launcher, "-m", "sot_nlp.cli", *words],
+        [*launcher, "--nproc_per_node", str(processes), "-m", "sot_nlp.cli", *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -225,8 +229,14 @@ def test_a_process_that_dies_ends_all(case: Case) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 3
-    os.kill(int(children[1]), signal.SIGKILL)
+    assert len(children) == processes
+    return process, [int(child) for child in children]
+
+
+def test_a_process_that_dies_ends_all(case: Case) -> None:
+    """Two are left to notice, and one of them says it."""
+    process, children = launched(case, "torchrun", 3)
+    os.kill(children[1], signal.SIGKILL)
     started = time.monotonic()
     output, _ = process.communicate(timeout=60)
 
@@ -234,8 +244,18 @@ def test_a_process_that_dies_ends_all(case: Case) -> None:
     assert process.returncode != 0
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert output.count("another process of this run has ended; the same command goes on") == 1
-    assert "Traceback" not in output
-    assert whole_checkpoints(folder)
+    assert whole_checkpoints(case.folder / "torchrun")
+
+
+def test_a_launcher_that_is_told_to_end_lets_a_checkpoint_be_written(case: Case) -> None:
+    process, children = launched(case, "told", 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert output.count("SIGTERM: stopped after update") == 1
+    assert whole_checkpoints(case.folder / "told")[-1] in output
 
 
 # --- sharding ---
@@ -276,8 +296,8 @@ def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
             torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=0)
 
 
-def sharded_by_accelerate(folder: Path) -> dict[str, Any]:
-    """A training with what `accelerate config` says for FSDP, killed once and resumed; its model is saved."""
+def shard_by_accelerate() -> None:
+    """Have accelerate shard what this process trains, by what `accelerate config` says for FSDP."""
     from accelerate.utils import DistributedType
 
     from sot_nlp.training import processes
@@ -296,33 +316,65 @@ def sharded_by_accelerate(folder: Path) -> dict[str, Any]:
         return state
 
     processes.PartialState = of_gpus  # type: ignore[assignment, misc]
+
+
+def sharded_by_accelerate(folder: Path, *, precision: str) -> dict[str, Any]:
+    """A sharded training that is killed once and resumed; its model is saved."""
+    from sot_nlp.training import processes
+
+    shard_by_accelerate()
     split = DeadlySplit(37)
     split.deadly_call = 5
+    arguments = curve_settings(batch=3, precision=precision)
     with pytest.raises(Killed):
-        run(folder / "run", curve_settings(batch=3), model=tiny_model(head="text", dropout=0.0), split=split)
+        run(folder / "run", arguments, model=tiny_model(head="text", dropout=0.0), split=split)
     model = tiny_model(head="text", dropout=0.0, seed=99)
-    _, result = run(folder / "run", curve_settings(batch=3), model=model, split=Split(37))
+    _, result = run(folder / "run", arguments, model=model, split=Split(37))
     assert isinstance(model.classifier.word_output.weight, DTensor)
-    weights = processes.whole_weights(processes.create_accelerator(settings()), result.model)
+    weights = processes.whole_weights(processes.create_accelerator(arguments), result.model)
     if os.environ["RANK"] == "0":
         model.save_pretrained(folder / "saved", state_dict=weights)
     return {"log": result.log_history, "evaluations": result.evaluations, "resumed": result.resumed_from}
 
 
-def test_accelerates_sharding_trains_resumes_and_saves_the_same(tmp_path: Path) -> None:
-    alone = trained(tmp_path / "one", batch=6)
-    for found in spread(sharded_by_accelerate, tmp_path / "two", 2):
+@pytest.mark.parametrize(("precision", "rounding", "weights"), [("no", 2e-5, 5e-6), ("bf16", 2e-4, 1e-3)])
+def test_accelerates_sharding_trains_resumes_and_saves_the_same(
+    precision: str, rounding: float, weights: float, tmp_path: Path
+) -> None:
+    # In bf16 the head, the logits and the loss stay in fp32, sharded or not.
+    alone = trained(tmp_path / "one", batch=6, precision=precision)
+    for found in spread(sharded_by_accelerate, tmp_path / "two", 2, precision=precision):
         assert [entry["step"] for entry in found["resumed"]] == [4]
-        for key in ("loss", "grad_norm", "learning_rate"):
+        for key, tolerance in (("loss", rounding), ("grad_norm", 20 * rounding), ("learning_rate", 1e-9)):
             np.testing.assert_allclose(
-                [e[key] for e in found["log"]], [e[key] for e in alone["log"]], rtol=2e-5
+                [e[key] for e in found["log"]], [e[key] for e in alone["log"]], rtol=tolerance
             )
         for a, b in zip(found["evaluations"], alone["evaluations"], strict=True):
-            assert a == pytest.approx(b, abs=2e-6)
+            assert a == pytest.approx(b, abs=rounding)
     saved = AutoSoTForSequenceClassification.from_pretrained(tmp_path / "two" / "saved").state_dict()
     assert saved.keys() == alone["weights"].keys()
     for name, tensor in alone["weights"].items():
-        torch.testing.assert_close(saved[name], tensor, atol=5e-6, rtol=0)
+        torch.testing.assert_close(saved[name], tensor, atol=weights, rtol=0)
+
+
+def sharded_with_a_quota(folder: Path) -> str:
+    """What is said where a sharded training may write no file of more than 20 kB."""
+    shard_by_accelerate()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    with pytest.raises(UserError) as error:
+        run(folder / "run", curve_settings(batch=3), model=tiny_model(head="text"), split=Split(37))
+    return str(error.value)
+
+
+def test_a_quota_at_a_sharded_save_is_one_message_on_all(tmp_path: Path) -> None:
+    for said in spread(sharded_with_a_quota, tmp_path, 2):
+        assert said.startswith(
+            f"checkpoint {tmp_path / 'run' / 'checkpoints' / 'step-00000004'} could not be"
+        )
+        assert said.endswith("; there is none before it")
+        assert "\n" not in said
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_json_of_a_checkpoint_names_its_processes(case: Case) -> None:

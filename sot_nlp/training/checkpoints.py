@@ -151,10 +151,11 @@ def save_folder(target: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except (OSError, SafetensorError) as error:
-        raise UserError(_not_written(target, error)) from None
+        raise UserError(not_written(target, error)) from None
 
 
-def _not_written(target: Path, error: Exception) -> str:
+def not_written(target: Path, error: BaseException) -> str:
+    """What to say where a checkpoint could not be written because of `error`."""
     number = system_error(error)
     reason = printable(error) if number is None else os.strerror(number)
     older = [path for path in step_folders(target.parent) if path != target] if target.parent.is_dir() else []

@@ -155,8 +155,17 @@ class Keeper:
 
     def _save_shards(self, target: Path, progress: Progress | None = None) -> None:
         """All processes write their part through accelerate; the main one seals the whole."""
+        from torch.distributed.checkpoint.api import CheckpointException  # a second that only this pays
+
         folder = on_main(self.accelerator, lambda: checkpoints.unfinished(target))
-        self.accelerator.save_state(str(folder / SHARDS))
+        try:
+            self.accelerator.save_state(str(folder / SHARDS))
+        except (OSError, CheckpointException) as error:
+            # (torch gathers the errors of all processes, and raises them on each)
+            cause = error if isinstance(error, OSError) else next(iter(error.failures.values()))[0]
+            if self.accelerator.is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(checkpoints.not_written(target, cause)) from None
         self.accelerator.wait_for_everyone()
 
         def seal() -> None:

@@ -79,6 +79,9 @@ def create_accelerator(
     except (ValueError, ImportError) as error:
         raise UserError(f"--mixed_precision {mode}: {error}") from None
     accelerator.gradient_accumulation_steps = 1
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # It would cast the head's weights, the logits and the loss; autocast alone leaves them in fp32.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = None
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = arguments.per_device_train_batch_size

@@ -94,6 +94,9 @@ class Updater:
         quick = not (arguments.torch_compile or arguments.gradient_checkpointing)
         quick = quick and accelerator.device.type == "cpu"
         self.dropout: Callable[[], Any] = QuickDropout if quick else contextlib.nullcontext
+        # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
+        fsdp = accelerator.distributed_type == DistributedType.FSDP
+        self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
         self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
 
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
@@ -137,7 +140,7 @@ class Updater:
             # only one token is real (no word enters BatchNorm's statistics), with a loss that counts nothing.
             mask = batch["attention_mask"]
             batch["attention_mask"] = torch.zeros_like(mask).scatter_(1, mask.argmax(1, keepdim=True), 1)
-        with self.dropout():
+        with self.dropout(), self.autocast():
             loss = self.loss(self.model, to_device(batch, accelerator.device))
         weight = len(share) / len(examples)
         # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
