@@ -15,6 +15,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.training.interruption import Interrupted, LostProcessError
 
 USER_MISTAKE = 2
+LOST_PROCESS = 1
 
 
 # Each is a file in sot_nlp/commands, imported when it is called.
@@ -52,7 +53,10 @@ def usage(prog: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
-    """Run one command; returns the exit code: 0, 1 after a lost process, 2 for a mistake, 128 + signal."""
+    """Run one command; returns the exit code: 0, 2 for a mistake, 128 + signal.
+
+    Where another process of a run is lost, this one ends here, with the code 1.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("-h", "--help", "help"):
@@ -77,7 +81,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
     except LostProcessError as error:
         if error.first:
             print(f"{prog}: error: {error}", file=sys.stderr)
-        return 1
+        # The launcher waits, and Python's own end takes seconds where torch is loaded and cores are few.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(LOST_PROCESS)
     except BrokenPipeError:
         # Whoever read our output has gone: nothing is left to say, and Python's own flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
