@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -58,6 +59,9 @@ def create_accelerator(
     # A process may hold several runs, one after the other, of different precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
+    # Each process of FSDP loads the weights itself: from the main one accelerate can't spread buffers, which
+    # BatchNorm has, and on CPUs, where it shards nothing, it would leave the others without weights.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     group = InitProcessGroupKwargs(timeout=TIMEOUT)
     # On a machine of CPUs accelerate lets each process of a launcher run alone unless it is told of the CPU.
     cpu = arguments.cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
@@ -89,6 +93,8 @@ def create_accelerator(
         config["gradient_clipping"] = arguments.max_grad_norm
     if not accelerator.is_main_process:
         logging.getLogger("sot_nlp").setLevel(logging.ERROR)  # one process says what all would say
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not is_sharded(accelerator):
+        logger.warning("FSDP: accelerate shards no model on %s; each process has it all", state.device.type)
     logger.info("precision %s: %s", mode, reason)
     return accelerator
 
