@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp import records
+from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.studies.results import (
     BEST,
@@ -214,7 +215,9 @@ def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
 
 def _names_of_runs(all_records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Names for runs without a plan: an arm is a head and its varying fields, a setting what else varies."""
-    settings = [dict(record.get("arguments") or {}) for record in all_records]
+    # A setting that an older record lacks had what is now its default.
+    default = Arguments().to_dict()
+    settings = [{**default, **(record.get("arguments") or {})} for record in all_records]
     varying = sorted(
         name
         for name in {key for each in settings for key in each} - NOT_AN_ARM - {"head_overrides"}

@@ -153,6 +153,15 @@ def test_loose_runs_get_arms_and_settings_from_what_varies(tmp_path):
     assert results.marks == ("1 of 5 runs are not finished and left out",)
 
 
+def test_a_setting_that_an_older_record_lacks_is_its_default(tmp_path):
+    old, new = record(head="stock"), record(head="text")
+    old["arguments"].pop("eval_strategy", None)
+    new["arguments"]["eval_strategy"] = "epoch"
+    write_run(tmp_path / "old", old)
+    write_run(tmp_path / "new", new)
+    assert {cell.setting for cell in collecting.read_results(tmp_path).cells} == {""}
+
+
 def test_two_runs_of_one_cell_are_refused(tmp_path):
     write_run(tmp_path / "one", record())
     write_run(tmp_path / "two", record())
