@@ -112,14 +112,14 @@ def shown(tmp_path_factory):
 
 def test_both_heads_are_trained_alike_and_shown_side_by_side(shown):
     folder, text = shown
-    runs = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "text")}
+    runs = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "sot")}
     same = {
         **runs["stock"]["arguments"],
-        "head": "text",
-        "output_dir": runs["text"]["arguments"]["output_dir"],
+        "head": "sot",
+        "output_dir": runs["sot"]["arguments"]["output_dir"],
     }
-    assert runs["text"]["arguments"] == same
-    assert runs["text"]["arguments"]["learning_rate"] == demo.TRAINING["learning_rate"]
+    assert runs["sot"]["arguments"] == same
+    assert runs["sot"]["arguments"]["learning_rate"] == demo.TRAINING["learning_rate"]
     for head, record in runs.items():
         assert record["head"] == head
         [line] = [line for line in text.splitlines() if re.match(rf"│ {head}\s+│", line)]
@@ -172,7 +172,7 @@ def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
     flags = {"head": "vision", "head_overrides": {"alpha": 0.7}, "seed": 3, "learning_rate": 0.1}
     arguments = build_arguments(
         [
-            ("recipe of demo", {"head": "text", "max_length": 32}),
+            ("recipe of demo", {"head": "sot", "max_length": 32}),
             ("flag", {**flags, "output_dir": str(tmp_path)}),
         ]
     )

@@ -59,7 +59,7 @@ def finished(glue, backbone_folder, tmp_path_factory) -> Path:
 def test_the_record_says_what_was_done_and_what_came_out(finished):
     record = records.read(finished)
     assert record["status"] == records.FINISHED
-    assert (record["task"], record["head"], record["seed"]) == ("cola", "text", 42)
+    assert (record["task"], record["head"], record["seed"]) == ("cola", "sot", 42)
     assert record["main_metric"] == "matthews_correlation"
     assert record["train_examples_per_second"] > 0
     assert [evaluation["epoch"] for evaluation in record["evaluations"]] == [1, 2]

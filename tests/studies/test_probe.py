@@ -353,7 +353,11 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
         "stock": ("none", "class_token"),
         "vision": ("cross_covariance", "sum"),
         "text": ("cross_covariance", "sum"),
+        "sot": ("cross_covariance", "sum"),
     }
+    layers = {each.arm: each.heads[0].config.num_layers for each in seen}
+    assert layers.pop("sot") == 2  # as many as the backbone has
+    assert set(layers.values()) == {1}
 
 
 def test_a_process_of_its_own_changes_nothing(files, backbone_folder):
