@@ -100,6 +100,8 @@ def test_lists_and_mappings():
         ("cola", ["stray word 'cola'"]),
         ("--head.alpha", ["--head.alpha needs a value"]),
         ("--text_column_names a b c", ["--text_column_names"]),
+        ("--eval_strategy steps", ["--eval_strategy", "epoch, no"]),
+        ("--eval_strategy no --early_stopping_patience 2", ["--early_stopping_patience", "epoch"]),
         ("--hub_model_id a/b/c --push_to_hub", ["--hub_model_id", "user/name"]),
     ],
 )

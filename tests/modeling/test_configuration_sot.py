@@ -45,6 +45,8 @@ def test_the_head_defaults_to_the_sot_preset():
 def test_a_preset_mixes_no_more_layers_than_there_are():
     assert SoTBertConfig(num_hidden_layers=2).head_config.num_layers == 2
     assert SoTGPT2Config(n_layer=3, head="sot").head_config.num_layers == 3
+    projected = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 16, "num_hidden_layers": 3}
+    assert SoTConfig(text_config=projected).head_config.num_layers == 1
     backbone = {"model_type": "distilbert", "n_layers": 1}
     assert SoTConfig(text_config=backbone).head_config.num_layers == 1
     # With its name, as a run gives the settings; a number that somebody gave stays.
