@@ -37,6 +37,9 @@ class Side:
         )
         self.process.start()
         theirs.close()
+
+    def wait(self) -> None:
+        """Until it is built and warmed up."""
         self._answer()
 
     def run(self) -> dict[str, float]:
@@ -50,7 +53,10 @@ class Side:
         self.process.join()
 
     def _answer(self) -> dict[str, float]:
-        answer: dict[str, float] = self.connection.recv()
+        try:
+            answer: dict[str, float] = self.connection.recv()
+        except EOFError:
+            raise RuntimeError("a side of the benchmark has ended: its traceback is above") from None
         return answer
 
 
@@ -66,8 +72,16 @@ def _serve(connection: Connection, kind: str, settings: dict[str, Any]) -> None:
         connection.send({})
         while connection.recv() is not None:
             answer = run()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            connection.send({**answer, "peak_mib": peak})
+            connection.send({**answer, "peak_mib": _peak_bytes() / 2**20})
+
+
+def _peak_bytes() -> int:
+    """Peak memory: what torch held of the GPU, or without one what the process had."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _arguments(task: str, data_dir: str, model: str, **given: Any) -> Any:
@@ -124,17 +138,18 @@ def _dataset(split: Any) -> Any:
     return Dataset.from_dict(columns)
 
 
-def our_training(task: str, data_dir: str, model: str, examples: int, **given: Any) -> Run:
-    """An epoch of sot-nlp's loop."""
+def our_training(task: str, data_dir: str, model: str, examples: int, epochs: int, **given: Any) -> Run:
+    """Epochs of sot-nlp's loop."""
     from sot_nlp import preparation
     from sot_nlp.training.loop import create_accelerator, train
 
-    arguments = _arguments(task, data_dir, model, **given)
+    arguments = _arguments(task, data_dir, model, num_train_epochs=epochs, eval_strategy="no", **given)
     data, tokenizer, split = _data(arguments, "train", examples)
     network, _ = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
     accelerator = create_accelerator(arguments)
     network.to(accelerator.device)
     vocabulary = preparation.vocabulary(arguments, data, tokenizer)
+    operations = _operations(network, split.lengths)
 
     def run() -> dict[str, float]:
         result = train(
@@ -152,9 +167,27 @@ def our_training(task: str, data_dir: str, model: str, examples: int, **given: A
             higher_is_better=True,
             main_metric="score",
         )
-        return {"examples_per_second": len(split) / result.train_seconds}
+        seconds = result.train_seconds
+        return {
+            "examples_per_second": epochs * len(split) / seconds,
+            "flops_per_second": epochs * operations / seconds,
+        }
 
     return run
+
+
+def _operations(network: Any, lengths: np.ndarray) -> float:
+    """Of the backbone's matrix products, forward and backward, for these texts without padding.
+
+    Two a weight and token and, for attention, 4 N C a token and layer; the backward pass takes twice that.
+    """
+    from torch import nn
+
+    backbone = network.base_model
+    weights = sum(m.weight.numel() for m in backbone.modules() if isinstance(m, nn.Linear))
+    config = backbone.config
+    attention = 4 * config.num_hidden_layers * config.hidden_size * float((lengths**2).sum())
+    return 3 * (2 * weights * float(lengths.sum()) + attention)
 
 
 def our_frozen_training(task: str, data_dir: str, model: str, examples: int, **given: Any) -> Run:
@@ -178,9 +211,9 @@ def our_frozen_training(task: str, data_dir: str, model: str, examples: int, **g
 
 
 def trainer_training(
-    task: str, data_dir: str, model: str, examples: int, *, bf16: bool, grouped: bool
+    task: str, data_dir: str, model: str, examples: int, epochs: int, *, bf16: bool, grouped: bool
 ) -> Run:
-    """An epoch of `transformers.Trainer` with the stock head; random order and fp32 are its defaults."""
+    """Epochs of `transformers.Trainer` with the stock head; random order and fp32 are its defaults."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -199,7 +232,7 @@ def trainer_training(
         given = TrainingArguments(
             output_dir="trainer",
             per_device_train_batch_size=32,
-            num_train_epochs=1,
+            num_train_epochs=epochs,
             learning_rate=2e-5,
             bf16=bf16,
             use_cpu=not torch.cuda.is_available(),
@@ -209,7 +242,7 @@ def trainer_training(
             disable_tqdm=True,
         )
         Trainer(network, given, train_dataset=dataset, processing_class=tokenizer, callbacks=[clock]).train()
-        return {"examples_per_second": len(split) / clock.seconds}
+        return {"examples_per_second": epochs * len(split) / clock.seconds}
 
     return run
 

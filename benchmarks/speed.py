@@ -25,6 +25,7 @@ from benchmarks._speed_sides import Side
 
 ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.01
+PARTS = ("training", "compiled", "inference", "padding", "start", "frozen")
 START_LIMIT = 300  # seconds that a command may take to its first update
 # side -> (kind of work, settings); BF16 stands for whether sot-nlp computes in bf16 on this device.
 BF16 = object()
@@ -34,6 +35,14 @@ TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
     "Trainer": ("Trainer", {"bf16": False, "grouped": False}),
     "Trainer, same precision": ("Trainer", {"bf16": BF16, "grouped": False}),
     "Trainer, same precision, grouped": ("Trainer", {"bf16": BF16, "grouped": True}),
+}
+# On a GPU also without what spares launches, and with what fuses them.
+GPU_TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
+    "sot-nlp, no CUDA graphs": ("our training", {"cuda_graphs": False}),
+}
+COMPILED: dict[str, tuple[str, dict[str, Any]]] = {
+    "sot-nlp, compiled": ("our training", {"torch_compile": True}),
+    "sot-nlp, compiled, stock head": ("our training", {"torch_compile": True, "head": "stock"}),
 }
 INFERENCE: dict[str, tuple[str, dict[str, Any]]] = {
     "sot-nlp, evaluation": ("our evaluation", {}),
@@ -57,6 +66,8 @@ RATIOS = (
         1.1,
     ),
     ("training: SoT head over stock head", "sot-nlp", "sot-nlp, stock head", 0.98),
+)
+INFERENCE_RATIOS = (
     ("evaluation: over Trainer.predict", "sot-nlp, evaluation", "Trainer.predict", 1.5),
     (
         "evaluation: over Trainer.predict, same precision",
@@ -66,6 +77,21 @@ RATIOS = (
     ),
     ("prediction: over pipeline", "sot-nlp predict", "pipeline", 1.5),
 )
+COMPILED_RATIOS = (
+    ("training: compiled, over Trainer's defaults", "sot-nlp, compiled", "Trainer", 4.0),
+    (
+        "training: compiled, over Trainer in random order, same precision",
+        "sot-nlp, compiled",
+        "Trainer, same precision",
+        1.9,
+    ),
+    (
+        "training: compiled, SoT head over stock head",
+        "sot-nlp, compiled",
+        "sot-nlp, compiled, stock head",
+        0.98,
+    ),
+)
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -73,8 +99,12 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--model_name_or_path", required=True, help="the backbone that both sides train")
     parser.add_argument("--data_dir", required=True, help="folder with GLUE's own files")
     parser.add_argument("--tasks", nargs="+", default=["cola", "rte"], choices=("cola", "rte"))
+    parser.add_argument(
+        "--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what is measured (all)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="times that each is timed in turn (5)")
     parser.add_argument("--updates", type=int, default=30, help="updates of 32 examples that are timed (30)")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of them in a timed training (1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side (1)")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
@@ -84,25 +114,34 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         "model": str(Path(options.model_name_or_path).resolve()),
     }
     about = machine(options)
-    bf16 = about["precision"] == "bf16"
+    bf16, gpu = about["precision"] == "bf16", about["matrix_flops"] is not None
+    compiled = gpu and "compiled" in options.parts
+    training = TRAINING | (GPU_TRAINING if gpu else {}) | (COMPILED if compiled else {})
+    shares = ("sot-nlp", *GPU_TRAINING, *(("sot-nlp, compiled",) if compiled else ())) if gpu else ()
     rows: list[dict[str, Any]] = []
     speeds: dict[str, Any] = {}
     for task in options.tasks:
         work = {**shared, "task": task, "threads": options.threads, "examples": 32 * options.updates}
-        found = {
-            **timed_in_turn(TRAINING, work, options.rounds, bf16=bf16),
-            **timed_in_turn(INFERENCE, work, options.rounds, bf16=bf16),
-        }
-        speeds[task] = found
-        rows += [ratio(task, found, *each) for each in RATIOS]
-        rows.append(memory(task, found))
-        rows += padding(task, **shared)
-        rows.append(first_update(task, rounds=options.rounds, **shared))
-        if task == "cola":
-            found = timed_in_turn(FROZEN, work, options.rounds, bf16=bf16)
-            speeds[task] |= found
+        found: dict[str, list[dict[str, float]]] = {}
+        if "training" in options.parts:
+            longer = {**work, "epochs": options.epochs}
+            found |= timed_in_turn(training, longer, options.rounds, bf16=bf16)
+            rows += [ratio(task, found, *each) for each in (*RATIOS, *(COMPILED_RATIOS if compiled else ()))]
+            rows += [matrix_share(task, side, found[side], about["matrix_flops"]) for side in shares]
+            rows.append(memory(task, found))
+        if "inference" in options.parts:
+            found |= timed_in_turn(INFERENCE, work, options.rounds, bf16=bf16)
+            rows += [ratio(task, found, *each) for each in INFERENCE_RATIOS]
+        if "padding" in options.parts:
+            rows += padding(task, **shared)
+        if "start" in options.parts:
+            rows.append(first_update(task, rounds=options.rounds, **shared))
+        if "frozen" in options.parts and task == "cola":
+            found |= timed_in_turn(FROZEN, work, options.rounds, bf16=bf16)
             rows += [frozen_epoch(task, side, found[side]) for side in FROZEN]
-    rows += [help_seconds(command, options.rounds) for command in HELP]
+        speeds[task] = found
+    if "start" in options.parts:
+        rows += [help_seconds(command, options.rounds) for command in HELP]
     return {"benchmark": "speed", "machine": about, "rows": rows, "runs": speeds}
 
 
@@ -112,11 +151,13 @@ def timed_in_turn(
     """Every side's runs, a round of all sides at a time."""
     started: dict[str, Side] = {}
     with contextlib.ExitStack() as stack:
+        print(f"{work['task']}: preparing {', '.join(sides)}", file=sys.stderr, flush=True)
         for name, (kind, settings) in sides.items():
-            print(f"{work['task']}: preparing {name}", file=sys.stderr, flush=True)
             given = {key: bf16 if value is BF16 else value for key, value in settings.items()}
             started[name] = Side(kind, work, **given)
             stack.callback(started[name].close)
+        for side in started.values():
+            side.wait()
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for number in range(rounds):
             for name, side in started.items():
@@ -149,8 +190,35 @@ def ratio(
     }
 
 
+def matrix_share(task: str, side: str, runs: list[dict[str, float]], matrix_flops: float) -> dict[str, Any]:
+    """The part of the device's rate of matrix products that training reaches."""
+    value = statistics.median(run["flops_per_second"] for run in runs) / matrix_flops
+    return {
+        "task": task,
+        "what": f"training, {side}: share of the GPU's rate of matrix products",
+        "measured": round(value, 3),
+        "required": "to be known",
+        "met": True,
+    }
+
+
+def matrix_flops(size: int = 8192, rounds: int = 20) -> float:
+    """Operations a second of bf16 matrix products, `size` x `size`, on the GPU."""
+    import torch
+
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        a @ b
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
+
+
 def memory(task: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Peak resident memory of the whole process, over Trainer's."""
+    """Peak memory of the process, resident or (with one) of the GPU, over Trainer's."""
     ours, theirs = (max(run["peak_mib"] for run in found[side]) for side in ("sot-nlp", "Trainer"))
     return {
         "task": task,
@@ -291,10 +359,12 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "threads": options.threads,
         "precision": choose("auto", device)[0],
+        "matrix_flops": matrix_flops() if device.type == "cuda" else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "rounds": options.rounds,
         "examples": 32 * options.updates,
+        "epochs": options.epochs,
     }
 
 

@@ -158,6 +158,9 @@ class Arguments:
         "auto", "auto (bf16 where this device is faster with it), no, bf16, fp16 or fp8", SPEED
     )
     torch_compile: bool = setting(False, "compile the model", SPEED)
+    cuda_graphs: bool = setting(
+        True, "on one GPU: launch the passes of a shape met before as one CUDA graph", SPEED
+    )
     gradient_checkpointing: bool = setting(False, "trade time for memory in the backbone", SPEED)
     attn_implementation: str | None = setting(
         None, "the backbone's attention: sdpa, eager, flash_attention_2, ...", SPEED
@@ -173,7 +176,9 @@ class Arguments:
     eval_strategy: str = setting(
         "epoch", "when to evaluate: at each epoch's end, or no: only after the last", OUTPUT
     )
-    per_device_eval_batch_size: int = setting(64, "examples a device and step in evaluation", OUTPUT)
+    per_device_eval_batch_size: int | None = setting(
+        None, "examples a device and step in evaluation; 64, or 256 on a GPU, when not given", OUTPUT
+    )
     do_predict: bool = setting(False, "predict the test split too", OUTPUT)
     checkpointing_steps: str | None = setting(
         None, "write a checkpoint every N updates, or at each 'epoch'", OUTPUT

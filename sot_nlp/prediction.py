@@ -79,7 +79,7 @@ def predict_file(
     output: str | Path | None = None,
     format: str | None = None,
     text_columns: Sequence[str] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     max_length: int | None = None,
     mixed_precision: str = "auto",
     cpu: bool = False,
@@ -98,7 +98,7 @@ def predict_file(
         output: the file to write, whole or not at all; None or "-" is standard output.
         format: "csv" or "jsonl"; by the output's ending when None, else CSV.
         text_columns: the one or two columns to read; those of the training data, or guessed, when None.
-        batch_size: examples a forward pass.
+        batch_size: examples a forward pass; 64, or 256 on a GPU, when None.
         max_length: tokens an example is cut to; as in training when None.
         mixed_precision: auto, no, bf16 or fp16, as in training.
         cpu: do not use a GPU.
@@ -114,7 +114,7 @@ def predict_file(
         check_file(path, "--file")
         if output is not None and Path(output).exists() and path.resolve() == Path(output).resolve():
             raise UserError(f"--output {printable(output)}: is the file that is read; give another")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
 
     from sot_nlp.arguments import Arguments
@@ -237,7 +237,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _logits(
-    saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int, summary: Summary
+    saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int | None, summary: Summary
 ) -> np.ndarray:
     """Logits (n, K) of a window, in its order."""
     from sot_nlp.training import evaluation
@@ -252,7 +252,8 @@ def _logits(
         pad_token_id=saved.tokenizer.pad_token_id,
         padding_side=saved.tokenizer.padding_side,
     )
-    batches = evaluation_batches(split.lengths, num_processes=1, batch_size=batch_size)
+    on_gpu = accelerator.device.type == "cuda"
+    batches = evaluation_batches(split.lengths, num_processes=1, batch_size=batch_size, on_gpu=on_gpu)
     summary.count += len(split)
     summary.cut += cut
     summary.tokens += int(split.lengths.sum())

@@ -32,7 +32,7 @@ class Scorer:
     labels: tuple[str, ...] | None
     splits: dict[str, TokenSplit]
     accelerator: Accelerator
-    batch_size: int
+    batch_size: int | None
     pad_token_id: int
     padding_side: str
     alignment: Alignment | None = None

@@ -22,7 +22,9 @@ def run(argv: Sequence[str], prog: str) -> int:
         "--format", choices=("csv", "jsonl"), help="default: by the output's ending, else csv"
     )
     parser.add_argument("--text_column_names", nargs="+", metavar="NAME", help="default: the training data's")
-    parser.add_argument("--per_device_eval_batch_size", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument(
+        "--per_device_eval_batch_size", type=int, metavar="N", help="default: 64, on a GPU 256"
+    )
     parser.add_argument("--max_length", type=int, metavar="N", help="tokens; default: as in training")
     parser.add_argument("--mixed_precision", default="auto", choices=("auto", "no", "bf16", "fp16"))
     parser.add_argument(

@@ -63,8 +63,8 @@ def word_mask(
     if separator_ids:
         if input_ids is None:
             raise ValueError("separators can be left out only where input_ids are given (not inputs_embeds)")
-        ids = torch.tensor(list(separator_ids), device=input_ids.device, dtype=input_ids.dtype)
-        separators = (input_ids.unsqueeze(-1) == ids).any(-1)  # (B, N, K) -> (B, N)
+        # One id after another: a tensor of them would be copied to the GPU, and the host would wait for it.
+        separators = torch.stack([input_ids == id for id in separator_ids]).any(0)  # (K, B, N) -> (B, N)
         if include_class_token:
             separators = separators & (place != class_index.unsqueeze(-1))
         words = words & ~separators

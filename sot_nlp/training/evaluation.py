@@ -5,6 +5,8 @@ Shapes: n examples of the split, K logits an example.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ def predict(
     split: Any,
     accelerator: Any,
     *,
-    batch_size: int,
+    batch_size: int | None,
     pad_token_id: int,
     padding_side: str = "right",
     max_tokens_per_batch: int | None = None,
@@ -34,7 +36,8 @@ def predict(
     """Logits (n, K) float32 of every example of `split`, in its order, the same on every process.
 
     The batches hold examples of similar length and are shared between the processes; each example's logits
-    are checked to have been computed exactly once. The model is left in the mode that it had.
+    are checked to have been computed exactly once. The model is left in the mode that it had. `batch_size`
+    None is 64, on a GPU 256.
     """
     lengths = np.asarray(split.lengths)
     if not len(lengths):
@@ -45,6 +48,7 @@ def predict(
         num_processes=accelerator.num_processes,
         batch_size=batch_size,
         max_tokens=max_tokens_per_batch,
+        on_gpu=accelerator.device.type == "cuda",
     )
     was_training = [module for module in model.modules() if module.training]
     model.eval()
@@ -52,7 +56,7 @@ def predict(
     forward = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
     done: list[tuple[np.ndarray, torch.Tensor]] = []
     try:
-        with torch.inference_mode(), accelerator.autocast():
+        with torch.inference_mode(), accelerator.autocast(), attention_of_any_shape():
             for number, shares in enumerate(steps):
                 _stop_if_signalled(accelerator, number)
                 share = shares[accelerator.process_index]
@@ -66,6 +70,17 @@ def predict(
         for module in was_training:
             module.training = True
     return _assemble(done, len(lengths), accelerator)
+
+
+@contextlib.contextmanager
+def attention_of_any_shape() -> Iterator[None]:
+    """Without cuDNN's attention: it compiles for each shape of batch, and there are many."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

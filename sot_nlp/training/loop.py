@@ -25,7 +25,7 @@ from sot_nlp.data.stream import StreamedSplit, add_found
 from sot_nlp.errors import UserError, printable
 from sot_nlp.training import checkpoints, interruption
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
-from sot_nlp.training.evaluation import EvaluationStopped
+from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
 from sot_nlp.training.interruption import Interrupted
 from sot_nlp.training.keeping import Keeper
 from sot_nlp.training.ledger import Ledger
@@ -97,6 +97,7 @@ def train(
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
         stack.enter_context(interruption.caught_signals(distributed=accelerator.num_processes > 1))
+        stack.enter_context(attention_of_any_shape())
         reduced = stack.enter_context(rows_in_use(model, vocabulary, arguments, accelerator))
         loop = _Loop(
             model,
@@ -204,6 +205,7 @@ class _Loop:
             arguments=arguments,
             schedule=learning_rate_schedule(arguments, self.total),
             loss=loss,
+            warn=self.ledger.warn,
             **collation,
         )
         if not streamed:

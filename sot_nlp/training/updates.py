@@ -24,6 +24,7 @@ from torch.nn.utils import get_total_norm
 
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
+from sot_nlp.training.cuda_graphs import GraphedPasses, rounded_length
 from sot_nlp.training.dropout import QuickDropout
 from sot_nlp.training.evaluation import to_device
 from sot_nlp.training.training_loss import BatchLoss
@@ -71,6 +72,7 @@ class Updater:
         loss: BatchLoss,
         pad_token_id: int,
         padding_side: str,
+        warn: Callable[[str], None],
     ):
         self.model = model
         self.optimizer = optimizer
@@ -81,9 +83,7 @@ class Updater:
         self.loss = loss
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.collation = {"pad_token_id": pad_token_id, "padding_side": padding_side}
-        if arguments.torch_compile:
-            # Few lengths, so that few shapes are compiled for.
-            self.collation["pad_to_multiple_of"] = 16
+        self.max_tokens = getattr(accelerator.unwrap_model(model), "max_tokens", None)
         self.parameters = list(model.parameters())
         self.statistics = [
             b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))
@@ -97,6 +97,16 @@ class Updater:
         # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
+        graphed = (
+            arguments.cuda_graphs
+            and accelerator.device.type == "cuda"
+            and accelerator.distributed_type == DistributedType.NO
+            and accelerator.mixed_precision in ("no", "bf16")
+            and not arguments.gradient_checkpointing
+        )
+        self.graphs = (
+            GraphedPasses(self._passes, self.parameters, accelerator.device, warn) if graphed else None
+        )
         self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
 
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
@@ -133,16 +143,31 @@ class Updater:
 
     def _backward(self, share: np.ndarray, examples: np.ndarray) -> torch.Tensor:
         """Add the gradient of this process's share of the update; returns the share of the update's loss."""
-        accelerator = self.accelerator
-        batch = self.split.collate(share if len(share) else examples[:1], **self.collation)
+        rows = share if len(share) else examples[:1]
+        width = self._width(int(self.split.lengths[rows].max()))
+        batch = self.split.collate(rows, **self.collation, pad_to_multiple_of=width)
         if not len(share):
             # Nothing left for this process, but the others wait for it in collectives: one example, of which
             # only one token is real (no word enters BatchNorm's statistics), with a loss that counts nothing.
             mask = batch["attention_mask"]
             batch["attention_mask"] = torch.zeros_like(mask).scatter_(1, mask.argmax(1, keepdim=True), 1)
-        with self.dropout(), self.autocast():
-            loss = self.loss(self.model, to_device(batch, accelerator.device))
         weight = len(share) / len(examples)
+        if self.graphs is not None:
+            return self.graphs(batch, weight)
+        return self._passes(to_device(batch, self.accelerator.device), weight)
+
+    def _width(self, longest: int) -> int | None:
+        """The length to pad a batch to, where it is to be one of a few: for graphs and compilation."""
+        if self.graphs is None and not self.arguments.torch_compile:
+            return None
+        width = rounded_length(longest)
+        return width if self.max_tokens is None else max(longest, min(width, self.max_tokens))
+
+    def _passes(self, batch: dict[str, torch.Tensor], weight: float | torch.Tensor) -> torch.Tensor:
+        """Forward and backward of a batch on the device; returns its mean loss times `weight`."""
+        accelerator = self.accelerator
+        with self.dropout(), self.autocast():
+            loss = self.loss(self.model, batch)
         # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
         scale = accelerator.num_processes * (
             self.arguments.gradient_accumulation_steps if self.deepspeed else 1
@@ -190,7 +215,7 @@ class Updater:
         if on_device or self.accelerator.scaler is not None or self.deepspeed or bool(finite):
             # (fp16's scaler looks for infinities itself, and halves its scale)
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
         for statistic, old in zip(self.statistics, before, strict=True):
             statistic.copy_(torch.where(finite, statistic, old))
 

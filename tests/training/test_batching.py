@@ -168,6 +168,21 @@ def test_evaluation_batches_hold_every_example_once_longest_first(
     assert max(padded_tokens(part, LENGTHS) for part in parts) <= (budget or size * 60)
 
 
+def test_a_gpu_evaluates_in_few_batches() -> None:
+    def plan(size: int | None, *, on_gpu: bool) -> list[np.ndarray]:
+        return [
+            part for [part] in evaluation_batches(LENGTHS, num_processes=1, batch_size=size, on_gpu=on_gpu)
+        ]
+
+    few, many = plan(None, on_gpu=True), plan(None, on_gpu=False)
+    assert 4 * len(few) < len(many)
+    assert padding_ratio(few, LENGTHS) <= 1.5
+    assert sorted(np.concatenate(few).tolist()) == list(range(len(LENGTHS)))
+    for on_gpu, size in ((True, 256), (False, 64)):
+        same = plan(size, on_gpu=on_gpu)
+        assert [part.tolist() for part in plan(None, on_gpu=on_gpu)] == [part.tolist() for part in same]
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(("task", "column"), [("CoLA", 3), ("RTE", 1)])
 def test_padding_of_glue_is_at_most_five_percent(glue_folder, task: str, column: int) -> None:
