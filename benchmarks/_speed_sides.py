@@ -61,8 +61,11 @@ class Side:
 
 
 def _serve(connection: Connection, kind: str, settings: dict[str, Any]) -> None:
+    import signal
+
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(settings.pop("threads"))
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -159,12 +159,17 @@ def timed_in_turn(
         for side in started.values():
             side.wait()
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-        for number in range(rounds):
-            for name, side in started.items():
-                runs[name].append(side.run())
-            shown = ", ".join(f"{name} {runs[name][-1]['examples_per_second']:.0f}" for name in sides)
-            print(f"{work['task']}: round {number + 1}: {shown} examples/s", file=sys.stderr, flush=True)
-    return runs
+        with contextlib.suppress(KeyboardInterrupt):  # the rounds so far count
+            for number in range(rounds):
+                # There and back, so that no side always follows the same one.
+                for name in list(sides)[:: -1 if number % 2 else 1]:
+                    runs[name].append(started[name].run())
+                shown = ", ".join(f"{name} {runs[name][-1]['examples_per_second']:.0f}" for name in sides)
+                print(f"{work['task']}: round {number + 1}: {shown} examples/s", file=sys.stderr, flush=True)
+    whole = min(len(each) for each in runs.values())
+    if not whole:
+        raise KeyboardInterrupt
+    return {name: each[:whole] for name, each in runs.items()}
 
 
 def speed(runs: list[dict[str, float]]) -> float:

@@ -23,6 +23,11 @@ def printable(text: object, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """`count` and the words for one or for many of it."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest of `known`, or all of them where none is near."""
     known = list(known)

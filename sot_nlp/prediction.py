@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from sot_nlp.data.file_format import check_file, list_names
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.files import atomic_file
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class Summary:
         """The summary in a line."""
         rate = self.count / max(self.seconds, 1e-9)
         source = f" from {' and '.join(map(printable, self.columns))}" if self.columns else ""
-        cut = f"; {self.cut} were cut to {self.max_length} tokens" if self.cut else ""
-        return f"{self.count} examples{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}"
+        cut = f"; {counted(self.cut, 'was', 'were')} cut to {self.max_length} tokens" if self.cut else ""
+        examples = counted(self.count, "example", "examples")
+        return f"{examples}{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}"
 
 
 def predict_file(

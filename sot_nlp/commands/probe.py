@@ -20,7 +20,7 @@ SUMMARY = (
 DEFAULT_ARMS = ("class_token", "mean", "class_and_mean", "vision_words", "text_words", "text")
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "num_train_epochs": 10,
+    "num_train_epochs": 5,
     "per_device_train_batch_size": 32,
 }
 # The settings of a run that mean something here; another one that is given is refused.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sot_nlp.data.file_format import list_names
-from sot_nlp.errors import printable
+from sot_nlp.errors import counted, printable
 
 if TYPE_CHECKING:
     from sot_nlp.data.task_data import TaskData
@@ -119,7 +119,8 @@ def describe(data: TaskData) -> list[str]:
     for name, found in report["duplicates"].items():
         if found["train_examples"]:
             what = "dropped" if found["dropped"] else "kept; --drop_leaked drops them"
-            lines.append(f"train: {found['train_examples']} examples stand in {name} too ({what})")
+            stand = counted(found["train_examples"], "example stands", "examples stand")
+            lines.append(f"train: {stand} in {name} too ({what})")
     return lines
 
 
@@ -131,15 +132,17 @@ def describe_stream(report: dict[str, Any]) -> list[str]:
     lines = _describe_split(found, report)
     if count := found["leaked"]["train_examples"]:
         what = "dropped" if found["leaked"]["dropped"] else "kept; --drop_leaked drops them"
-        lines.append(f"{count} examples stand in the validation data too ({what})")
+        stand = counted(count, "example stands", "examples stand")
+        lines.append(f"{stand} in the validation data too ({what})")
     return [f"train, as read: {line}" for line in lines]
 
 
 def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
     part = ", held out of the training data" if found["held_out_of_train"] else ""
-    of = f" of {found['examples_in_file']}" if found["examples_in_file"] is not None else ""
+    count, whole = found["examples"], found["examples_in_file"]
+    examples = counted(count if whole is None else whole, "example", "examples")
     lines = [
-        f"{found['examples']}{of} examples of {found['source']}{part}; "
+        f"{examples if whole is None else f'{count} of {examples}'} of {found['source']}{part}; "
         f"{found['mean_length']:.1f} tokens on average, {found['max_length']} at most"
     ]
     if found["labels"] is not None and report["kind"] != "regression":
@@ -152,17 +155,19 @@ def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
         )
     if found["truncated"]:
         lines.append(
-            f"{found['truncated']} examples were cut at {report['max_length']} tokens; 95 % of these lost at "
+            f"{counted(found['truncated'], 'example was', 'examples were')} cut at {report['max_length']} "
+            f"tokens; 95 % of these lost at "
             f"most {found['truncated_tokens_p95']:.0f} tokens"
         )
     if found["empty_texts"]:
-        lines.append(f"{found['empty_texts']} examples have an empty text")
+        lines.append(f"{counted(found['empty_texts'], 'example has', 'examples have')} an empty text")
     if found["nul_texts"]:
-        lines.append(f"{found['nul_texts']} texts hold a NUL character")
+        lines.append(f"{counted(found['nul_texts'], 'text holds', 'texts hold')} a NUL character")
     if unreadable := found["unreadable"]:
         named = "; ".join(f"line {line} {why}" for line, why in unreadable[:SHOWN_LINES])
         more = f"; and {len(unreadable) - SHOWN_LINES} more" if len(unreadable) > SHOWN_LINES else ""
-        lines.append(f"{len(unreadable)} unreadable lines were left out: {named}{more}")
+        were = counted(len(unreadable), "unreadable line was", "unreadable lines were")
+        lines.append(f"{were} left out: {named}{more}")
     if found["expected_in_file"] not in (None, found["examples_in_file"]):
         lines.append(
             f"warning: {found['examples_in_file']} examples, where the published file has "

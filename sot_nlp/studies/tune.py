@@ -318,7 +318,7 @@ class Tuner:
             "heads": heads,
             "baseline": self.study.baseline,
             "seeds": "100-109",
-            "arguments": dict(self.study.arguments),
+            "arguments": {name: _typed(name, value) for name, value in self.study.arguments.items()},
             # What was searched may be part of the budget; the budget of the search itself was equal.
             "allow_unequal_budget": any(each.name in BUDGET for each in self.space),
         }
@@ -327,6 +327,11 @@ class Tuner:
         path = self.folder / "tuned.yaml"
         write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return path
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A setting of a run as what it is, where a flag gave it as text."""
+    return convert(name, value) if isinstance(value, str) and name in FIELDS else value
 
 
 def _points(path: Path, metric: str) -> list[tuple[float, float]]:

@@ -105,7 +105,7 @@ def test_qqps_broken_lines_are_counted_and_named(load, tmp_path):
     assert report["examples"] == 20
     assert data.splits["train"].indices.tolist() == [0, 1, 2, *range(4, 21)]
     lines = "\n".join(describe(data))
-    assert "train: 1 unreadable lines were left out: line 5 has 4 columns; expected 6" in lines
+    assert "train: 1 unreadable line was left out: line 5 has 4 columns; expected 6" in lines
 
 
 def test_share_held_out_is_stratified_and_in_the_files_order(load, tmp_path):
@@ -196,7 +196,7 @@ def test_report_is_json_and_the_same_from_the_cache(load, tmp_path):
     assert first.report["kind"] == "regression"
     lines = describe(first)
     assert lines[0].startswith("guessed: columns words, label, kind regression")
-    assert sum("have an empty text" in line for line in lines) == 1
+    assert sum("1 example has an empty text" in line for line in lines) == 1
 
 
 def test_several_labels_are_zeros_and_ones(load, tmp_path):

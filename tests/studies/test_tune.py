@@ -180,13 +180,20 @@ def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
         "1",
         "--search",
         "learning_rate=1e-5:1e-4:log",
+        "--num_train_epochs",
+        "2",
+        "--warmup_ratio",
+        "0.1",
     ]
     assert command.run(words, "sot-nlp tune") == 0
     printed = capsys.readouterr().out
     assert "stock: " in printed
     assert "sot-nlp compare" in printed
     assert (tmp_path / "tasks" / "cola_held_out.yaml").exists()
-    assert read_study(tmp_path / "tuned.yaml").tasks == {"cola": "cola"}
+    study = read_study(tmp_path / "tuned.yaml")
+    assert study.tasks == {"cola": "cola"}
+    assert study.arguments == {"num_train_epochs": 2, "warmup_ratio": 0.1, "cpu": True}
+    assert not any(isinstance(value, str) for value in study.arguments.values())
 
 
 @pytest.mark.parametrize(
