@@ -37,9 +37,6 @@ class Side:
         )
         self.process.start()
         theirs.close()
-
-    def wait(self) -> None:
-        """Until it is built and warmed up."""
         self._answer()
 
     def run(self) -> dict[str, float]:
@@ -49,7 +46,8 @@ class Side:
 
     def close(self) -> None:
         """End the process."""
-        self.connection.send(None)
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.connection.send(None)
         self.process.join()
 
     def _answer(self) -> dict[str, float]:
@@ -61,11 +59,9 @@ class Side:
 
 
 def _serve(connection: Connection, kind: str, settings: dict[str, Any]) -> None:
-    import signal
-
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    os.setsid()  # of a Ctrl-C the parent alone is told
     torch.set_num_threads(settings.pop("threads"))
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

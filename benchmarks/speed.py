@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ INFERENCE_RATIOS = (
     ),
     ("prediction: over pipeline", "sot-nlp predict", "pipeline", 1.5),
 )
+GPU_RATIOS = (("training: CUDA graphs over none", "sot-nlp", "sot-nlp, no CUDA graphs", 1.0),)
 COMPILED_RATIOS = (
     ("training: compiled, over Trainer's defaults", "sot-nlp, compiled", "Trainer", 4.0),
     (
@@ -107,6 +108,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--epochs", type=int, default=1, help="epochs of them in a timed training (1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side (1)")
     options = parser.parse_args(arguments)
+    if "compiled" in options.parts and "training" not in options.parts:
+        parser.error("--parts compiled is timed beside training: give that too")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     shared = {
@@ -117,6 +120,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     bf16, gpu = about["precision"] == "bf16", about["matrix_flops"] is not None
     compiled = gpu and "compiled" in options.parts
     training = TRAINING | (GPU_TRAINING if gpu else {}) | (COMPILED if compiled else {})
+    ratios = RATIOS + (GPU_RATIOS if gpu else ()) + (COMPILED_RATIOS if compiled else ())
     shares = ("sot-nlp", *GPU_TRAINING, *(("sot-nlp, compiled",) if compiled else ())) if gpu else ()
     rows: list[dict[str, Any]] = []
     speeds: dict[str, Any] = {}
@@ -126,14 +130,14 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         if "training" in options.parts:
             longer = {**work, "epochs": options.epochs}
             found |= timed_in_turn(training, longer, options.rounds, bf16=bf16)
-            rows += [ratio(task, found, *each) for each in (*RATIOS, *(COMPILED_RATIOS if compiled else ()))]
+            rows += [ratio(task, found, *each) for each in ratios]
             rows += [matrix_share(task, side, found[side], about["matrix_flops"]) for side in shares]
             rows.append(memory(task, found))
         if "inference" in options.parts:
             found |= timed_in_turn(INFERENCE, work, options.rounds, bf16=bf16)
             rows += [ratio(task, found, *each) for each in INFERENCE_RATIOS]
         if "padding" in options.parts:
-            rows += padding(task, **shared)
+            rows += padding(task, **shared, gpu=gpu)
         if "start" in options.parts:
             rows.append(first_update(task, rounds=options.rounds, **shared))
         if "frozen" in options.parts and task == "cola":
@@ -151,13 +155,11 @@ def timed_in_turn(
     """Every side's runs, a round of all sides at a time."""
     started: dict[str, Side] = {}
     with contextlib.ExitStack() as stack:
-        print(f"{work['task']}: preparing {', '.join(sides)}", file=sys.stderr, flush=True)
         for name, (kind, settings) in sides.items():
+            print(f"{work['task']}: preparing {name}", file=sys.stderr, flush=True)
             given = {key: bf16 if value is BF16 else value for key, value in settings.items()}
             started[name] = Side(kind, work, **given)
             stack.callback(started[name].close)
-        for side in started.values():
-            side.wait()
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         with contextlib.suppress(KeyboardInterrupt):  # the rounds so far count
             for number in range(rounds):
@@ -248,12 +250,13 @@ def frozen_epoch(task: str, side: str, runs: list[dict[str, float]]) -> dict[str
     }
 
 
-def padding(task: str, data_dir: str, model: str) -> list[dict[str, Any]]:
-    """Padded over real tokens of the whole task: three epochs of batches of 32, evaluation at 64."""
+def padding(task: str, data_dir: str, model: str, *, gpu: bool) -> list[dict[str, Any]]:
+    """Padded over real tokens of the whole task: three epochs of batches of 32, evaluation by default."""
     from sot_nlp import preparation
     from sot_nlp.arguments import build_arguments
     from sot_nlp.data.task_data import load_data
-    from sot_nlp.training.batching import epoch_updates, evaluation_batches, padded_tokens
+    from sot_nlp.training.batching import epoch_updates, evaluation_batches
+    from sot_nlp.training.cuda_graphs import rounded_length
 
     settings = {"task": task, "data_dir": data_dir, "model_name_or_path": model}
     with tempfile.TemporaryDirectory() as cache:
@@ -261,16 +264,18 @@ def padding(task: str, data_dir: str, model: str) -> list[dict[str, Any]]:
         data = load_data(preparation.task_of(arguments), arguments, preparation.load_tokenizer(arguments))
         lengths = {name: np.asarray(split.lengths) for name, split in data.splits.items()}
 
-    def ratio(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
-        return sum(padded_tokens(batch, lengths) for batch in batches) / int(lengths.sum())
+    def ratio(batches: Sequence[np.ndarray], lengths: np.ndarray, width: Callable[[int], int] = int) -> float:
+        padded = sum(width(int(lengths[batch].max())) * len(batch) for batch in batches)
+        return padded / int(lengths.sum())
 
     updates = [
         epoch_updates(lengths["train"], seed=0, epoch=epoch, update_size=32, group_by_length=True)
         for epoch in range(3)
     ]
-    batches = evaluation_batches(lengths["validation"], num_processes=1, batch_size=64)
+    batches = evaluation_batches(lengths["validation"], num_processes=1, batch_size=None, on_gpu=gpu)
+    width = rounded_length if gpu else int
     found = {
-        "training": statistics.mean(ratio(epoch, lengths["train"]) for epoch in updates),
+        "training": statistics.mean(ratio(epoch, lengths["train"], width) for epoch in updates),
         "evaluation": ratio([share for [share] in batches], lengths["validation"]),
     }
     return [

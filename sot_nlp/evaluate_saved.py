@@ -12,7 +12,7 @@ from sot_nlp.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.data.data_report import describe
 from sot_nlp.data.own_data import Trained, user_task
 from sot_nlp.data.sources import FILE_FLAGS
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.runner import say, write_rows
 from sot_nlp.saved_model import trained_task
 from sot_nlp.training_plot import mapping
@@ -61,7 +61,7 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
     for name, values in scores.items():
         shown = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
-        say(accelerator, [f"{name} ({len(data.splits[name])} examples): {shown}"])
+        say(accelerator, [f"{name} ({counted(len(data.splits[name]), 'example', 'examples')}): {shown}"])
     if folder is not None and accelerator.is_main_process:
         rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
         write_rows(folder, scorer, rows)

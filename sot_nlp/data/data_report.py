@@ -170,7 +170,7 @@ def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
         lines.append(f"{were} left out: {named}{more}")
     if found["expected_in_file"] not in (None, found["examples_in_file"]):
         lines.append(
-            f"warning: {found['examples_in_file']} examples, where the published file has "
-            f"{found['expected_in_file']}"
+            f"warning: {counted(found['examples_in_file'], 'example', 'examples')}, where the published file "
+            f"has {found['expected_in_file']}"
         )
     return lines

@@ -32,6 +32,7 @@ STUDY_NAME = "study.json"
 NOT_AN_ARM = {
     "task", "data_dir", "model_name_or_path", "head", "seed", "data_seed", "output_dir", "cache_dir",
     "overwrite_cache", "overwrite_output_dir", "per_device_eval_batch_size", "do_predict", "cpu",
+    "cuda_graphs",
     "checkpointing_steps", "save_total_limit", "resume_from_checkpoint", "save_remote_code", "logging_steps",
     "disable_tqdm", "with_tracking", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
     "hub_strategy",

@@ -18,9 +18,11 @@ from sot_nlp.errors import UserError
 GROUP_UPDATES = 50
 # A small split at a large batch size would be padded by 10 to 30 %: smaller batches cost less than that.
 EVALUATION_PADDING = 1.05
-# A GPU computes the padding of a batch in less time than it takes to launch another one.
+# A GPU computes the padding of short texts in less time than it takes to launch another batch; without a
+# batch size of the user's own, long texts come in batches of no more tokens than 64 texts of BERT's 512 are.
 GPU_EVALUATION_PADDING = 1.5
 EVALUATION_BATCH_SIZE, GPU_EVALUATION_BATCH_SIZE = 64, 256
+GPU_EVALUATION_TOKENS = 64 * 512
 
 
 def num_updates(num_examples: int, update_size: int) -> int:
@@ -122,10 +124,12 @@ def evaluation_batches(
 ) -> list[list[np.ndarray]]:
     """Batches of a whole split by length, longest first: `[batch][process]` -> example indices, maybe none.
 
-    A batch ends before `batch_size` examples (None: 64, on a GPU 256) where one more would bring its padding
-    above 5 % of its tokens, on a GPU 50 % (or its tokens above `max_tokens`). Longest first, so that what
-    does not fit into memory shows in the first batch.
+    A batch ends before `batch_size` examples (None: 64, on a GPU 256, or 32,768 tokens) where one more would
+    bring its padding above 5 % of its tokens, on a GPU 50 % (or its tokens above `max_tokens`). Longest
+    first, so that what does not fit into memory shows in the first batch.
     """
+    if batch_size is None and on_gpu and max_tokens is None:
+        max_tokens = GPU_EVALUATION_TOKENS
     if batch_size is None:
         batch_size = GPU_EVALUATION_BATCH_SIZE if on_gpu else EVALUATION_BATCH_SIZE
     most = GPU_EVALUATION_PADDING if on_gpu else EVALUATION_PADDING
@@ -136,7 +140,7 @@ def evaluation_batches(
         padded = int(lengths[order[start]]) * (end + 1 - start)
         real += length
         full = end - start >= batch_size or (max_tokens is not None and padded > max_tokens)
-        if full or padded > most * real:
+        if end > start and (full or padded > most * real):
             pieces.append(order[start:end])
             start, real = end, length
     pieces.append(order[start:])

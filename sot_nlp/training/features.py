@@ -179,7 +179,7 @@ def _write(
 
 def _batches(split: TokenSplit, rows: np.ndarray) -> Iterable[np.ndarray]:
     lengths = np.asarray(split.lengths)[rows]
-    for (batch,) in evaluation_batches(lengths, num_processes=1, batch_size=64):
+    for (batch,) in evaluation_batches(lengths, num_processes=1, batch_size=None):
         yield rows[batch]
 
 

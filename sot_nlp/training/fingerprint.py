@@ -21,6 +21,7 @@ MAY_CHANGE = {
     "on_nan",
     "max_nan_skips",
     "cpu",
+    "cuda_graphs",
     "data_dir",
     "train_file",
     "validation_file",

@@ -5,7 +5,7 @@ Shapes: n examples of the training split, G examples an update.
 An update is a pure function of model, optimizer, (seed, update's number) and the plan in `batching`: the
 random numbers of dropout are drawn anew from (seed, update, process), and the learning rate is a function of
 the update's number. So a checkpoint needs no random states, and a resumed run is bit for bit the run that was
-never stopped (on a CPU; kernels of a GPU may add in no fixed order).
+never stopped (on a CPU; a GPU's kernels may add in no fixed order, and graphs are captured anew).
 """
 
 from __future__ import annotations

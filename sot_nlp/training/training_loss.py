@@ -46,13 +46,15 @@ def training_loss(model: Any, labels: Any, *, label_smoothing: float, class_weig
     late = head is not None and head.fusion == "late"
 
     def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        nonlocal weights
         output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
         branches = (output.word_logits, output.class_token_logits) if late else (output.logits,)
         total = torch.zeros((), device=output.logits.device)
         for logits in branches:
-            weight = None if weights is None else weights.to(logits)
+            if weights is not None:
+                weights = weights.to(logits)  # once: a copy to a GPU would make each batch wait
             each = cross_entropy(
-                logits, batch["labels"], weight=weight, label_smoothing=label_smoothing, reduction="none"
+                logits, batch["labels"], weight=weights, label_smoothing=label_smoothing, reduction="none"
             )
             total = total + each.mean()
         return total

@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
-from sot_nlp.training.cuda_graphs import GraphedPasses, rounded_length
+from sot_nlp.training.cuda_graphs import GraphedPasses, can_be_graphed, rounded_length
 from sot_nlp.training.dropout import QuickDropout
 from sot_nlp.training.evaluation import to_device
 from sot_nlp.training.training_loss import BatchLoss
@@ -83,7 +83,8 @@ class Updater:
         self.loss = loss
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.collation = {"pad_token_id": pad_token_id, "padding_side": padding_side}
-        self.max_tokens = getattr(accelerator.unwrap_model(model), "max_tokens", None)
+        unwrapped = accelerator.unwrap_model(model)
+        self.max_tokens = getattr(unwrapped, "max_tokens", None)
         self.parameters = list(model.parameters())
         self.statistics = [
             b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))
@@ -97,16 +98,9 @@ class Updater:
         # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
-        graphed = (
-            arguments.cuda_graphs
-            and accelerator.device.type == "cuda"
-            and accelerator.distributed_type == DistributedType.NO
-            and accelerator.mixed_precision in ("no", "bf16")
-            and not arguments.gradient_checkpointing
-        )
-        self.graphs = (
-            GraphedPasses(self._passes, self.parameters, accelerator.device, warn) if graphed else None
-        )
+        self.graphs: GraphedPasses | None = None
+        if can_be_graphed(unwrapped, accelerator, arguments):
+            self.graphs = GraphedPasses(self._passes, self.parameters, accelerator.device, warn)
         self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
 
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
@@ -144,7 +138,7 @@ class Updater:
     def _backward(self, share: np.ndarray, examples: np.ndarray) -> torch.Tensor:
         """Add the gradient of this process's share of the update; returns the share of the update's loss."""
         rows = share if len(share) else examples[:1]
-        width = self._width(int(self.split.lengths[rows].max()))
+        width = self._width(rows)
         batch = self.split.collate(rows, **self.collation, pad_to_multiple_of=width)
         if not len(share):
             # Nothing left for this process, but the others wait for it in collectives: one example, of which
@@ -156,12 +150,18 @@ class Updater:
             return self.graphs(batch, weight)
         return self._passes(to_device(batch, self.accelerator.device), weight)
 
-    def _width(self, longest: int) -> int | None:
+    def _width(self, rows: np.ndarray) -> int | None:
         """The length to pad a batch to, where it is to be one of a few: for graphs and compilation."""
-        if self.graphs is None and not self.arguments.torch_compile:
+        if not (self._graphed or self.arguments.torch_compile):
             return None
-        width = rounded_length(longest)
-        return width if self.max_tokens is None else max(longest, min(width, self.max_tokens))
+        longest = int(self.split.lengths[rows].max())
+        width, budget = rounded_length(longest), self.arguments.max_tokens_per_batch
+        most = [limit for limit in (self.max_tokens, budget and budget // len(rows)) if limit is not None]
+        return max(longest, min(width, *most)) if most else width
+
+    @property
+    def _graphed(self) -> bool:
+        return self.graphs is not None and not self.graphs.failed
 
     def _passes(self, batch: dict[str, torch.Tensor], weight: float | torch.Tensor) -> torch.Tensor:
         """Forward and backward of a batch on the device; returns its mean loss times `weight`."""
@@ -215,7 +215,7 @@ class Updater:
         if on_device or self.accelerator.scaler is not None or self.deepspeed or bool(finite):
             # (fp16's scaler looks for infinities itself, and halves its scale)
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=self.graphs is None)
+        self.optimizer.zero_grad(set_to_none=not self._graphed)
         for statistic, old in zip(self.statistics, before, strict=True):
             statistic.copy_(torch.where(finite, statistic, old))
 

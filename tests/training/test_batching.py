@@ -178,6 +178,13 @@ def test_a_gpu_evaluates_in_few_batches() -> None:
     assert 4 * len(few) < len(many)
     assert padding_ratio(few, LENGTHS) <= 1.5
     assert sorted(np.concatenate(few).tolist()) == list(range(len(LENGTHS)))
+    # Long texts: no more than 32,768 tokens at a time, where the user did not choose a size.
+    long = np.full(300, 8192)
+    assert [
+        len(part) for [part] in evaluation_batches(long, num_processes=1, batch_size=None, on_gpu=True)
+    ] == ([4] * 75)
+    longest = evaluation_batches(np.array([40000, 3]), num_processes=1, batch_size=None, on_gpu=True)
+    assert [part.tolist() for [part] in longest] == [[0], [1]]
     for on_gpu, size in ((True, 256), (False, 64)):
         same = plan(size, on_gpu=on_gpu)
         assert [part.tolist() for part in plan(None, on_gpu=on_gpu)] == [part.tolist() for part in same]

@@ -36,17 +36,34 @@ def test_rounded_lengths_are_few_and_near() -> None:
     assert len(set(rounded)) == 16 + 5 * 8
 
 
-def on_gpu(folder: Path, model: Any, *, dropout: float = 0.1, **overrides: Any) -> tuple[Any, Any]:
+def on_gpu(folder: Path, model: Any, *, class_weights: Any = None, **overrides: Any) -> tuple[Any, Any]:
     AcceleratorState._reset_state(True)
     arguments = settings(**{"cpu": False, "checkpointing_steps": None, "num_train_epochs": 6.0, **overrides})
-    return run(folder, arguments, model=model, split=Split(40, longest=6))
+    return run(folder, arguments, model=model, split=Split(40, longest=6), class_weights=class_weights)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The shapes of the graphs that are made."""
+    found: list[Any] = []
+    capture = GraphedPasses._capture
+
+    def noting(self: GraphedPasses, shape: Any, batch: Any) -> Any:
+        graph = capture(self, shape, batch)
+        found.append(None if graph is None else shape)
+        return graph
+
+    monkeypatch.setattr(GraphedPasses, "_capture", noting)
+    return found
 
 
 @needs_gpu
 @pytest.mark.parametrize("head", ["sot", "vision", "stock"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_graphs_give_the_weights_of_plain_passes(head: str, precision: str, tmp_path: Path) -> None:
-    """Dropout included: a replay draws what the launches one by one would have drawn."""
+def test_graphs_give_the_weights_of_plain_passes(
+    head: str, precision: str, captured: list[Any], tmp_path: Path
+) -> None:
+    """Dropout included: a replay draws anew, from the update's seed."""
     results = []
     for graphs in (True, False):
         model = tiny_model(head=head, layers=4)
@@ -62,6 +79,19 @@ def test_graphs_give_the_weights_of_plain_passes(head: str, precision: str, tmp_
         [e["loss"] for e in b.log_history], abs=10 * tolerance
     )
     assert not a.warnings
+    assert 1 < len(captured) == len(set(captured))  # (none without graphs)
+
+
+@needs_gpu
+def test_class_weights_are_no_obstacle(captured: list[Any], tmp_path: Path) -> None:
+    weights = np.array([1.0, 3.0])
+    graphed, result = on_gpu(tmp_path / "graphs", tiny_model(), class_weights=weights)
+    plain, _ = on_gpu(tmp_path / "plain", tiny_model(), class_weights=weights, cuda_graphs=False)
+
+    assert captured
+    assert not result.warnings
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(graphed.state_dict()[name], tensor, atol=1e-4, rtol=0)
 
 
 @needs_gpu
@@ -82,7 +112,7 @@ def test_accumulation_gives_the_big_batch_on_a_gpu(cut: dict[str, int], tmp_path
 
 @needs_gpu
 def test_a_model_that_waits_for_the_gpu_runs_without_graphs(tmp_path: Path) -> None:
-    model = tiny_model(dropout=0.0)
+    model = tiny_model()
     forward = type(model).forward
 
     def waiting(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -91,10 +121,11 @@ def test_a_model_that_waits_for_the_gpu_runs_without_graphs(tmp_path: Path) -> N
         return output
 
     model.forward = waiting.__get__(model)
-    plain, _ = on_gpu(tmp_path / "plain", tiny_model(dropout=0.0), cuda_graphs=False)
+    plain, _ = on_gpu(tmp_path / "plain", tiny_model(), cuda_graphs=False)
     trained, result = on_gpu(tmp_path / "waiting", model)
 
-    assert sum("can't be held as CUDA graphs" in warning for warning in result.warnings) == 1
+    [warning] = [warning for warning in result.warnings if "can't be held as CUDA graphs" in warning]
+    assert "capture" in warning
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-4, rtol=0)
 
