@@ -175,6 +175,22 @@ def our_training(task: str, data_dir: str, model: str, examples: int, epochs: in
     return run
 
 
+def our_two_heads(task: str, data_dir: str, model: str, examples: int, epochs: int) -> Run:
+    """sot-nlp's loop with the SoT head and with the stock head, one after the other in one process."""
+    sides = {
+        head: our_training(task, data_dir, model, examples, epochs, **given)
+        for head, given in (("sot", {}), ("stock", {"head": "stock"}))
+    }
+    order = list(sides)
+
+    def run() -> dict[str, float]:
+        order.reverse()  # who is second finds the processor warm, or slowed down
+        speeds = {head: sides[head]()["examples_per_second"] for head in order}
+        return {"examples_per_second": speeds["sot"], "over_stock": speeds["sot"] / speeds["stock"]}
+
+    return run
+
+
 def _operations(network: Any, lengths: np.ndarray) -> float:
     """Of the backbone's matrix products, forward and backward, for these texts without padding.
 
@@ -357,6 +373,7 @@ def _at_best_size(count: int, work: Callable[[int], Any]) -> Run:
 
 KINDS: dict[str, Callable[..., Run]] = {
     "our training": our_training,
+    "our two heads": our_two_heads,
     "our frozen training": our_frozen_training,
     "Trainer": trainer_training,
     "our evaluation": our_evaluation,
