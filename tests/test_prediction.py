@@ -185,7 +185,7 @@ def test_batches_hold_little_padding(runs: dict[str, Path], tmp_path: Path) -> N
 def test_long_texts_are_cut_and_counted(runs: dict[str, Path], tmp_path: Path) -> None:
     source = write_texts(tmp_path / "t.csv", {"text": ["zorp " * 50, "dax", "wug " * 10]})
     summary = predict_file(runs["plain"], file=source, output=tmp_path / "o.csv", max_length=12, **OPTIONS)
-    assert summary.report().endswith("; 1 were cut to 12 tokens")
+    assert summary.report().endswith("; 1 was cut to 12 tokens")
     with pytest.raises(UserError, match="--max_length 600: the model takes at most 512 tokens"):
         predict_file(runs["plain"], file=source, max_length=600, **OPTIONS)
 
