@@ -78,7 +78,7 @@ def test_a_task_of_the_hub_names_its_data_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["/home/me/bert", "./bert", "~/bert", "C:\\bert", "a/b/c", "../x", "", None]
+    "model", ["/bert", "/a/b/bert", "./bert", "~/bert", "C:\\bert", "a/b/c", "../x", "", None]
 )
 def test_a_backbone_from_a_folder_is_not_named(model: object) -> None:
     text = model_card.model_card(record(model=model))
@@ -96,11 +96,11 @@ def test_a_folder_that_looks_like_a_name_is_not_named(
 
 def test_what_stays_at_home() -> None:
     text = model_card.model_card(record())
-    assert "/home/me" not in text
+    assert "private" not in text
     spec = {"title": "CoLA", "dataset_name": "nyu-mll/glue"}
-    own = model_card.model_card(record(task_spec=spec, arguments={"train_file": "/home/me/a.csv"}))
+    own = model_card.model_card(record(task_spec=spec, arguments={"train_file": "private/data/a.csv"}))
     assert "nyu-mll" not in own
-    assert "/home/me" not in own
+    assert "private" not in own
 
 
 def test_the_baseline_is_not_called_second_order_and_warnings_are_passed_on() -> None:

@@ -130,7 +130,7 @@ def test_bert_configs_older_than_model_type_are_read(tmp_path: Path):
 
 def test_any_backbone_stands_in_text_config(tmp_path: Path):
     backbone = LlamaConfig(hidden_size=32, num_labels=3, pad_token_id=4)
-    backbone.name_or_path = "/home/someone/llama"
+    backbone.name_or_path = "folder of someone/llama"
     backbone.save_pretrained(tmp_path)
     config = SoTConfig.from_pretrained(tmp_path)
     assert config.text_config.model_type == "llama"

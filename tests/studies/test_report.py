@@ -74,7 +74,7 @@ def test_a_study_folder_is_read_with_what_failed_and_what_is_missing(tmp_path):
 
 def test_a_reason_names_no_folder_of_the_machine(tmp_path):
     folder = write_study(tmp_path / "s", tasks=("cola",), seeds=5, fail=(("cola", "text", 1),))
-    reason = "--data_dir /home/me/glue/CoLA: 'train.tsv' and/or (/mnt/x/dev.tsv) not found, 1/2"
+    reason = "--data_dir /a/b/glue/CoLA: 'train.tsv' and/or (/c/dev.tsv) not found, 1/2"
     (folder / "runs" / "cola-text-1.failed.json").write_text(json.dumps({"reason": reason}))
     cells = collecting.read_results(folder).cells
     (cell,) = [cell for cell in cells if cell.status == "failed"]

@@ -296,9 +296,9 @@ def test_a_published_command_names_no_folder_of_the_machine():
         "compare",
         "studies/quick.yaml",
         "--models",
-        "M=/home/me/my model",
-        "--data_dir=/data/glue/",
+        "M=/a/b/my model",
+        "--data_dir=/a/glue/",
     ]
-    assert published_command([*words, "--output_dir", "/tmp/x"]) == (
+    assert published_command([*words, "--output_dir", "/b/x"]) == (
         "sot-nlp compare studies/quick.yaml --models 'M=my model' --data_dir=glue --output_dir x"
     )
