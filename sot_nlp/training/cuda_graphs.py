@@ -41,6 +41,23 @@ def rounded_length(longest: int) -> int:
     return -(-longest // step) * step
 
 
+def batch_width(longest: int, examples: int, *, most: int | None, max_tokens: int | None) -> int:
+    """The length to pad so many examples to: the rounded one, within the model's length and the token budget.
+
+    Args:
+        longest: tokens of the longest example, which `most` and `max_tokens` allow.
+        examples: of the batch.
+        most: the longest text that the model takes, in tokens, if there is such a limit.
+        max_tokens: padded tokens that the batch may have, if there is such a budget.
+    """
+    width = rounded_length(longest)
+    if most is not None:
+        width = min(width, most)
+    if max_tokens is not None:
+        width = min(width, max_tokens // examples)
+    return max(width, longest)
+
+
 def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Any) -> bool:
     """Whether the passes of `model` may be replayed: asked for, on one GPU, and the same at every replay."""
     config: Any = getattr(model, "config", None)
@@ -125,7 +142,7 @@ class GraphedPasses:
                     loss = self.passes(static, self.weight)
                 finally:
                     graph.capture_end()
-        except Exception as error:  # whatever a model does that a graph can't hold
+        except RuntimeError as error:  # CUDA's, for what a graph can't hold
             self.failed = True
             self._end_broken_capture()
             self._forget()

@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
-from sot_nlp.training.cuda_graphs import GraphedPasses, can_be_graphed, rounded_length
+from sot_nlp.training.cuda_graphs import GraphedPasses, batch_width, can_be_graphed
 from sot_nlp.training.dropout import QuickDropout
 from sot_nlp.training.evaluation import to_device
 from sot_nlp.training.training_loss import BatchLoss
@@ -139,6 +139,7 @@ class Updater:
         """Add the gradient of this process's share of the update; returns the share of the update's loss."""
         rows = share if len(share) else examples[:1]
         width = self._width(rows)
+        # (No example is longer, so the multiple that it is padded to is the width itself.)
         batch = self.split.collate(rows, **self.collation, pad_to_multiple_of=width)
         if not len(share):
             # Nothing left for this process, but the others wait for it in collectives: one example, of which
@@ -154,10 +155,8 @@ class Updater:
         """The length to pad a batch to, where it is to be one of a few: for graphs and compilation."""
         if not (self._graphed or self.arguments.torch_compile):
             return None
-        longest = int(self.split.lengths[rows].max())
-        width, budget = rounded_length(longest), self.arguments.max_tokens_per_batch
-        most = [limit for limit in (self.max_tokens, budget and budget // len(rows)) if limit is not None]
-        return max(longest, min(width, *most)) if most else width
+        longest, budget = int(self.split.lengths[rows].max()), self.arguments.max_tokens_per_batch
+        return batch_width(longest, len(rows), most=self.max_tokens, max_tokens=budget)
 
     @property
     def _graphed(self) -> bool:

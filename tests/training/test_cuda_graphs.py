@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 
-from sot_nlp.training.cuda_graphs import GraphedPasses, rounded_length
+from sot_nlp.training.cuda_graphs import GraphedPasses, batch_width, can_be_graphed, rounded_length
 from tests.training_case import Split, run, settings, tiny_model
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -34,6 +37,104 @@ def test_rounded_lengths_are_few_and_near() -> None:
     assert (rounded >= lengths).all()
     assert (rounded / lengths).max() < 9 / 8  # where it is worst
     assert len(set(rounded)) == 16 + 5 * 8
+
+
+@pytest.mark.parametrize(
+    ("longest", "examples", "most", "max_tokens", "wanted"),
+    [
+        (65, 8, None, None, 72),
+        (65, 8, 70, None, 70),  # the model takes no more
+        (65, 8, 65, None, 65),
+        (65, 63, None, 4096, 65),  # 63 x 72 would be over the budget
+        (65, 56, None, 4096, 72),
+        (65, 60, 70, 4096, 68),
+    ],
+)
+def test_the_width_of_a_batch_keeps_to_its_limits(
+    longest: int, examples: int, most: int | None, max_tokens: int | None, wanted: int
+) -> None:
+    assert batch_width(longest, examples, most=most, max_tokens=max_tokens) == wanted
+
+
+def test_what_may_be_graphed() -> None:
+    def may(layerdrop: float = 0.0, **changes: Any) -> bool:
+        accelerator = SimpleNamespace(
+            device=torch.device(changes.pop("device", "cuda")),
+            distributed_type=changes.pop("distributed_type", DistributedType.NO),
+            mixed_precision=changes.pop("mixed_precision", "bf16"),
+        )
+        model = SimpleNamespace(config=SimpleNamespace(encoder_layerdrop=layerdrop))
+        return can_be_graphed(model, accelerator, settings(**changes))
+
+    assert may()
+    assert may(mixed_precision="no")
+    assert not may(device="cpu")
+    assert not may(distributed_type=DistributedType.MULTI_GPU)
+    assert not may(mixed_precision="fp16")
+    assert not may(cuda_graphs=False)
+    assert not may(gradient_checkpointing=True)
+    assert not may(layerdrop=0.1)
+
+
+class FakeGraph:
+    """Stands for `torch.cuda.CUDAGraph`, on a machine without a GPU: its capture fails at its end."""
+
+    def capture_begin(self, **settings: Any) -> None:
+        FakeGraph.capturing = True
+
+    def capture_end(self) -> None:
+        FakeGraph.capturing = False
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    capturing = False
+
+
+def test_a_broken_capture_is_told_once_and_the_passes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[str] = []
+    generator = SimpleNamespace(clone_state=lambda: "clone", graphsafe_set_state=reset.append)
+    fakes = {
+        "CUDAGraph": FakeGraph,
+        "Stream": lambda device: None,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "graph_pool_handle": lambda: (0, 1),
+        "synchronize": lambda device: None,
+        "current_device": lambda: 0,
+        "default_generators": [generator],
+        "get_device_properties": lambda device: SimpleNamespace(total_memory=100),
+        "memory_reserved": lambda device: 10,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    weight = torch.nn.Parameter(torch.ones(3))
+    warnings: list[str] = []
+
+    def passes(batch: dict[str, torch.Tensor], factor: torch.Tensor) -> torch.Tensor:
+        if FakeGraph.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing\n(advice)")
+        loss = (weight * batch["x"]).sum() * factor
+        loss.backward()
+        return loss.detach()
+
+    graphed = GraphedPasses(passes, [weight], torch.device("cpu"), warnings.append)
+    for number in range(1, 5):
+        assert graphed({"x": torch.full((3,), float(number))}, 0.5).item() == 1.5 * number
+
+    assert graphed.failed
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [5.0] * 3  # each batch once
+    assert reset == ["clone"]
+    [warning] = warnings
+    assert warning.endswith("so they run without: operation not permitted when stream is capturing")
+
+
+def test_no_graph_is_made_where_the_device_is_half_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=100))
+    graphed = GraphedPasses(lambda batch, weight: weight, [], torch.device("cpu"), pytest.fail)
+    for reserved, room in ((49, True), (50, False)):
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, reserved=reserved: reserved)
+        assert graphed._has_room() == room
 
 
 def on_gpu(folder: Path, model: Any, *, class_weights: Any = None, **overrides: Any) -> tuple[Any, Any]:

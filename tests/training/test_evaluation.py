@@ -14,7 +14,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.training import evaluation
 from sot_nlp.training.evaluation import loss, predict, probabilities
 from sot_nlp.training.loop import create_accelerator
-from tests.training_case import PAD, Split, settings, tiny_model
+from tests.training_case import PAD, Split, run, settings, tiny_model
 
 
 def logits_of(model: Any, split: Split, **options: Any) -> np.ndarray:
@@ -76,6 +76,24 @@ def test_predictions_need_no_gradient_and_take_no_labels() -> None:
     split = Split(9)
     found = logits_of(Watched(), split, batch_size=4)
     assert found[:, 0].tolist() == [float(row[0]) for row in split.rows]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_cudnn_attention_is_off_meanwhile(before: bool, tmp_path: Path) -> None:
+    """In predicting and in training; afterwards it is as it was."""
+    seen: list[bool] = []
+    model = tiny_model()
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    kept = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    try:
+        logits_of(model, Split(5), batch_size=4)
+        run(tmp_path, settings(max_train_steps=1), model=model, evaluate=lambda model: {"accuracy": 0.5})
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(kept)
+    assert len(seen) > 2
+    assert not any(seen)
 
 
 def test_an_empty_split_and_a_small_budget() -> None:
