@@ -21,79 +21,26 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._speed_plan import (
+    BF16,
+    COMPILED,
+    COMPILED_RATIOS,
+    FROZEN,
+    GPU_RATIOS,
+    GPU_TRAINING,
+    HEADS,
+    INFERENCE,
+    INFERENCE_RATIOS,
+    RATIOS,
+    TRAINING,
+    Sides,
+)
 from benchmarks._speed_sides import Side
 
 ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.01
 PARTS = ("training", "compiled", "heads", "inference", "padding", "start", "frozen")
 START_LIMIT = 300  # seconds that a command may take to its first update
-# side -> (kind of work, settings); BF16 stands for whether sot-nlp computes in bf16 on this device.
-BF16 = object()
-TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
-    "sot-nlp": ("our training", {}),
-    "sot-nlp, stock head": ("our training", {"head": "stock"}),
-    "Trainer": ("Trainer", {"bf16": False, "grouped": False}),
-    "Trainer, same precision": ("Trainer", {"bf16": BF16, "grouped": False}),
-    "Trainer, same precision, grouped": ("Trainer", {"bf16": BF16, "grouped": True}),
-}
-# On a GPU also without what spares launches, and with what fuses them.
-GPU_TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
-    "sot-nlp, no CUDA graphs": ("our training", {"cuda_graphs": False}),
-}
-COMPILED: dict[str, tuple[str, dict[str, Any]]] = {
-    "sot-nlp, compiled": ("our training", {"torch_compile": True}),
-    "sot-nlp, compiled, stock head": ("our training", {"torch_compile": True, "head": "stock"}),
-}
-HEADS: dict[str, tuple[str, dict[str, Any]]] = {"sot-nlp, both heads in one process": ("our two heads", {})}
-INFERENCE: dict[str, tuple[str, dict[str, Any]]] = {
-    "sot-nlp, evaluation": ("our evaluation", {}),
-    "Trainer.predict": ("Trainer.predict", {"bf16": False}),
-    "Trainer.predict, same precision": ("Trainer.predict", {"bf16": BF16}),
-    "sot-nlp predict": ("our prediction", {}),
-    "pipeline": ("pipeline", {}),
-}
-FROZEN: dict[str, tuple[str, dict[str, Any]]] = {
-    f"sot-nlp, frozen backbone, {head}": ("our frozen training", {"head": head})
-    for head in ("text", "vision")
-}
-# (what, side, over which side, at least)
-RATIOS = (
-    ("training: defaults over Trainer's defaults", "sot-nlp", "Trainer", 4.0),
-    ("training: over Trainer in random order, same precision", "sot-nlp", "Trainer, same precision", 1.9),
-    (
-        "training: over Trainer, same precision and grouping",
-        "sot-nlp",
-        "Trainer, same precision, grouped",
-        1.1,
-    ),
-    ("training: SoT head over stock head", "sot-nlp", "sot-nlp, stock head", 0.98),
-)
-INFERENCE_RATIOS = (
-    ("evaluation: over Trainer.predict", "sot-nlp, evaluation", "Trainer.predict", 1.5),
-    (
-        "evaluation: over Trainer.predict, same precision",
-        "sot-nlp, evaluation",
-        "Trainer.predict, same precision",
-        1.5,
-    ),
-    ("prediction: over pipeline", "sot-nlp predict", "pipeline", 1.5),
-)
-GPU_RATIOS = (("training: CUDA graphs over none", "sot-nlp", "sot-nlp, no CUDA graphs", 1.0),)
-COMPILED_RATIOS = (
-    ("training: compiled, over Trainer's defaults", "sot-nlp, compiled", "Trainer", 4.0),
-    (
-        "training: compiled, over Trainer in random order, same precision",
-        "sot-nlp, compiled",
-        "Trainer, same precision",
-        1.9,
-    ),
-    (
-        "training: compiled, SoT head over stock head",
-        "sot-nlp, compiled",
-        "sot-nlp, compiled, stock head",
-        0.98,
-    ),
-)
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -154,7 +101,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 
 
 def timed_in_turn(
-    sides: dict[str, tuple[str, dict[str, Any]]], work: dict[str, Any], rounds: int, *, bf16: bool
+    sides: Sides, work: dict[str, Any], rounds: int, *, bf16: bool
 ) -> dict[str, list[dict[str, float]]]:
     """Every side's runs, a round of all sides at a time."""
     started: dict[str, Side] = {}
