@@ -31,9 +31,10 @@ class Side:
     """
 
     def __init__(self, kind: str, work: dict[str, Any], **settings: Any) -> None:
+        self.folder = tempfile.TemporaryDirectory()
         self.connection, theirs = get_context("spawn").Pipe()
         self.process = get_context("spawn").Process(
-            target=_serve, args=(theirs, kind, {**work, **settings}), daemon=True
+            target=_serve, args=(theirs, self.folder.name, kind, {**work, **settings}), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -45,10 +46,10 @@ class Side:
         return self._answer()
 
     def close(self) -> None:
-        """End the process."""
-        with contextlib.suppress(OSError):  # it has ended by itself
-            self.connection.send(None)
+        """End the process, whatever it is at."""
+        self.process.kill()
         self.process.join()
+        self.folder.cleanup()
 
     def _answer(self) -> dict[str, float]:
         try:
@@ -58,20 +59,20 @@ class Side:
         return answer
 
 
-def _serve(connection: Connection, kind: str, settings: dict[str, Any]) -> None:
+def _serve(connection: Connection, folder: str, kind: str, settings: dict[str, Any]) -> None:
     import torch
 
     os.setsid()  # of a Ctrl-C the parent alone is told
+    os.chdir(folder)
     torch.set_num_threads(settings.pop("threads"))
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        run = KINDS[kind](**settings)
-        run()
-        connection.send({})
-        while connection.recv() is not None:
-            answer = run()
-            connection.send({**answer, "peak_mib": _peak_bytes() / 2**20})
+    run = KINDS[kind](**settings)
+    run()
+    connection.send({})
+    while True:
+        connection.recv()
+        answer = run()
+        connection.send({**answer, "peak_mib": _peak_bytes() / 2**20})
 
 
 def _peak_bytes() -> int:
