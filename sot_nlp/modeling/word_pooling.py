@@ -187,8 +187,7 @@ class WordPooling(nn.Module):
             )
         if len(layers) == 1:
             return layers[0].to(dtype)
-        shares = self.layer_mixture.to(dtype).softmax(0)
-        mixed = layers[0].to(dtype) * shares[0]
-        for index in range(1, len(layers)):
-            mixed = mixed + layers[index].to(dtype) * shares[index]
-        return mixed
+        # One product, not a sum of products: that would write and read every layer twice, backwards too.
+        stacked = torch.stack(layers).to(dtype)
+        mixed = self.layer_mixture.to(dtype).softmax(0) @ stacked.flatten(1)
+        return mixed.view(layers[0].shape)
