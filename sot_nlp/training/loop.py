@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from sot_nlp.data.stream import StreamedSplit, add_found
 from sot_nlp.errors import UserError, printable
 from sot_nlp.training import checkpoints, interruption
+from sot_nlp.training.allocator import keep_freed_memory
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
 from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
 from sot_nlp.training.interruption import Interrupted
@@ -94,6 +95,8 @@ def train(
             full disk, a loss that is not finite.
         Interrupted: a signal came; a checkpoint is written.
     """
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
         stack.enter_context(interruption.caught_signals(distributed=accelerator.num_processes > 1))
