@@ -1,11 +1,14 @@
-"""Dropout at the price of a few random bits, for training on a CPU.
+"""What a backbone computes quicker on a CPU than as torch has it: dropout, and the residual stream in bf16.
 
-There torch draws dropout from a Bernoulli generator at about 11 ns a number, and has no fused attention with
-dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones.
+torch draws dropout there from a Bernoulli generator at about 11 ns a number, and has no fused attention with
+dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones. Autocast keeps what
+comes from the embeddings in fp32, so each layer's sums and norms are fp32 too, and each of its products casts
+its input: a twentieth of an update.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +19,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sot_nlp.modeling.layers import draw_kept, keep_factors
+
+# Numbers of fp32 in a register of AVX-512.
+REGISTER = 16
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -39,8 +45,8 @@ def attention(
 
     Shapes: query (..., L, E), key (..., S, E), value (..., S, V) -> (..., L, V).
 
-    What has L x S elements a head is passed over as seldom as can be, in the inputs' precision (torch's
-    softmax computes in fp32 inside): the mask is added, and dropout's factor is put on the values.
+    What has L x S elements a head is passed over as seldom as can be, in the inputs' precision (softmax
+    computes in fp32 inside): the mask is added, and dropout's factor is put on the values.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
@@ -52,15 +58,38 @@ def attention(
         attn_mask = masked.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
     if attn_mask is not None:
         scores = scores + attn_mask.to(scores.dtype)
-    weights = torch.softmax(scores, -1)
+    weights = softmax(scores)
     if dropout_p == 0:
         return weights @ value
     kept, factor = draw_kept(weights, dropout_p)
     return (weights * kept) @ (value * factor)
 
 
-class QuickDropout(TorchFunctionMode):
-    """Within it, dropout on CPU tensors is the one above, wherever a model asks torch for it."""
+def softmax(scores: Tensor) -> Tensor:
+    """As `torch.softmax(scores, -1)`, (..., L, S) -> (..., L, S).
+
+    torch's takes several times as long for a row that does not fill a register of the processor (16 numbers
+    of AVX-512), so shorter ones are filled up.
+    """
+    missing = REGISTER - scores.shape[-1]
+    if scores.dtype != torch.bfloat16 or not 0 < missing <= REGISTER // 2:
+        return torch.softmax(scores, -1)
+    filled = functional.pad(scores.float(), (0, missing), value=-math.inf)
+    return torch.softmax(filled, -1)[..., :-missing].to(scores.dtype)
+
+
+def quick_on(device: torch.device, model: Any) -> contextlib.AbstractContextManager[Any]:
+    """`QuickCPU` on a CPU; not for a compiled model, whose compiler it would stop."""
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    return QuickCPU() if device.type == "cpu" and not compiled else contextlib.nullcontext()
+
+
+class QuickCPU(TorchFunctionMode):
+    """Within it, what a model asks torch for on CPU tensors is done quicker.
+
+    Dropout is the one above, and under autocast embeddings are in autocast's precision, so that all that is
+    added to them is.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -69,6 +98,9 @@ class QuickDropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.dropout and args[0].device.type == "cpu":
             return dropout(*args, **kwargs)
+        if func is functional.embedding and torch.is_autocast_enabled("cpu"):
+            embedded: Tensor = func(*args, **kwargs)
+            return embedded.to(torch.get_autocast_dtype("cpu")) if embedded.device.type == "cpu" else embedded
         if (
             func is functional.scaled_dot_product_attention
             and kwargs.get("dropout_p")

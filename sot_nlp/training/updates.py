@@ -8,6 +8,7 @@ BatchNorm in the head: its statistics are those of one accumulation step, over a
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 from collections import deque
@@ -25,9 +26,10 @@ from torch.nn.utils import get_total_norm
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
 from sot_nlp.training.cuda_graphs import GraphedPasses, batch_width, can_be_graphed
-from sot_nlp.training.dropout import QuickDropout
 from sot_nlp.training.evaluation import to_device
+from sot_nlp.training.quick_cpu import quick_on
 from sot_nlp.training.training_loss import BatchLoss
+from sot_nlp.training.vocabulary import RowGradients
 
 # On a GPU the numbers of an update are read this many updates later: the host never waits for the device.
 READ_LATER = 4
@@ -86,15 +88,16 @@ class Updater:
         unwrapped = accelerator.unwrap_model(model)
         self.max_tokens = getattr(unwrapped, "max_tokens", None)
         self.parameters = list(model.parameters())
+        self.row_gradients = RowGradients(self.parameters)
         self.statistics = [
             b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))
         ]
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.later = READ_LATER if accelerator.device.type == "cuda" else 0
         # Not where the backward pass computes activations again: torch leaves the mode for all of it.
-        quick = not (arguments.torch_compile or arguments.gradient_checkpointing)
-        quick = quick and accelerator.device.type == "cpu"
-        self.dropout: Callable[[], Any] = QuickDropout if quick else contextlib.nullcontext
+        self.quick: Callable[[], Any] = contextlib.nullcontext
+        if not arguments.gradient_checkpointing:
+            self.quick = functools.partial(quick_on, accelerator.device, unwrapped)
         # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
@@ -125,6 +128,7 @@ class Updater:
             self.accelerator.sync_gradients = last
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss += self._backward(shares[rank], examples)
+        self.row_gradients.spread()
         norm = self._clip()
         values = self._over_processes(loss, norm)
         self._step(values, before)
@@ -165,7 +169,7 @@ class Updater:
     def _passes(self, batch: dict[str, torch.Tensor], weight: float | torch.Tensor) -> torch.Tensor:
         """Forward and backward of a batch on the device; returns its mean loss times `weight`."""
         accelerator = self.accelerator
-        with self.dropout(), self.autocast():
+        with self.quick(), self.autocast():
             loss = self.loss(self.model, batch)
         # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
         scale = accelerator.num_processes * (
@@ -215,6 +219,7 @@ class Updater:
             # (fp16's scaler looks for infinities itself, and halves its scale)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=not self._graphed)
+        self.row_gradients.clear()
         for statistic, old in zip(self.statistics, before, strict=True):
             statistic.copy_(torch.where(finite, statistic, old))
 

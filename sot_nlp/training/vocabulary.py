@@ -68,6 +68,10 @@ def rows_in_use(
         return (places[device][inputs[0]],)
 
     hook = embedding.register_forward_pre_hook(to_slots)
+    was_sparse = embedding.sparse
+    # (several processes would have to agree on the rows, CUDA graphs and compiled code on their number)
+    alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+    embedding.sparse = alone and not arguments.torch_compile
     embedding.weight = nn.Parameter(whole.detach()[used.to(whole.device)])
     embedding.num_embeddings = len(used)
     # (a padding row without a slot is not in use: there is nothing to keep at zero)
@@ -76,11 +80,45 @@ def rows_in_use(
         yield {"vocabulary": hashlib.sha256(ids.tobytes()).hexdigest()}
     finally:
         hook.remove()
+        embedding.sparse = was_sparse
         trained = embedding.weight.detach()
         whole = whole.detach().to(trained.device)
         whole[used.to(trained.device)] = trained
         embedding.weight = nn.Parameter(whole)
         embedding.num_embeddings, embedding.padding_idx = len(whole), padding
+
+
+class RowGradients:
+    """Makes the gradients of `parameters` that hold a batch's rows alone, (u, C) of (U, C), whole.
+
+    What a whole one is made of lasts from update to update, and only rows that were written are cleared:
+    else torch would allocate and clear all of it each time.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.whole: dict[nn.Parameter, torch.Tensor] = {}
+        self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def spread(self) -> None:
+        """Give each parameter with a gradient of rows a whole one."""
+        for parameter in self.parameters:
+            rows = parameter.grad
+            if rows is None or not rows.is_sparse:
+                continue
+            if parameter not in self.whole:
+                self.whole[parameter] = torch.zeros_like(parameter)
+            whole = self.whole[parameter]
+            places = rows._indices()[0]
+            whole.index_add_(0, places, rows._values())
+            self.written.append((whole, places))
+            parameter.grad = whole
+
+    def clear(self) -> None:
+        """Make the whole gradients zero again, once they are no parameter's any more."""
+        for whole, places in self.written:
+            whole.index_fill_(0, places, 0)
+        self.written.clear()
 
 
 def _reducible(model: Any, embedding: Any, ids: np.ndarray, arguments: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Quick dropout: what share it drops, what it expects, and that attention with it is attention."""
+"""What is done quicker on a CPU: the share that dropout drops, and that the rest is what torch gives."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from sot_nlp.modeling.layers import keep_factors
-from sot_nlp.training.dropout import QuickDropout, attention, dropout
+from sot_nlp.training.quick_cpu import QuickCPU, attention, dropout, quick_on, softmax
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_within_it_a_model_draws_from_it_and_outside_not():
     def output(seed, mode):
         torch.manual_seed(seed)
         if mode:
-            with QuickDropout():
+            with QuickCPU():
                 return model(ids).last_hidden_state
         return model(ids).last_hidden_state
 
@@ -128,7 +128,7 @@ def test_within_it_a_model_draws_from_it_and_outside_not():
 
 @pytest.mark.parametrize("probability", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_both_dropouts_of_a_model_go_through_it(probability, monkeypatch):
-    from sot_nlp.training import dropout as module
+    from sot_nlp.training import quick_cpu as module
 
     calls = []
     monkeypatch.setattr(module, "keep_factors", lambda like, p: calls.append(p) or torch.ones_like(like))
@@ -141,7 +141,63 @@ def test_both_dropouts_of_a_model_go_through_it(probability, monkeypatch):
         intermediate_size=16,
         **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, probability: 0.25},
     )
-    with QuickDropout():
+    with QuickCPU():
         BertModel(config).train()(torch.randint(30, (2, 7)))
     # embeddings, the attention's output and the layer's output; or the attention's weights
     assert calls == [0.25] * (3 if probability == "hidden_dropout_prob" else 1)
+
+
+def tiny_bert(**given):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertModel(BertConfig(vocab_size=30, **sizes, **rates, **given)).train()
+
+
+def test_under_autocast_all_layers_give_bf16_and_what_fp32_gives_but_for_rounding():
+    model, ids = tiny_bert(), torch.randint(30, (4, 7))
+
+    def passes(quick):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick), quick_on(torch.device("cpu"), model):
+            states = model(ids, output_hidden_states=True).hidden_states
+        states[-1].float().square()[:, 0].sum().backward()
+        return states, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    exact, gradients = passes(False)
+    states, rounded = passes(True)
+    assert {state.dtype for state in states} == {torch.bfloat16}
+    assert {state.dtype for state in exact} == {torch.float32}
+    for state, reference in zip(states, exact, strict=True):
+        torch.testing.assert_close(state.float(), reference, atol=0.05, rtol=0.02)
+    assert rounded.keys() == gradients.keys()
+    whole, error = (
+        torch.cat([torch.flatten(make(name)) for name in gradients]).norm()
+        for make in (gradients.get, lambda name: rounded[name] - gradients[name])
+    )
+    assert all(gradient.dtype == torch.float32 for gradient in rounded.values())
+    assert 0 < error < 0.05 * whole
+
+
+def test_a_compiled_model_and_a_gpu_are_left_alone():
+    model = tiny_bert()
+    assert isinstance(quick_on(torch.device("cpu"), model), QuickCPU)
+    assert not isinstance(quick_on(torch.device("cuda"), model), QuickCPU)
+    model.compile(backend="eager")
+    assert not isinstance(quick_on(torch.device("cpu"), model), QuickCPU)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 11, 15, 16, 17, 40])
+def test_softmax_of_any_length_is_torchs(length):
+    scores = (4 * torch.randn(3, 2, 5, length)).to(torch.bfloat16)
+    scores[0, ..., length // 2 :] = torch.finfo(torch.bfloat16).min
+    scores[0, ..., 0] = 0  # (and a text with nothing to attend to: all alike)
+    scores[1, 0] = torch.finfo(torch.bfloat16).min
+    given = [scores.clone().requires_grad_() for _ in range(2)]
+    results = [softmax(given[0]), torch.softmax(given[1], -1)]
+    assert results[0].dtype == torch.bfloat16
+    torch.testing.assert_close(*results)
+    weight = torch.randn_like(scores)
+    for result in results:
+        (result * weight).sum().backward()
+    torch.testing.assert_close(given[0].grad, given[1].grad, atol=4e-3, rtol=2e-2)

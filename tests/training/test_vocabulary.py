@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.errors import UserError
 from sot_nlp.training.checkpoints import Progress, step_folders
-from sot_nlp.training.vocabulary import rows_in_use, tokens_in_use
+from sot_nlp.training.vocabulary import RowGradients, rows_in_use, tokens_in_use
 from tests.training_case import PAD, Split, run, settings, tiny_model
 
 EMBEDDING = "bert.embeddings.word_embeddings.weight"
@@ -139,3 +139,30 @@ def test_tokens_in_use_are_those_of_the_files() -> None:
 
     assert tokens_in_use([split([7, 3, 3]), split([900, 2])], 0).tolist() == [0, 2, 3, 7, 900]
     assert tokens_in_use([split([2])], 11).tolist() == [2, 11]
+
+
+def test_gradients_of_rows_become_the_whole_ones_and_are_cleared_for_the_next() -> None:
+    torch.manual_seed(0)
+    sparse, dense = (torch.nn.Embedding(9, 4, padding_idx=2, sparse=sparse) for sparse in (True, False))
+    dense.load_state_dict(sparse.state_dict())
+    gradients = RowGradients(sparse.parameters())
+    for ids in ([[1, 1, 2], [8, 1, 0]], [[3, 2, 2], [0, 0, 0]]):
+        for part in torch.tensor(ids):  # two passes an update, which add up
+            weights = torch.randn(3, 4)
+            for embedding in (sparse, dense):
+                (embedding(part) * weights).sum().backward()
+        gradients.spread()
+        assert sparse.weight.grad.layout == torch.strided
+        torch.testing.assert_close(sparse.weight.grad, dense.weight.grad)
+        sparse.zero_grad(set_to_none=True)
+        dense.zero_grad(set_to_none=True)
+        gradients.clear()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_batchs_rows_alone_get_a_gradient_unless_a_compiler_counts_them(compiled: bool) -> None:
+    model, accelerator = tiny_model(), Accelerator(cpu=True)
+    with rows_in_use(model, np.arange(10), settings(torch_compile=compiled), accelerator):
+        model.get_input_embeddings()(torch.tensor([[4, 9]])).sum().backward()
+        assert model.get_input_embeddings().weight.grad.is_sparse is not compiled
+    assert not model.get_input_embeddings().sparse
