@@ -99,7 +99,7 @@ def sharded_by_accelerate(folder: Path, *, precision: str) -> dict[str, Any]:
     return {"log": result.log_history, "evaluations": result.evaluations, "resumed": result.resumed_from}
 
 
-@pytest.mark.parametrize(("precision", "rounding", "weights"), [("no", 2e-5, 5e-6), ("bf16", 2e-4, 1e-3)])
+@pytest.mark.parametrize(("precision", "rounding", "weights"), [("no", 2e-5, 5e-6), ("bf16", 1e-3, 3e-3)])
 def test_accelerates_sharding_trains_resumes_and_saves_the_same(
     precision: str, rounding: float, weights: float, tmp_path: Path
 ) -> None:
