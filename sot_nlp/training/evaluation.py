@@ -61,7 +61,7 @@ def predict(
             stack.enter_context(torch.inference_mode())
             stack.enter_context(accelerator.autocast())
             stack.enter_context(attention_of_any_shape())
-            stack.enter_context(quick_on(accelerator.device, forward))
+            stack.enter_context(quick_on(accelerator.device, forward)())
             for number, shares in enumerate(steps):
                 _stop_if_signalled(accelerator, number)
                 share = shares[accelerator.process_index]

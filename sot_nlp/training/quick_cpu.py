@@ -1,4 +1,4 @@
-"""What a backbone computes quicker on a CPU than as torch has it: dropout, and the residual stream in bf16.
+"""What a backbone computes quicker on a CPU than as torch has it: dropout, attention, sums and norms in bf16.
 
 torch draws dropout there from a Bernoulli generator at about 11 ns a number, and has no fused attention with
 dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones. Autocast keeps what
@@ -9,17 +9,21 @@ its input: a twentieth of an update.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import is_compiled_module
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sot_nlp.modeling.layers import draw_kept, keep_factors
 
+# Backbones (transformers' model types) that compute positions in the precision of the embeddings.
+POSITIONS_IN_STREAM = frozenset({"ctrl", "funnel", "reformer"})
 # Numbers of fp32 in a register of AVX-512.
 REGISTER = 16
 
@@ -78,31 +82,47 @@ def softmax(scores: Tensor) -> Tensor:
     return torch.softmax(filled, -1)[..., :-missing].to(scores.dtype)
 
 
-def quick_on(device: torch.device, model: Any) -> contextlib.AbstractContextManager[Any]:
-    """`QuickCPU` on a CPU; not for a compiled model, whose compiler it would stop."""
-    compiled = getattr(model, "_compiled_call_impl", None) is not None
-    return QuickCPU() if device.type == "cpu" and not compiled else contextlib.nullcontext()
+def quick_on(
+    device: torch.device, model: nn.Module, *, recomputes: bool = False
+) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What makes the context of a pass of `model`: `QuickCPU` on a CPU, else nothing.
+
+    Nothing for a compiled model, whose compiler it would stop. Where the backward pass `recomputes`
+    activations, without its dropout and attention, since torch leaves the mode for all of that.
+    """
+    modules = list(model.modules())
+    compiled = any(is_compiled_module(m) or getattr(m, "_compiled_call_impl", None) for m in modules)
+    if device.type != "cpu" or compiled:
+        return contextlib.nullcontext
+    kinds = {getattr(getattr(module, "config", None), "model_type", None) for module in modules}
+    return functools.partial(QuickCPU, dropout=not recomputes, stream=kinds.isdisjoint(POSITIONS_IN_STREAM))
 
 
 class QuickCPU(TorchFunctionMode):
     """Within it, what a model asks torch for on CPU tensors is done quicker.
 
-    Dropout is the one above, and under autocast embeddings are in autocast's precision, so that all that is
-    added to them is.
+    Args:
+        dropout: dropout, and attention with it, are the ones above.
+        stream: under autocast embeddings are in autocast's precision, so that all that is added to them is.
     """
+
+    def __init__(self, *, dropout: bool = True, stream: bool = True) -> None:
+        super().__init__()
+        self.dropout, self.stream = dropout, stream
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Called by torch for every function of it."""
         kwargs = kwargs or {}
-        if func is functional.dropout and args[0].device.type == "cpu":
+        if func is functional.dropout and self.dropout and args[0].device.type == "cpu":
             return dropout(*args, **kwargs)
-        if func is functional.embedding and torch.is_autocast_enabled("cpu"):
+        if func is functional.embedding and self.stream and torch.is_autocast_enabled("cpu"):
             embedded: Tensor = func(*args, **kwargs)
             return embedded.to(torch.get_autocast_dtype("cpu")) if embedded.device.type == "cpu" else embedded
         if (
             func is functional.scaled_dot_product_attention
+            and self.dropout
             and kwargs.get("dropout_p")
             and not kwargs.get("enable_gqa")
             and args[0].device.type == "cpu"

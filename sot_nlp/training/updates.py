@@ -8,7 +8,6 @@ BatchNorm in the head: its statistics are those of one accumulation step, over a
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import random
 from collections import deque
@@ -94,10 +93,7 @@ class Updater:
         ]
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.later = READ_LATER if accelerator.device.type == "cuda" else 0
-        # Not where the backward pass computes activations again: torch leaves the mode for all of it.
-        self.quick: Callable[[], Any] = contextlib.nullcontext
-        if not arguments.gradient_checkpointing:
-            self.quick = functools.partial(quick_on, accelerator.device, unwrapped)
+        self.quick = quick_on(accelerator.device, model, recomputes=arguments.gradient_checkpointing)
         # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
@@ -128,7 +124,8 @@ class Updater:
             self.accelerator.sync_gradients = last
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss += self._backward(shares[rank], examples)
-        self.row_gradients.spread()
+            self.row_gradients.take()
+        self.row_gradients.give()
         norm = self._clip()
         values = self._over_processes(loss, norm)
         self._step(values, before)
@@ -219,7 +216,8 @@ class Updater:
             # (fp16's scaler looks for infinities itself, and halves its scale)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=not self._graphed)
-        self.row_gradients.clear()
+        if self.row_gradients.written:  # on a CPU: no device to wait for
+            self.row_gradients.clear(finite=bool(finite))
         for statistic, old in zip(self.statistics, before, strict=True):
             statistic.copy_(torch.where(finite, statistic, old))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import DynamoBackend
 from torch import nn
 
 from sot_nlp.data.token_split import TokenSplit
@@ -71,7 +72,8 @@ def rows_in_use(
     was_sparse = embedding.sparse
     # (several processes would have to agree on the rows, CUDA graphs and compiled code on their number)
     alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-    embedding.sparse = alone and not arguments.torch_compile
+    compiled = arguments.torch_compile or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    embedding.sparse = alone and not compiled
     embedding.weight = nn.Parameter(whole.detach()[used.to(whole.device)])
     embedding.num_embeddings = len(used)
     # (a padding row without a slot is not in use: there is nothing to keep at zero)
@@ -89,35 +91,45 @@ def rows_in_use(
 
 
 class RowGradients:
-    """Makes the gradients of `parameters` that hold a batch's rows alone, (u, C) of (U, C), whole.
+    """Adds up the gradients of `parameters` that hold a batch's rows alone, (u, C) of (U, C), to whole ones.
 
-    What a whole one is made of lasts from update to update, and only rows that were written are cleared:
-    else torch would allocate and clear all of it each time.
+    A whole one lasts from update to update, and only rows that were written are cleared: else torch would
+    allocate and clear all of it each time.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.whole: dict[nn.Parameter, torch.Tensor] = {}
-        self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.written: dict[nn.Parameter, list[torch.Tensor]] = {}
 
-    def spread(self) -> None:
-        """Give each parameter with a gradient of rows a whole one."""
+    def take(self) -> None:
+        """Take the rows that a pass gave, so that those of many passes need no more memory than one's."""
         for parameter in self.parameters:
             rows = parameter.grad
             if rows is None or not rows.is_sparse:
                 continue
             if parameter not in self.whole:
                 self.whole[parameter] = torch.zeros_like(parameter)
-            whole = self.whole[parameter]
             places = rows._indices()[0]
-            whole.index_add_(0, places, rows._values())
-            self.written.append((whole, places))
-            parameter.grad = whole
+            self.whole[parameter].index_add_(0, places, rows._values())
+            self.written.setdefault(parameter, []).append(places)
+            parameter.grad = None
 
-    def clear(self) -> None:
-        """Make the whole gradients zero again, once they are no parameter's any more."""
-        for whole, places in self.written:
-            whole.index_fill_(0, places, 0)
+    def give(self) -> None:
+        """Make what was taken the parameters' gradients."""
+        for parameter in self.written:
+            parameter.grad = self.whole[parameter]
+
+    def clear(self, *, finite: bool) -> None:
+        """Make the whole gradients zero again, once they are no parameter's any more.
+
+        Where the update was not `finite`, clipping may have multiplied all rows by what is no number.
+        """
+        for parameter, places in self.written.items():
+            if finite:
+                self.whole[parameter].index_fill_(0, torch.cat(places), 0)
+            else:
+                self.whole[parameter].zero_()
         self.written.clear()
 
 

@@ -33,10 +33,13 @@ def test_what_was_freed_is_taken_again_without_the_system() -> None:
 
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("this C library has no mallopt")
-    result = subprocess.run(
-        [sys.executable, "-c", FAULTS, "kept"], capture_output=True, text=True, check=True
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
+        for how in ("given back", "kept")
     )
-    assert int(result.stdout) < 50  # 5,120 pages of 4 KiB otherwise
+    if given_back < 500:  # 5,120 pages of 4 KiB, unless the system has larger ones
+        pytest.skip("this system maps memory in large pages")
+    assert kept < 50
 
 
 def test_elsewhere_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

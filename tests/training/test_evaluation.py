@@ -78,6 +78,22 @@ def test_predictions_need_no_gradient_and_take_no_labels() -> None:
     assert found[:, 0].tolist() == [float(row[0]) for row in split.rows]
 
 
+def test_in_bf16_layers_give_bf16_as_they_do_in_training_and_logits_are_close(tmp_path: Path) -> None:
+    model, split, seen = tiny_model(), Split(9), set()
+    exact = logits_of(model, split, batch_size=4)
+    layer = model.bert.encoder.layer[0]
+    layer.register_forward_hook(
+        lambda module, inputs, output: seen.add((output[0] if isinstance(output, tuple) else output).dtype)
+    )
+    in_bf16 = settings(mixed_precision="bf16", max_train_steps=1)
+    rounded = predict(model, split, create_accelerator(in_bf16), pad_token_id=PAD, batch_size=4)
+    assert seen == {torch.bfloat16}
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.02
+    run(tmp_path, in_bf16, model=model, evaluate=lambda model: {"accuracy": 0.5})
+    assert seen == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_cudnn_attention_is_off_meanwhile(before: bool, tmp_path: Path) -> None:
     """In predicting and in training; afterwards it is as it was."""

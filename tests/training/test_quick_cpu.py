@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch.nn import functional
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, BertConfig, BertModel
 
 from sot_nlp.modeling.layers import keep_factors
 from sot_nlp.training.quick_cpu import QuickCPU, attention, dropout, quick_on, softmax
+from tests.tiny import FAMILIES, OTHER_BACKBONES, config, random_model
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +160,7 @@ def test_under_autocast_all_layers_give_bf16_and_what_fp32_gives_but_for_roundin
 
     def passes(quick):
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=quick), quick_on(torch.device("cpu"), model):
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick), quick_on(torch.device("cpu"), model)():
             states = model(ids, output_hidden_states=True).hidden_states
         states[-1].float().square()[:, 0].sum().backward()
         return states, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -181,10 +182,48 @@ def test_under_autocast_all_layers_give_bf16_and_what_fp32_gives_but_for_roundin
 
 def test_a_compiled_model_and_a_gpu_are_left_alone():
     model = tiny_bert()
-    assert isinstance(quick_on(torch.device("cpu"), model), QuickCPU)
-    assert not isinstance(quick_on(torch.device("cuda"), model), QuickCPU)
+    assert isinstance(quick_on(torch.device("cpu"), model)(), QuickCPU)
+    assert not isinstance(quick_on(torch.device("cuda"), model)(), QuickCPU)
+    assert not isinstance(quick_on(torch.device("cpu"), torch.compile(model, backend="eager"))(), QuickCPU)
     model.compile(backend="eager")
-    assert not isinstance(quick_on(torch.device("cpu"), model), QuickCPU)
+    around = torch.nn.Sequential(model)  # as the wrapper of several processes is
+    assert not isinstance(quick_on(torch.device("cpu"), around)(), QuickCPU)
+
+
+def test_where_activations_are_recomputed_the_stream_is_bf16_and_dropout_torchs():
+    context = quick_on(torch.device("cpu"), tiny_bert(), recomputes=True)()
+    x = torch.ones(50)
+    torch.manual_seed(3)
+    expected = functional.dropout(x, 0.5)
+    torch.manual_seed(3)
+    with context, torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(functional.dropout(x, 0.5), expected)
+        assert functional.embedding(torch.tensor([1]), torch.eye(2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHER_BACKBONES])
+def test_every_family_computes_what_it_does_in_fp32_but_for_rounding(family):
+    other = OTHER_BACKBONES.get(family)
+    model = random_model(config(family) if other is None else AutoConfig.for_model(family, **other))
+    ids = torch.randint(2, 64, (4, 9))
+
+    def passes(enabled):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), quick_on(torch.device("cpu"), model)():
+            last = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state.float()
+        last.square().mean().backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return last.detach(), torch.cat(gradients)
+
+    for exact, rounded in zip(passes(False), passes(True), strict=True):
+        assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_backbones_that_compute_positions_in_the_streams_precision_keep_it():
+    model = tiny_bert()
+    model.config.model_type = "funnel"
+    with quick_on(torch.device("cpu"), model)(), torch.autocast("cpu", torch.bfloat16):
+        assert functional.embedding(torch.tensor([1]), torch.eye(2)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 11, 15, 16, 17, 40])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,22 +142,47 @@ def test_tokens_in_use_are_those_of_the_files() -> None:
     assert tokens_in_use([split([2])], 11).tolist() == [2, 11]
 
 
-def test_gradients_of_rows_become_the_whole_ones_and_are_cleared_for_the_next() -> None:
+@pytest.mark.parametrize("finite", [True, False])
+def test_gradients_of_rows_add_up_to_whole_ones_and_are_cleared_for_the_next(finite: bool) -> None:
     torch.manual_seed(0)
     sparse, dense = (torch.nn.Embedding(9, 4, padding_idx=2, sparse=sparse) for sparse in (True, False))
     dense.load_state_dict(sparse.state_dict())
     gradients = RowGradients(sparse.parameters())
     for ids in ([[1, 1, 2], [8, 1, 0]], [[3, 2, 2], [0, 0, 0]]):
-        for part in torch.tensor(ids):  # two passes an update, which add up
+        for part in torch.tensor(ids):  # two passes an update
             weights = torch.randn(3, 4)
             for embedding in (sparse, dense):
                 (embedding(part) * weights).sum().backward()
-        gradients.spread()
+            gradients.take()
+            assert sparse.weight.grad is None  # nothing is held of a pass but its rows' numbers
+        gradients.give()
         assert sparse.weight.grad.layout == torch.strided
         torch.testing.assert_close(sparse.weight.grad, dense.weight.grad)
+        if not finite:
+            sparse.weight.grad.mul_(math.nan)  # by clipping
         sparse.zero_grad(set_to_none=True)
         dense.zero_grad(set_to_none=True)
-        gradients.clear()
+        gradients.clear(finite=finite)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_accumulated_and_skipped_updates_are_those_of_all_rows(tmp_path: Path, steps: int) -> None:
+    models, losses = [], []
+    for name, ids in (("whole", None), ("used", used(some_words(Split())))):
+        model, calls = tiny_model(head="text"), itertools.count()
+        model.classifier.word_output.register_forward_hook(
+            lambda module, inputs, output, calls=calls: output * math.nan if next(calls) == 4 else output
+        )
+        arguments = settings(gradient_accumulation_steps=steps, on_nan="skip", max_train_steps=5)
+        given = {"vocabulary": ids, "evaluate": lambda model: {"accuracy": 0.0}}
+        _, result = run(tmp_path / name, arguments, model=model, split=some_words(Split()), **given)
+        assert len(result.skipped_updates) == 1
+        models.append(model.state_dict())
+        losses.append([line["loss"] for line in result.log_history])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for name, tensor in models[0].items():
+        assert torch.isfinite(tensor).all()
+        torch.testing.assert_close(models[1][name], tensor, atol=2e-5, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
