@@ -47,6 +47,13 @@ RATIOS = (
         1.1,
     ),
     ("training: SoT head over stock head", "sot-nlp", "sot-nlp, stock head", 0.98),
+    ("training: stock head on both sides, over Trainer's defaults", "sot-nlp, stock head", "Trainer", 4.0),
+    (
+        "training: stock head on both sides, over Trainer in random order, same precision",
+        "sot-nlp, stock head",
+        "Trainer, same precision",
+        1.9,
+    ),
 )
 INFERENCE_RATIOS = (
     ("evaluation: over Trainer.predict", "sot-nlp, evaluation", "Trainer.predict", 1.5),
