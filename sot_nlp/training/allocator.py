@@ -1,8 +1,7 @@
 """Memory that a training frees stays with the process, where the C library is glibc.
 
 Of the tens of megabytes of gradients and activations that an update frees, glibc gives what lies at the end
-of its heap back to the system, and the next update has to have the pages cleared again: up to a fifth of an
-update of a small model on a CPU, by chance of what lies where.
+of its heap back to the system, and the next update has to have the pages cleared again: how many is chance.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 
 from sot_nlp.training import interruption
 from sot_nlp.training.batching import check_token_budget, evaluation_batches
-from sot_nlp.training.quick_cpu import quick_on
+from sot_nlp.training.quick_cpu import pass_context
 
 # Batches between two looks at whether a signal came to any process: each look is a collective.
 LOOK_EVERY = 16
@@ -61,7 +61,7 @@ def predict(
             stack.enter_context(torch.inference_mode())
             stack.enter_context(accelerator.autocast())
             stack.enter_context(attention_of_any_shape())
-            stack.enter_context(quick_on(accelerator.device, forward)())
+            stack.enter_context(pass_context(accelerator.device, forward)())
             for number, shares in enumerate(steps):
                 _stop_if_signalled(accelerator, number)
                 share = shares[accelerator.process_index]

@@ -3,7 +3,7 @@
 torch draws dropout there from a Bernoulli generator at about 11 ns a number, and has no fused attention with
 dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones. Autocast keeps what
 comes from the embeddings in fp32, so each layer's sums and norms are fp32 too, and each of its products casts
-its input: a twentieth of an update.
+its input.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def softmax(scores: Tensor) -> Tensor:
     return torch.softmax(filled, -1)[..., :-missing].to(scores.dtype)
 
 
-def quick_on(
+def pass_context(
     device: torch.device, model: nn.Module, *, recomputes: bool = False
 ) -> Callable[[], contextlib.AbstractContextManager[Any]]:
     """What makes the context of a pass of `model`: `QuickCPU` on a CPU, else nothing.

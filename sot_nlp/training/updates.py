@@ -26,7 +26,7 @@ from sot_nlp.training import interruption
 from sot_nlp.training.batching import micro_batches
 from sot_nlp.training.cuda_graphs import GraphedPasses, batch_width, can_be_graphed
 from sot_nlp.training.evaluation import to_device
-from sot_nlp.training.quick_cpu import quick_on
+from sot_nlp.training.quick_cpu import pass_context
 from sot_nlp.training.training_loss import BatchLoss
 from sot_nlp.training.vocabulary import RowGradients
 
@@ -93,7 +93,9 @@ class Updater:
         ]
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.later = READ_LATER if accelerator.device.type == "cuda" else 0
-        self.quick = quick_on(accelerator.device, model, recomputes=arguments.gradient_checkpointing)
+        self.pass_context = pass_context(
+            accelerator.device, model, recomputes=arguments.gradient_checkpointing
+        )
         # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
@@ -166,7 +168,7 @@ class Updater:
     def _passes(self, batch: dict[str, torch.Tensor], weight: float | torch.Tensor) -> torch.Tensor:
         """Forward and backward of a batch on the device; returns its mean loss times `weight`."""
         accelerator = self.accelerator
-        with self.quick(), self.autocast():
+        with self.pass_context(), self.autocast():
             loss = self.loss(self.model, batch)
         # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
         scale = accelerator.num_processes * (

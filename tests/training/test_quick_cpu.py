@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import AutoConfig, BertConfig, BertModel
 
 from sot_nlp.modeling.layers import keep_factors
-from sot_nlp.training.quick_cpu import QuickCPU, attention, dropout, quick_on, softmax
+from sot_nlp.training.quick_cpu import QuickCPU, attention, dropout, pass_context, softmax
 from tests.tiny import FAMILIES, OTHER_BACKBONES, config, random_model
 
 
@@ -160,7 +160,7 @@ def test_under_autocast_all_layers_give_bf16_and_what_fp32_gives_but_for_roundin
 
     def passes(quick):
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=quick), quick_on(torch.device("cpu"), model)():
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick), pass_context(torch.device("cpu"), model)():
             states = model(ids, output_hidden_states=True).hidden_states
         states[-1].float().square()[:, 0].sum().backward()
         return states, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -182,16 +182,18 @@ def test_under_autocast_all_layers_give_bf16_and_what_fp32_gives_but_for_roundin
 
 def test_a_compiled_model_and_a_gpu_are_left_alone():
     model = tiny_bert()
-    assert isinstance(quick_on(torch.device("cpu"), model)(), QuickCPU)
-    assert not isinstance(quick_on(torch.device("cuda"), model)(), QuickCPU)
-    assert not isinstance(quick_on(torch.device("cpu"), torch.compile(model, backend="eager"))(), QuickCPU)
+    assert isinstance(pass_context(torch.device("cpu"), model)(), QuickCPU)
+    assert not isinstance(pass_context(torch.device("cuda"), model)(), QuickCPU)
+    assert not isinstance(
+        pass_context(torch.device("cpu"), torch.compile(model, backend="eager"))(), QuickCPU
+    )
     model.compile(backend="eager")
     around = torch.nn.Sequential(model)  # as the wrapper of several processes is
-    assert not isinstance(quick_on(torch.device("cpu"), around)(), QuickCPU)
+    assert not isinstance(pass_context(torch.device("cpu"), around)(), QuickCPU)
 
 
 def test_where_activations_are_recomputed_the_stream_is_bf16_and_dropout_torchs():
-    context = quick_on(torch.device("cpu"), tiny_bert(), recomputes=True)()
+    context = pass_context(torch.device("cpu"), tiny_bert(), recomputes=True)()
     x = torch.ones(50)
     torch.manual_seed(3)
     expected = functional.dropout(x, 0.5)
@@ -209,7 +211,10 @@ def test_every_family_computes_what_it_does_in_fp32_but_for_rounding(family):
 
     def passes(enabled):
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), quick_on(torch.device("cpu"), model)():
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=enabled),
+            pass_context(torch.device("cpu"), model)(),
+        ):
             last = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state.float()
         last.square().mean().backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
@@ -222,7 +227,7 @@ def test_every_family_computes_what_it_does_in_fp32_but_for_rounding(family):
 def test_backbones_that_compute_positions_in_the_streams_precision_keep_it():
     model = tiny_bert()
     model.config.model_type = "funnel"
-    with quick_on(torch.device("cpu"), model)(), torch.autocast("cpu", torch.bfloat16):
+    with pass_context(torch.device("cpu"), model)(), torch.autocast("cpu", torch.bfloat16):
         assert functional.embedding(torch.tensor([1]), torch.eye(2)).dtype == torch.float32
 
 
