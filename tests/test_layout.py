@@ -35,22 +35,16 @@ def imports(path: Path, *, anywhere: bool) -> set[str]:
 
 # Each may import what stands above it, and its own files.
 FLOW = (
-    {"errors", "files", "yaml_file", "metrics", "metric_modules", "labels", "task_spec", "records"},
-    {"argument_checks", "arguments", "flag_parser", "command_line", "grammar", "modeling"},
+    {"errors", "files", "records"},
+    {"modeling", "settings", "argument_checks", "arguments", "flag_parser", "command_line", "yaml_file"},
+    {"tasks", "task_spec", "metrics", "metric_modules", "labels"},
     {"data"},
     {"training"},
-    {
-        "scoring",
-        "collapse",
-        "run_folder",
-        "lora",
-        "preparation",
-        "saved_model",
-        "model_card",
-        "training_plot",
-    },
-    {"hub", "submission", "prediction", "runner", "evaluate_saved", "export"},
-    {"explanation", "studies", "demo_page", "tiny_bert", "demo"},
+    {"publishing", "hub", "model_card", "training_plot", "submission"},
+    {"runs", "runner", "preparation", "scoring", "collapse", "lora", "run_folder"},
+    {"inference", "saved_model", "prediction", "evaluate_saved", "export"},
+    {"explanation", "studies"},
+    {"serving", "demo_page", "demo", "grammar", "tiny_bert"},
     {"commands"},
     {"cli"},
 )
