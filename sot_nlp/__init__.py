@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import registration
+from sot_nlp.modeling import registration
 
 if TYPE_CHECKING:
     from .errors import UserError

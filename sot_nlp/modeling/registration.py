@@ -80,15 +80,15 @@ def _register() -> None:
     if CONFIG_REGISTRY in _waiting:
         _waiting.discard(CONFIG_REGISTRY)
         registry: Any = sys.modules[CONFIG_REGISTRY]
-        configs = importlib.import_module(".modeling.configuration_sot", __package__)
+        configs = importlib.import_module(".configuration_sot", __package__)
         for family in FAMILIES:
             config_class = getattr(configs, f"SoT{family}Config".replace("Generic", ""))
             registry.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     if MODEL_REGISTRY in _waiting:
         _waiting.discard(MODEL_REGISTRY)
         registry = sys.modules[MODEL_REGISTRY]
-        models = importlib.import_module(".modeling.modeling_sot", __package__)
-        backbones = importlib.import_module(".modeling.backbone", __package__)
+        models = importlib.import_module(".modeling_sot", __package__)
+        backbones = importlib.import_module(".backbone", __package__)
         for family in FAMILIES:
             classifier = getattr(models, f"SoT{family}ForSequenceClassification")
             config_class = classifier.config_class
