@@ -85,7 +85,7 @@ def _peak_bytes() -> int:
 
 
 def _arguments(task: str, data_dir: str, model: str, **given: Any) -> Any:
-    from sot_nlp.arguments import build_arguments
+    from sot_nlp.settings.arguments import build_arguments
 
     return build_arguments(
         [

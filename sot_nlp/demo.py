@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
-from sot_nlp.arguments import FIELDS, HUB, LOGS, OUTPUT, Arguments, build_arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.grammar import PHENOMENA, generate, phenomenon, write_corpus
+from sot_nlp.settings.arguments import FIELDS, HUB, LOGS, OUTPUT, Arguments, build_arguments
 
 if TYPE_CHECKING:
     from rich.table import Table

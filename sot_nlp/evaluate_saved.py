@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import preparation, records, run_folder, scoring
-from sot_nlp.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.data.data_report import describe
 from sot_nlp.data.own_data import Trained, user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.runner import say, write_rows
 from sot_nlp.saved_model import trained_task
+from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.training_plot import mapping
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import Arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

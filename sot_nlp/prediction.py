@@ -118,8 +118,8 @@ def predict_file(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
 
-    from sot_nlp.arguments import Arguments
     from sot_nlp.saved_model import open_model
+    from sot_nlp.settings.arguments import Arguments
     from sot_nlp.training.processes import create_accelerator
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)

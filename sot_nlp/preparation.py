@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import lora
-from sot_nlp.arguments import Arguments
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, printable
 from sot_nlp.labels import Alignment, align_labels
+from sot_nlp.settings.arguments import Arguments
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp import records
-from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sync_folder, write_atomic
+from sot_nlp.settings.arguments import Arguments
 
 # What a run makes, and so what `--overwrite_output_dir` may delete, with the modelling files: nothing else in
 # the folder is touched.

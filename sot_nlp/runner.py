@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import lora, preparation, records, run_folder
-from sot_nlp.arguments import Arguments
 from sot_nlp.collapse import collapse_warnings
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import NO_ROOM, system_error
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.interruption import Interrupted
 from sot_nlp.training.run_lock import run_lock
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.metrics import METRICS, default_metrics
-from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
+from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 
 KINDS = ("classification", "regression", "multi_label")
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")

@@ -2,10 +2,10 @@ import dataclasses
 
 import pytest
 
-from sot_nlp.argument_checks import CHOICES, RANGES
-from sot_nlp.arguments import FIELDS, TYPES, Arguments, build_arguments
-from sot_nlp.command_line import make_parser, parse_flags, read_config
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import FIELDS, TYPES, Arguments, build_arguments
+from sot_nlp.settings.checks import CHOICES, RANGES
+from sot_nlp.settings.command_line import make_parser, parse_flags, read_config
 
 
 def from_flags(line: str, *below):

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sot_nlp.arguments import Arguments
 from sot_nlp.cli import main
 from sot_nlp.data.own_data import user_task
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import Arguments
 from tests import tiny
 
 GOOD = "text,label\na zorp runs,yes\nthe dax likes wugs,no\nevery wug sees,yes\nno dax runs,no\n"

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sot_nlp import demo, records
-from sot_nlp.arguments import build_arguments
 from sot_nlp.cli import main
 from sot_nlp.errors import UserError
 from sot_nlp.grammar import PHENOMENA, generate
+from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.tiny_bert import SPECIAL, mask, save_tiny_bert, train_tiny_bert, train_vocabulary
 
 SMALL = demo.Budget(train_size=200, validation_size=60, pretraining_updates=2, seeds=1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.faults import CONTEXT, Case, Run, left_by, whole_checkpoints
-from sot_nlp.arguments import Arguments
+from sot_nlp.settings.arguments import Arguments
 from tests.training_case import PAD, Split, run, settings, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo in this torch")

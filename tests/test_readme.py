@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sot_nlp.cli import COMMANDS, main
-from sot_nlp.command_line import parse_flags
+from sot_nlp.settings.command_line import parse_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import checkpoints
 from sot_nlp.training.fingerprint import changes
 from tests.training_case import Split, run, settings, tiny_model

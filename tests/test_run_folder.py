@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from sot_nlp import records, run_folder
-from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.remote_code import modeling_files
+from sot_nlp.settings.arguments import Arguments
 
 
 def record(status):

@@ -18,8 +18,6 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from sot_nlp import records
-from sot_nlp.arguments import Arguments
-from sot_nlp.command_line import read_config
 from sot_nlp.data.token_cache import ArrayWriter, DamagedCacheError, _header_checksum, read_arrays
 from sot_nlp.errors import UserError
 from sot_nlp.export import export_onnx
@@ -28,6 +26,8 @@ from sot_nlp.modeling.tokenizer import load_tokenizer
 from sot_nlp.prediction import predict_file
 from sot_nlp.preparation import load_saved
 from sot_nlp.saved_model import open_model
+from sot_nlp.settings.arguments import Arguments
+from sot_nlp.settings.command_line import read_config
 from sot_nlp.submission import write_submission
 from sot_nlp.task_spec import load_task
 from sot_nlp.training import checkpoints, state_files

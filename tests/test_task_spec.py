@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sot_nlp import task_spec
-from sot_nlp.arguments import build_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.head_config import resolve_head
+from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.task_spec import FrozenMapping, TaskSpec, available_tasks, load_task, read_task, tasks_folder
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sot_nlp.errors import UserError
-from sot_nlp.yaml_file import read_yaml_mapping, scalar
+from sot_nlp.settings.yaml_file import read_yaml_mapping, scalar
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sot_nlp.arguments import Arguments
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.evaluation import loss, predict
 from sot_nlp.training.loop import TrainingResult, create_accelerator, train
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from sot_nlp.command_line import parse_flags
 from sot_nlp.errors import UserError, printable
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.command_line import parse_flags
+from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.study import Study, finished, flat_settings, published_command, shown_command

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sot_nlp.errors import UserError
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser
 
 
 def run(argv: Sequence[str], prog: str) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sot_nlp.arguments import build_arguments
-from sot_nlp.command_line import parse_flags, read_config
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import build_arguments
+from sot_nlp.settings.command_line import parse_flags, read_config
 
 SUMMARY = "Score a saved SoT classifier on the validation splits of a task; --task is by default its own."
 

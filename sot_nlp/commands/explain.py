@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic, write_json
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser
 
 if TYPE_CHECKING:
     from sot_nlp.explanation.attribution import Text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser
 
 
 def run(argv: Sequence[str], prog: str) -> int:

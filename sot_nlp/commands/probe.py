@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sot_nlp.arguments import FIELDS, Arguments, build_arguments
-from sot_nlp.command_line import parse_flags, read_config
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
+from sot_nlp.settings.command_line import parse_flags, read_config
+from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.probe import ARMS
 

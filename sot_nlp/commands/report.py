@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies import collecting, report
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.results import NAME

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sot_nlp.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.submission import write_submission
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp import records
-from sot_nlp.arguments import Arguments
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.results import (
     BEST,
     FAILED,

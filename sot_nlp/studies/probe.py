@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp.arguments import Arguments
+from sot_nlp.settings.arguments import Arguments
 
 if TYPE_CHECKING:
     from sot_nlp.modeling.head import SoTHead

@@ -80,7 +80,7 @@ class SeedBatch:
 
     Args:
         heads: one a seed.
-        arguments: rates, weight decay, clipping, label smoothing (`sot_nlp.arguments.Arguments`).
+        arguments: rates, weight decay, clipping, label smoothing (`sot_nlp.settings.arguments.Arguments`).
         kind: `classification`, `regression` or `multi_label`.
         seeds: of the dropout, one a head.
         device: where to train.

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sot_nlp.arguments import HEAD_PREFIX, Arguments, build_arguments
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
+from sot_nlp.settings.arguments import HEAD_PREFIX, Arguments, build_arguments
 from sot_nlp.studies.collecting import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.task_spec import TaskSpec, available_tasks, load_task
 

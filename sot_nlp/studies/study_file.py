@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from sot_nlp.arguments import FIELDS, HEAD_PREFIX
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX
+from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 from sot_nlp.studies.comparison import HOLM_FAMILIES
 from sot_nlp.studies.results import SCORE_RULES
 from sot_nlp.studies.study import GRID, Study
-from sot_nlp.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 
 
 def read_study(path: Path) -> Study:

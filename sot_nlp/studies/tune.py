@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sot_nlp import records
-from sot_nlp.arguments import FIELDS, HEAD_PREFIX, convert
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert
 from sot_nlp.studies import claims, collecting
 from sot_nlp.studies.collecting import NOT_AN_ARM
 from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, GRID, Study

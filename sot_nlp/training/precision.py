@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from sot_nlp.argument_checks import CHOICES
 from sot_nlp.errors import UserError
+from sot_nlp.settings.checks import CHOICES
 
 # bf16 must win the trial by this much: below it, its rounding buys nothing.
 WORTHWHILE = 1.2

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sot_nlp.arguments import Arguments
 from sot_nlp.data.own_data import guess_label, guess_texts, user_task
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.task_spec import TaskSpec
 
 GOOD = "text,label\na zorp runs,yes\nthe dax likes wugs,no\nevery wug sees,yes\nno dax runs,no\n"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sot_nlp.arguments import Arguments
 from sot_nlp.data import stream, tables
 from sot_nlp.data.data_report import stream_report
 from sot_nlp.data.own_data import user_task
@@ -18,6 +17,7 @@ from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
 from sot_nlp.labels import align_labels
 from sot_nlp.preparation import training_split
+from sot_nlp.settings.arguments import Arguments
 from tests import tiny
 
 COUNT = 23

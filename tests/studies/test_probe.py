@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from sot_nlp.arguments import Arguments
 from sot_nlp.commands import probe as probe_command
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.class_token import DenseTransform, TransformedTokenHead
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.modeling.head_config import resolve_head
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies import probe, probe_passes
 from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
 from sot_nlp.training.batching import epoch_updates

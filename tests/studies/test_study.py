@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sot_nlp.arguments import build_arguments
 from sot_nlp.commands import compare
 from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.studies import collecting
 from sot_nlp.studies.study import Study, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from sot_nlp.argument_checks import CHOICES
-from sot_nlp.arguments import FIELDS, HEAD_PREFIX, TYPES
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, TYPES
+from sot_nlp.settings.checks import CHOICES
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sot_nlp.errors import printable
 
 if TYPE_CHECKING:
-    from sot_nlp.arguments import Arguments
+    from sot_nlp.settings.arguments import Arguments
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),

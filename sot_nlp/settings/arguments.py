@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union, get_args, get_origin
 
-from sot_nlp.argument_checks import check
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.modeling.head_config import DEFAULT_PRESET, TEXT_FAMILY
+from sot_nlp.settings.checks import check
 
 HEAD_PREFIX = "head."
 
