@@ -40,7 +40,7 @@ from sot_nlp.files import write_json
 from sot_nlp.saved_model import SavedModel, open_model
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.statistics import bootstrap_interval
-from sot_nlp.task_spec import load_task
+from sot_nlp.tasks.spec import load_task
 
 METHODS = ("exact", "pairs", "integrated_gradients", "occlusion")
 TENTHS = np.arange(1, 10) / 10

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sot_nlp.data.task_data import TaskData
     from sot_nlp.scoring import Scorer
-    from sot_nlp.task_spec import TaskSpec
+    from sot_nlp.tasks.spec import TaskSpec
 
 
 # What a run's settings say of data of the user's own, and of data in general.

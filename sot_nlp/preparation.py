@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import lora
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, printable
-from sot_nlp.labels import Alignment, align_labels
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.tasks.labels import Alignment, align_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sot_nlp.data.task_data import TaskData, TokenSplit
     from sot_nlp.modeling.head_config import SoTHeadConfig
-    from sot_nlp.task_spec import TaskSpec
+    from sot_nlp.tasks.spec import TaskSpec
 
 PROBLEM_TYPES = {
     "classification": "single_label_classification",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.data.own_data import Trained
 from sot_nlp.errors import UserError, printable
-from sot_nlp.labels import GENERIC, align_labels, label_names
+from sot_nlp.tasks.labels import GENERIC, align_labels, label_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import metrics
 from sot_nlp.errors import UserError
+from sot_nlp.tasks import metrics
 from sot_nlp.training import evaluation
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from sot_nlp.data.task_data import TokenSplit
-    from sot_nlp.labels import Alignment
-    from sot_nlp.task_spec import TaskSpec
+    from sot_nlp.tasks.labels import Alignment
+    from sot_nlp.tasks.spec import TaskSpec
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,7 @@ from typing import Any
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.task_spec import TaskSpec, available_tasks, load_task
+from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 HEADER = "index\tprediction"
 _SHOWN = 3  # problems of one file that are listed one by one

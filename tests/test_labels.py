@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sot_nlp.errors import UserError
-from sot_nlp.labels import align_labels
+from sot_nlp.tasks.labels import align_labels
 
 NLI = ("entailment", "neutral", "contradiction")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sot_nlp.errors import UserError
-from sot_nlp.metrics import METRICS, compute, default_metrics, higher_is_better
+from sot_nlp.tasks.metrics import METRICS, compute, default_metrics, higher_is_better
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
 REFERENCES = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
@@ -132,7 +132,7 @@ def test_the_default_metrics_are_of_their_kind(kind):
 
 
 def test_importing_the_metrics_imports_no_heavy_library():
-    code = "import sys, sot_nlp.metrics, sot_nlp.task_spec; print(*sys.modules)"
+    code = "import sys, sot_nlp.tasks.metrics, sot_nlp.task_spec; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {
         "torch",
@@ -147,7 +147,7 @@ def test_importing_the_metrics_imports_no_heavy_library():
 
 @pytest.fixture(scope="module")
 def modules():
-    from sot_nlp import metric_modules
+    from sot_nlp.tasks import metric_modules
 
     found = vars(metric_modules).values()
     return {c.metric: c for c in found if isinstance(c, type) and hasattr(c, "metric")}

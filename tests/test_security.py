@@ -29,7 +29,7 @@ from sot_nlp.saved_model import open_model
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.submission import write_submission
-from sot_nlp.task_spec import load_task
+from sot_nlp.tasks.spec import load_task
 from sot_nlp.training import checkpoints, state_files
 from tests.saved_runs import save_run
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sot_nlp import task_spec
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.head_config import resolve_head
 from sot_nlp.settings.arguments import build_arguments
-from sot_nlp.task_spec import FrozenMapping, TaskSpec, available_tasks, load_task, read_task, tasks_folder
+from sot_nlp.tasks import spec as task_spec
+from sot_nlp.tasks.spec import FrozenMapping, TaskSpec, available_tasks, load_task, read_task, tasks_folder
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax")
@@ -355,7 +355,7 @@ def test_the_guide_s_examples_are_tasks(tmp_path):
 
 
 def test_a_checkout_without_its_tasks_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(task_spec, "__file__", str(tmp_path / "sot_nlp" / "task_spec.py"))
+    monkeypatch.setattr(task_spec, "__file__", str(tmp_path / "sot_nlp" / "tasks" / "spec.py"))
     with pytest.raises(UserError, match="install the package again"):
         available_tasks()
 
@@ -375,7 +375,7 @@ def test_the_wheel_carries_the_tasks(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(installed)
     code = (
-        "from sot_nlp.task_spec import *; print(tasks_folder(), *available_tasks(), load_task('CoLA').title)"
+        "from sot_nlp.tasks.spec import *; print(tasks_folder(), *available_tasks(), load_task('CoLA').title)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

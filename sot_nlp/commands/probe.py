@@ -112,7 +112,7 @@ def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -
     layers: list[tuple[str, dict[str, Any]]] = []
     task = flags.get("task", in_file.get("task"))
     if task is not None:
-        from sot_nlp.task_spec import load_task
+        from sot_nlp.tasks.spec import load_task
 
         recipe = load_task(str(task)).recipe
         layers.append(

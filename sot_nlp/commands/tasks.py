@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.task_spec import available_tasks, load_task
+from sot_nlp.tasks.spec import available_tasks, load_task
 
 
 def run(argv: Sequence[str], prog: str) -> int:

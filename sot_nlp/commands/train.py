@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments, build_arguments
 from sot_nlp.settings.command_line import parse_flags, read_config
-from sot_nlp.task_spec import load_task
+from sot_nlp.tasks.spec import load_task
 
 SUMMARY = (
     "Fine-tune a text classifier with the SoT head. --task NAME trains by that task's recipe; any flag "

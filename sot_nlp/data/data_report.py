@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sot_nlp.data.task_data import TaskData
     from sot_nlp.data.token_split import TokenSplit
     from sot_nlp.data.tokenization import Tokens
-    from sot_nlp.task_spec import TaskSpec
+    from sot_nlp.tasks.spec import TaskSpec
 
 # Unreadable lines that are named one by one in the terminal; the report has all of them.
 SHOWN_LINES = 5

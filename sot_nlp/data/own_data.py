@@ -14,9 +14,9 @@ from sot_nlp.data.label_values import LabelSurvey
 from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
 from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.labels import other_spellings
-from sot_nlp.metrics import default_metrics
-from sot_nlp.task_spec import FrozenMapping, TaskFile, TaskSpec, load_task
+from sot_nlp.tasks.labels import other_spellings
+from sot_nlp.tasks.metrics import default_metrics
+from sot_nlp.tasks.spec import FrozenMapping, TaskFile, TaskSpec, load_task
 
 # Names that columns go by, the likelier first; letter case makes no difference.
 TEXT_PAIRS = (

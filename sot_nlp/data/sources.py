@@ -14,7 +14,7 @@ from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from sot_nlp.task_spec import TaskFile, TaskSpec
+    from sot_nlp.tasks.spec import TaskFile, TaskSpec
 
 # The settings that name a split's file.
 FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}

@@ -29,7 +29,7 @@ from sot_nlp.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sot_nlp.task_spec import TaskSpec
+    from sot_nlp.tasks.spec import TaskSpec
 
 # Examples of a window, at least: enough to group them by length and mix them, little to hold in memory.
 WINDOW = 16_384

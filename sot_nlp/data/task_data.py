@@ -22,7 +22,7 @@ from sot_nlp.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sot_nlp.task_spec import TaskSpec
+    from sot_nlp.tasks.spec import TaskSpec
 
 LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
 

@@ -13,7 +13,7 @@ import yaml
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.task_spec import TaskSpec
+from sot_nlp.tasks.spec import TaskSpec
 
 # What is said of other splits than the training data, and what only the real ones have.
 DROPPED = ("rows", "submission", "model_from")

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from sot_nlp import metrics
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.scoring import decisions
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
+from sot_nlp.tasks import metrics
 from sot_nlp.training.features import Features
 from sot_nlp.training.optimization import learning_rate_schedule
 

@@ -7,7 +7,7 @@ import pytest
 from sot_nlp.data.own_data import guess_label, guess_texts, user_task
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.task_spec import TaskSpec
+from sot_nlp.tasks.spec import TaskSpec
 
 GOOD = "text,label\na zorp runs,yes\nthe dax likes wugs,no\nevery wug sees,yes\nno dax runs,no\n"
 
@@ -95,7 +95,7 @@ def test_own_files_take_the_place_of_a_tasks_own(tmp_path):
 
 
 def test_tasks_without_own_files_are_themselves():
-    from sot_nlp.task_spec import load_task
+    from sot_nlp.tasks.spec import load_task
 
     for name in ("cola", "mnli", "ax", "demo"):
         assert user_task(Arguments(task=name)) == load_task(name)

@@ -14,7 +14,7 @@ from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.studies import collecting
 from sot_nlp.studies.study import Study, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
-from sot_nlp.task_spec import load_task
+from sot_nlp.tasks.spec import load_task
 from tests import tiny
 
 STUDY = """\

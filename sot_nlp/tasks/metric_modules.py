@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
-from sot_nlp import metrics
+from sot_nlp.tasks import metrics
 
 _ONE = {
     "classification": {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")},

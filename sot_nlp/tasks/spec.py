@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.metrics import METRICS, default_metrics
 from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
+from sot_nlp.tasks.metrics import METRICS, default_metrics
 
 KINDS = ("classification", "regression", "multi_label")
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
@@ -166,8 +166,8 @@ def _plain(value: Any) -> Any:
 
 def tasks_folder() -> Path:
     """The folder of the tasks that come with this package: in it when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "tasks", package.parent / "tasks"):
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "task_files", package.parent / "tasks"):
         if (folder / "cola.yaml").is_file():
             return folder
     raise UserError(f"{printable(package)}: the folder of tasks is missing; install the package again")
