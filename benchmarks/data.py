@@ -52,7 +52,7 @@ def prepare(path: Path, cache: Path, tokenizer_name: str | None) -> dict[str, fl
     import numpy as np
     import transformers
 
-    from sot_nlp.data.own_data import user_task
+    from sot_nlp.data.infer_task import user_task
     from sot_nlp.data.task_data import load_data
     from sot_nlp.settings.arguments import Arguments
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import preparation, records, run_folder, scoring
 from sot_nlp.data.data_report import describe
-from sot_nlp.data.own_data import Trained, user_task
+from sot_nlp.data.infer_task import Trained, user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.runner import say, write_rows

@@ -158,7 +158,7 @@ def text_windows(
 
 def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None) -> tuple[str, ...]:
     """The columns to read: those named, those of the training data, or those of a telling name."""
-    from sot_nlp.data.own_data import guess_label, guess_texts
+    from sot_nlp.data.infer_task import guess_label, guess_texts
 
     wanted = len(saved.text_columns)
     if names:
@@ -182,7 +182,7 @@ def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None
 
 
 def _table_windows(table: Table, names: tuple[str, ...]) -> Iterator[Columns]:
-    from sot_nlp.data.checking import check_texts
+    from sot_nlp.data.row_checks import check_texts
 
     for rows in table.rows(names):
         check_texts(table, names, rows, rows.columns)

@@ -33,7 +33,7 @@ PROBLEM_TYPES = {
 
 def task_of(arguments: Arguments) -> TaskSpec:
     """The task that the settings name, with own files over its own, or the one that own files make."""
-    from sot_nlp.data.own_data import user_task
+    from sot_nlp.data.infer_task import user_task
 
     spec = user_task(arguments)
     if "train" not in spec.splits:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
-from sot_nlp.data.own_data import Trained
+from sot_nlp.data.infer_task import Trained
 from sot_nlp.errors import UserError, printable
 from sot_nlp.tasks.labels import GENERIC, align_labels, label_names
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sot_nlp.cli import main
-from sot_nlp.data.own_data import user_task
+from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments

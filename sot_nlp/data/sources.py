@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp.data.checking import Source
 from sot_nlp.data.file_format import list_names
 from sot_nlp.data.hub_reader import open_hub_table
 from sot_nlp.data.label_values import LabelEncoder
 from sot_nlp.data.readers import open_table
+from sot_nlp.data.row_checks import Source
 from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError, printable
 

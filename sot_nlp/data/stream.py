@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sot_nlp.data.checking import NONE_LEFT, Source, check_rows, check_unreadable
 from sot_nlp.data.data_report import label_summary
+from sot_nlp.data.row_checks import NONE_LEFT, Source, check_rows, check_unreadable
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.data.tokenization import encode_texts, flat
 from sot_nlp.errors import UserError

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sot_nlp.data.checking import NONE_LEFT
 from sot_nlp.data.data_report import columns_report, split_report, stream_report
+from sot_nlp.data.row_checks import NONE_LEFT
 from sot_nlp.data.sources import held_out, open_source, place
 from sot_nlp.data.splitting import hold_out, leaked, subset
 from sot_nlp.data.stream import StreamedSplit

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from sot_nlp.data.checking import Checked, Source, check_source, progress_bar
+from sot_nlp.data.row_checks import Checked, Source, check_source, progress_bar
 from sot_nlp.data.token_cache import FORMAT_VERSION, ArrayWriter, DamagedCacheError, read_arrays
 from sot_nlp.errors import printable
 from sot_nlp.files import sha256

@@ -7,7 +7,7 @@ import pytest
 
 from sot_nlp.data import hub_reader
 from sot_nlp.data.hub_reader import hub_splits, open_hub_table
-from sot_nlp.data.own_data import user_task
+from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.task_data import load_data
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sot_nlp.data.own_data import guess_label, guess_texts, user_task
+from sot_nlp.data.infer_task import guess_label, guess_texts, user_task
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.spec import TaskSpec

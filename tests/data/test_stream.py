@@ -11,7 +11,7 @@ import pytest
 
 from sot_nlp.data import stream, tables
 from sot_nlp.data.data_report import stream_report
-from sot_nlp.data.own_data import user_task
+from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.stream import StreamedSplit, add_found
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sot_nlp.data.checking import check_source
 from sot_nlp.data.data_report import describe
-from sot_nlp.data.own_data import user_task
+from sot_nlp.data.infer_task import user_task
+from sot_nlp.data.row_checks import check_source
 from sot_nlp.data.sources import open_source
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
