@@ -170,17 +170,17 @@ class Run:
     def kill(self, update: int, *, inside_save: bool = False, delay: float = 0.0) -> bool:
         """SIGKILL it after `update`, or in the first save after it; says whether it died inside a save."""
         self.wait_for(update)
-        checkpoints = self.folder / "checkpoints"
+        folders = self.folder / "checkpoints"
         if inside_save:
             while self.process.is_alive():
-                if any(checkpoints.glob(f"{SAVE}*")):
+                if any(folders.glob(f"{SAVE}*")):
                     break
         time.sleep(delay * (0.1 if inside_save else 1.0))
         self.send(signal.SIGSTOP)
         self.seen = whole_checkpoints(self.folder)
         self.send(signal.SIGKILL)
         self.process.join()
-        return any(checkpoints.glob(f"{SAVE}*"))
+        return any(folders.glob(f"{SAVE}*"))
 
     def wait(self, seconds: float = 600) -> int:
         """Its exit code."""
@@ -193,13 +193,13 @@ class Run:
 
 def whole_checkpoints(folder: Path) -> list[str]:
     """The names of the checkpoints that agree with their manifests."""
-    from sot_nlp.training import checkpoints
+    from sot_nlp.training.checkpointing import folders
 
     names = []
-    for path in checkpoints.step_folders(folder / checkpoints.FOLDER):
+    for path in folders.step_folders(folder / folders.FOLDER):
         try:
-            checkpoints.open_checkpoint(path)
-        except checkpoints.CheckpointError:
+            folders.open_checkpoint(path)
+        except folders.CheckpointError:
             continue
         names.append(path.name)
     return names
@@ -207,9 +207,9 @@ def whole_checkpoints(folder: Path) -> list[str]:
 
 def left_by(folder: Path) -> dict[str, Any]:
     """All that a run left that must be the same: files as bytes, JSON without timings and history."""
-    from sot_nlp.training import checkpoints
+    from sot_nlp.training.checkpointing import folders
 
-    last = checkpoints.step_folders(folder / checkpoints.FOLDER)[-1]
+    last = folders.step_folders(folder / folders.FOLDER)[-1]
     binary = {
         path.name: path.read_bytes() for path in (*last.glob("*.safetensors"), *folder.glob("*.safetensors"))
     }
@@ -217,10 +217,10 @@ def left_by(folder: Path) -> dict[str, Any]:
     return {
         "last": last.name,
         "files": {name: hash(content) for name, content in binary.items()},
-        "optimizer": (last / checkpoints.OPTIMIZER).read_bytes(),
+        "optimizer": (last / folders.OPTIMIZER).read_bytes(),
         "predictions": (folder / "predictions.json").read_bytes(),
         "record": timeless(json.loads((folder / "record.json").read_text(encoding="utf-8"))),
-        "progress": timeless(json.loads((last / checkpoints.PROGRESS).read_text(encoding="utf-8"))),
+        "progress": timeless(json.loads((last / folders.PROGRESS).read_text(encoding="utf-8"))),
         "metrics": [timeless(json.loads(line)) for line in lines],
     }
 

@@ -221,7 +221,7 @@ def padding(task: str, data_dir: str, model: str, *, gpu: bool) -> list[dict[str
     from sot_nlp.data.task_data import load_data
     from sot_nlp.settings.arguments import build_arguments
     from sot_nlp.training.batching import epoch_updates, evaluation_batches
-    from sot_nlp.training.cuda_graphs import rounded_length
+    from sot_nlp.training.speed.cuda_graphs import rounded_length
 
     settings = {"task": task, "data_dir": data_dir, "model_name_or_path": model}
     with tempfile.TemporaryDirectory() as cache:
@@ -327,7 +327,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     import transformers
 
-    from sot_nlp.training.precision import choose
+    from sot_nlp.training.speed.precision import choose
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.training.interruption import Interrupted, LostProcessError
+from sot_nlp.training.signals import Interrupted, LostProcessError
 
 USER_MISTAKE = 2
 LOST_PROCESS = 1

@@ -120,7 +120,7 @@ def predict_file(
 
     from sot_nlp.saved_model import open_model
     from sot_nlp.settings.arguments import Arguments
-    from sot_nlp.training.processes import create_accelerator
+    from sot_nlp.training.distributed import create_accelerator
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)
     summary = Summary(max_length=saved.max_length)

@@ -264,7 +264,7 @@ def vocabulary(arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokeni
 
     The test splits are not in it: predicting them comes after the training, and a resumed run may add them.
     """
-    from sot_nlp.training.vocabulary import tokens_in_use
+    from sot_nlp.training.speed.embedding_rows import tokens_in_use
 
     if arguments.hub_strategy != "end" or data.stream is not None:
         return None  # whole models are saved on the way, or nobody knows what will come

@@ -16,8 +16,8 @@ from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.training.interruption import Interrupted
 from sot_nlp.training.run_lock import run_lock
+from sot_nlp.training.signals import Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +66,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from transformers.utils import logging
 
         from sot_nlp.scoring import Scorer
-        from sot_nlp.training import checkpoints, loop
-        from sot_nlp.training.processes import lost_process_told
+        from sot_nlp.training import loop
+        from sot_nlp.training.checkpointing import folders
+        from sot_nlp.training.distributed import lost_process_told
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
         if unfinished is not None and arguments.resume_from_checkpoint is None:
             arguments.resume_from_checkpoint = "latest"
         precision = (
-            checkpoints.precision(arguments.resume_from_checkpoint, folder / checkpoints.FOLDER)
+            folders.precision(arguments.resume_from_checkpoint, folder / folders.FOLDER)
             if main_process
             else None
         )
@@ -89,7 +90,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             model = lora.with_lora(model, arguments.lora_r, arguments)
         if arguments.freeze_backbone:
             from sot_nlp.data.task_data import cache_folder
-            from sot_nlp.training.frozen import backbone_run_once
+            from sot_nlp.training.speed.cached_backbone import backbone_run_once
 
             cache = cache_folder(arguments.cache_dir).with_name("features")
             pad_token_id = tokenizer.pad_token_id
@@ -159,7 +160,7 @@ def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
 
     A push that fails on the way is told and does not end the training; the one at the end counts.
     """
-    from sot_nlp.training.processes import whole_weights
+    from sot_nlp.training.distributed import whole_weights
 
     def evaluate(model: torch.nn.Module) -> dict[str, Any]:
         scores = run.scorer(model)
@@ -264,7 +265,7 @@ def full_disk_told(folder: Path) -> Iterator[None]:
 
 def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     """Predict with the kept model, save it, and fill the record."""
-    from sot_nlp.training.processes import whole_weights
+    from sot_nlp.training.distributed import whole_weights
 
     splits = {name: split for name, split in run.data.splits.items() if name != "train"}
     rows = {

@@ -11,8 +11,8 @@ import torch
 
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.training import checkpoints
-from sot_nlp.training.fingerprint import changes
+from sot_nlp.training.checkpointing import folders
+from sot_nlp.training.checkpointing.fingerprint import changes
 from tests.training_case import Split, run, settings, tiny_model
 
 TIMINGS = {"examples_per_second", "train_seconds"}
@@ -47,12 +47,12 @@ def untimed(value: Any) -> Any:
 
 def trace(folder: Path, model: Any, result: Any) -> dict[str, Any]:
     """All that a run leaves, to the bit."""
-    last = checkpoints.step_folders(folder / checkpoints.FOLDER)[-1]
-    progress = json.loads((last / checkpoints.PROGRESS).read_text())
+    last = folders.step_folders(folder / folders.FOLDER)[-1]
+    progress = json.loads((last / folders.PROGRESS).read_text())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return {
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "checkpoint": [(last / name).read_bytes() for name in (checkpoints.MODEL, checkpoints.OPTIMIZER)],
+        "checkpoint": [(last / name).read_bytes() for name in (folders.MODEL, folders.OPTIMIZER)],
         "progress": untimed({k: v for k, v in progress.items() if k not in ("resumed_from", "fingerprint")}),
         "evaluations": result.evaluations,
         "best": result.best,
@@ -189,14 +189,14 @@ def test_going_on_from_a_named_checkpoint_leaves_the_later_ones(tmp_path: Path) 
     arguments = settings(save_total_limit=None)
     model, result = run(tmp_path, arguments)
     whole = trace(tmp_path, model, result)
-    folder = tmp_path / checkpoints.FOLDER
-    names = [path.name for path in checkpoints.step_folders(folder)]
+    folder = tmp_path / folders.FOLDER
+    names = [path.name for path in folders.step_folders(folder)]
     assert names == [f"step-{step:08d}" for step in (4, 8, 12, 16, 20)]
 
     arguments = settings(save_total_limit=None, resume_from_checkpoint=str(folder / "step-00000008"))
     with pytest.raises(Killed):
         run(tmp_path, arguments, split=deadly(5))
-    assert [path.name for path in checkpoints.step_folders(folder)][-1] == "step-00000012"
+    assert [path.name for path in folders.step_folders(folder)][-1] == "step-00000012"
 
     # Now as the run's own unfinished state, and from another folder.
     model, result = run(tmp_path, settings(save_total_limit=None))

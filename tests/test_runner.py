@@ -262,10 +262,10 @@ def test_a_stopped_run_keeps_the_precision_that_auto_chose(glue, backbone_folder
     words = command(glue, backbone_folder("bert"), tmp_path / "run", "--mixed_precision", "auto")
     with monkeypatch.context() as first:
         first.setattr(Scorer, "__call__", interrupted)
-        first.setattr("sot_nlp.training.precision._automatic", lambda device: ("bf16", "a trial"))
+        first.setattr("sot_nlp.training.speed.precision._automatic", lambda device: ("bf16", "a trial"))
         assert main(words) == 128 + signal.SIGTERM
     # A busy machine: now the trial comes out the other way.
-    monkeypatch.setattr("sot_nlp.training.precision._automatic", lambda device: ("no", "a trial"))
+    monkeypatch.setattr("sot_nlp.training.speed.precision._automatic", lambda device: ("no", "a trial"))
     assert main(words) == 0
     record = records.read(tmp_path / "run")
     assert record["environment"]["mixed_precision"] == "bf16"

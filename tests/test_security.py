@@ -30,7 +30,7 @@ from sot_nlp.settings.arguments import Arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.submission import write_submission
 from sot_nlp.tasks.spec import load_task
-from sot_nlp.training import checkpoints, state_files
+from sot_nlp.training.checkpointing import folders, tensor_files
 from tests.saved_runs import save_run
 
 
@@ -197,20 +197,20 @@ def test_a_checkpoint_with_a_true_manifest(name: str, marker: Path, tmp_path: Pa
     target = tmp_path / "step-00000001"
 
     def fill(folder: Path) -> None:
-        state_files.save_model(folder / "model.safetensors", model)
-        state_files.save_optimizer(folder / "optimizer.safetensors", optimizer, names)
-        checkpoints.Progress().write(folder)
+        tensor_files.save_model(folder / "model.safetensors", model)
+        tensor_files.save_optimizer(folder / "optimizer.safetensors", optimizer, names)
+        folders.Progress().write(folder)
         torch.save({"weight": Payload(marker)}, folder / name)
         (folder / "rng_state.pkl").write_bytes(pickle.dumps(Payload(marker)))
 
-    checkpoints.save_folder(target, fill)
-    checkpoints.open_checkpoint(target)
+    folders.save_folder(target, fill)
+    folders.open_checkpoint(target)
 
     def load() -> None:
-        state_files.load_model(target / "model.safetensors", model)
-        state_files.load_optimizer(target / "optimizer.safetensors", optimizer, names)
+        tensor_files.load_model(target / "model.safetensors", model)
+        tensor_files.load_optimizer(target / "optimizer.safetensors", optimizer, names)
 
-    with pytest.raises(checkpoints.CheckpointError, match=name):
+    with pytest.raises(folders.CheckpointError, match=name):
         load()
     assert not marker.exists()
 
@@ -218,10 +218,10 @@ def test_a_checkpoint_with_a_true_manifest(name: str, marker: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", ["manifest.json", "progress.json"])
 def test_a_checkpoints_own_files(name: str, marker: Path, tmp_path: Path) -> None:
     target = tmp_path / "step-00000001"
-    checkpoints.save_folder(target, checkpoints.Progress().write)
+    folders.save_folder(target, folders.Progress().write)
     (target / name).write_bytes(pickle.dumps(Payload(marker)))
-    with pytest.raises(checkpoints.CheckpointError):
-        checkpoints.open_checkpoint(target)
+    with pytest.raises(folders.CheckpointError):
+        folders.open_checkpoint(target)
     assert not marker.exists()
 
 

@@ -61,7 +61,7 @@ def shard_by_accelerate() -> None:
     """Have accelerate shard what this process trains, by what `accelerate config` says for FSDP."""
     from accelerate.utils import DistributedType
 
-    from sot_nlp.training import processes
+    from sot_nlp.training import distributed
 
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "true"
@@ -69,7 +69,7 @@ def shard_by_accelerate() -> None:
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
     }
-    real = processes.PartialState
+    real = distributed.PartialState
 
     def of_gpus(**options: Any) -> Any:
         # On CPUs accelerate would shard nothing: it only looks for FSDP's settings where there are GPUs.
@@ -77,12 +77,12 @@ def shard_by_accelerate() -> None:
         state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         return state
 
-    processes.PartialState = of_gpus  # type: ignore[assignment, misc]
+    distributed.PartialState = of_gpus  # type: ignore[assignment, misc]
 
 
 def sharded_by_accelerate(folder: Path, *, precision: str) -> dict[str, Any]:
     """A sharded training that is killed once and resumed; its model is saved."""
-    from sot_nlp.training import processes
+    from sot_nlp.training import distributed
 
     shard_by_accelerate()
     split = DeadlySplit(37)
@@ -93,7 +93,7 @@ def sharded_by_accelerate(folder: Path, *, precision: str) -> dict[str, Any]:
     model = tiny_model(head="text", dropout=0.0, seed=99)
     _, result = run(folder / "run", arguments, model=model, split=Split(37))
     assert isinstance(model.classifier.word_output.weight, DTensor)
-    weights = processes.whole_weights(processes.create_accelerator(arguments), result.model)
+    weights = distributed.whole_weights(distributed.create_accelerator(arguments), result.model)
     if os.environ["RANK"] == "0":
         model.save_pretrained(folder / "saved", state_dict=weights)
     return {"log": result.log_history, "evaluations": result.evaluations, "resumed": result.resumed_from}
@@ -140,7 +140,7 @@ def test_a_quota_at_a_sharded_save_is_one_message_on_all(tmp_path: Path) -> None
 
 
 def asked_for_on_cpus(folder: Path) -> tuple[int, str]:
-    from sot_nlp.training.processes import create_accelerator
+    from sot_nlp.training.distributed import create_accelerator
 
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     return create_accelerator(settings()).num_processes, os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from sot_nlp import records
 from sot_nlp.cli import main
-from sot_nlp.training.checkpoints import step_folders
+from sot_nlp.training.checkpointing.folders import step_folders
 from tests import tiny
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sot_nlp.modeling.head_config import SoTHeadConfig
     from sot_nlp.studies.probe_passes import Pass, Trained
     from sot_nlp.studies.results import Cell, Results
-    from sot_nlp.training.features import Features
+    from sot_nlp.training.speed.features import Features
 
 # arm -> (preset, fields over it)
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,7 +109,7 @@ class Probe:
         from sot_nlp import preparation
         from sot_nlp.data import task_data
         from sot_nlp.modeling.head_config import resolve_head
-        from sot_nlp.training.features import load_features
+        from sot_nlp.training.speed.features import load_features
 
         started = time.perf_counter()
         arguments = self.arguments

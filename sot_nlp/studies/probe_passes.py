@@ -24,8 +24,8 @@ from sot_nlp.scoring import decisions
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
 from sot_nlp.tasks import metrics
-from sot_nlp.training.features import Features
 from sot_nlp.training.optimization import learning_rate_schedule
+from sot_nlp.training.speed.features import Features
 
 DATA_SEED_OFFSET = 10_000
 

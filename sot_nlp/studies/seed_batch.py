@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.training.batching import epoch_updates
-from sot_nlp.training.features import CLASS_TOKEN, SEPARATOR, WORD, Features
 from sot_nlp.training.optimization import create_optimizer
+from sot_nlp.training.speed.features import CLASS_TOKEN, SEPARATOR, WORD, Features
 
 
 class DrawnDropout(nn.Module):

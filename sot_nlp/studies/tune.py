@@ -32,7 +32,7 @@ from sot_nlp.studies.collecting import NOT_AN_ARM
 from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, GRID, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
 from sot_nlp.tasks.spec import load_task
-from sot_nlp.training.runlog import METRICS_NAME
+from sot_nlp.training.logs import METRICS_NAME
 
 if TYPE_CHECKING:
     import optuna

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sot_nlp.training import interruption
+from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, evaluation_batches
-from sot_nlp.training.quick_cpu import pass_context
+from sot_nlp.training.speed.fast_cpu import pass_context
 
 # Batches between two looks at whether a signal came to any process: each look is a collective.
 LOOK_EVERY = 16
@@ -97,9 +97,9 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 def _stop_if_signalled(accelerator: Any, number: int) -> None:
     if accelerator.num_processes == 1:
-        stop = bool(interruption.received())
+        stop = bool(signals.received())
     elif number % LOOK_EVERY == 0:
-        flag = torch.tensor(float(bool(interruption.received())), device=accelerator.device)
+        flag = torch.tensor(float(bool(signals.received())), device=accelerator.device)
         stop = bool(accelerator.reduce(flag, "sum").item())
     else:
         stop = False

@@ -23,28 +23,23 @@ from accelerate import Accelerator
 
 from sot_nlp.data.stream import StreamedSplit, add_found
 from sot_nlp.errors import UserError, printable
-from sot_nlp.training import checkpoints, interruption
-from sot_nlp.training.allocator import keep_freed_memory
+from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
+from sot_nlp.training.checkpointing import folders
+from sot_nlp.training.checkpointing.checkpointer import Keeper
+from sot_nlp.training.distributed import agreed_signal, create_accelerator, is_sharded, on_main, peak_memory
 from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
-from sot_nlp.training.interruption import Interrupted
-from sot_nlp.training.keeping import Keeper
-from sot_nlp.training.ledger import Ledger
+from sot_nlp.training.logs import RunLog, tracker_config
+from sot_nlp.training.model_setup import prepare, train_mode
 from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
-from sot_nlp.training.processes import (
-    agreed_signal,
-    create_accelerator,
-    is_sharded,
-    on_main,
-    peak_memory,
-)
+from sot_nlp.training.progress import Ledger
 from sot_nlp.training.result import TrainingResult
 from sot_nlp.training.run_lock import run_lock
-from sot_nlp.training.runlog import RunLog, tracker_config
-from sot_nlp.training.trainable import prepare, train_mode
+from sot_nlp.training.signals import Interrupted
+from sot_nlp.training.speed.embedding_rows import rows_in_use
+from sot_nlp.training.speed.malloc import keep_freed_memory
 from sot_nlp.training.training_loss import BatchLoss, training_loss
 from sot_nlp.training.updates import Outcome, Updater
-from sot_nlp.training.vocabulary import rows_in_use
 
 __all__ = ["Interrupted", "TrainingResult", "create_accelerator", "train"]
 
@@ -99,7 +94,7 @@ def train(
         keep_freed_memory()
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
-        stack.enter_context(interruption.caught_signals(distributed=accelerator.num_processes > 1))
+        stack.enter_context(signals.caught_signals(distributed=accelerator.num_processes > 1))
         stack.enter_context(attention_of_any_shape())
         reduced = stack.enter_context(rows_in_use(model, vocabulary, arguments, accelerator))
         loop = _Loop(
@@ -194,7 +189,7 @@ class _Loop:
             model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))
         )
         self.keeper = Keeper(
-            run_folder / checkpoints.FOLDER,
+            run_folder / folders.FOLDER,
             accelerator,
             self.model,
             self.optimizer,
@@ -338,10 +333,10 @@ class _Loop:
     def _interrupt(self, signum: int) -> None:
         self._save()
         step = self.ledger.progress.step
-        where = printable(checkpoints.step_folder(self.keeper.folder, step))
+        where = printable(folders.step_folder(self.keeper.folder, step))
         message = (
             f"{Signals(signum).name}: stopped after update {step} of {self.total}; checkpoint "
-            f"{where} is written, and {interruption.same_command(self.arguments)} goes on from it"
+            f"{where} is written, and {signals.same_command(self.arguments)} goes on from it"
         )
         self.log.line(message)
         raise Interrupted(signum, message)

@@ -22,13 +22,13 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from sot_nlp.training import interruption
+from sot_nlp.training import signals as interruption
 from sot_nlp.training.batching import micro_batches
-from sot_nlp.training.cuda_graphs import GraphedPasses, batch_width, can_be_graphed
 from sot_nlp.training.evaluation import to_device
-from sot_nlp.training.quick_cpu import pass_context
+from sot_nlp.training.speed.cuda_graphs import GraphedPasses, batch_width, can_be_graphed
+from sot_nlp.training.speed.embedding_rows import RowGradients
+from sot_nlp.training.speed.fast_cpu import pass_context
 from sot_nlp.training.training_loss import BatchLoss
-from sot_nlp.training.vocabulary import RowGradients
 
 # On a GPU the numbers of an update are read this many updates later: the host never waits for the device.
 READ_LATER = 4

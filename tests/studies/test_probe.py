@@ -22,7 +22,7 @@ from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies import probe, probe_passes
 from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
 from sot_nlp.training.batching import epoch_updates
-from sot_nlp.training.features import CLASS_TOKEN, SEPARATOR, WORD, Features, load_features
+from sot_nlp.training.speed.features import CLASS_TOKEN, SEPARATOR, WORD, Features, load_features
 from tests import tiny
 
 LAYERS, C, SMALL = 2, 16, {"num_heads": 2, "width_x": 5, "width_y": 4}

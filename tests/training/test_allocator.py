@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sot_nlp.training import allocator
+from sot_nlp.training.speed import malloc
 
 # Faults of pages for allocating, filling and freeing 20 MiB again, in a process of its own.
 FAULTS = """
@@ -44,8 +44,8 @@ def test_what_was_freed_is_taken_again_without_the_system() -> None:
 
 def test_elsewhere_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("called"))
-    allocator.keep_freed_memory()
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("called"))
+    malloc.keep_freed_memory()
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())  # a C library without mallopt
-    allocator.keep_freed_memory()
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: object())  # a C library without mallopt
+    malloc.keep_freed_memory()

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from sot_nlp.errors import UserError
-from sot_nlp.training import checkpoints, state_files
-from sot_nlp.training.checkpoints import CheckpointError, Progress
+from sot_nlp.training.checkpointing import folders, tensor_files
+from sot_nlp.training.checkpointing.folders import CheckpointError, Progress
 from tests.training_case import run, settings, tiny_model
 
 
@@ -25,16 +25,16 @@ def make(folder: Path, step: int, *, best: int | None = None) -> Path:
     progress = Progress(step=step, best=None if best is None else {"value": 0.5, "step": best})
 
     def fill(target: Path) -> None:
-        state_files.save_tensors(target / checkpoints.MODEL, {"w": torch.full((3,), float(step))})
+        tensor_files.save_tensors(target / folders.MODEL, {"w": torch.full((3,), float(step))})
         progress.write(target)
 
-    checkpoints.save_folder(checkpoints.step_folder(folder, step), fill)
+    folders.save_folder(folders.step_folder(folder, step), fill)
     if best is not None and best != step:
-        checkpoints.save_folder(
-            checkpoints.best_folder(folder, best),
-            lambda target: state_files.save_tensors(target / checkpoints.MODEL, {"w": torch.zeros(3)}),
+        folders.save_folder(
+            folders.best_folder(folder, best),
+            lambda target: tensor_files.save_tensors(target / folders.MODEL, {"w": torch.zeros(3)}),
         )
-    return checkpoints.step_folder(folder, step)
+    return folders.step_folder(folder, step)
 
 
 def truncate(path: Path) -> None:
@@ -52,12 +52,12 @@ def unlink(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "truncated": (truncate, checkpoints.MODEL, r"model.safetensors: \d+ bytes instead of \d+"),
-    "flipped bit": (flip, checkpoints.MODEL, r"model.safetensors: its content has changed"),
-    "missing": (unlink, checkpoints.MODEL, r"model.safetensors: missing"),
-    "progress changed": (flip, checkpoints.PROGRESS, r"progress.json: its content has changed"),
-    "no manifest": (unlink, checkpoints.MANIFEST, r"manifest.json: cannot be read"),
-    "half a manifest": (truncate, checkpoints.MANIFEST, r"manifest.json: cannot be read|content"),
+    "truncated": (truncate, folders.MODEL, r"model.safetensors: \d+ bytes instead of \d+"),
+    "flipped bit": (flip, folders.MODEL, r"model.safetensors: its content has changed"),
+    "missing": (unlink, folders.MODEL, r"model.safetensors: missing"),
+    "progress changed": (flip, folders.PROGRESS, r"progress.json: its content has changed"),
+    "no manifest": (unlink, folders.MANIFEST, r"manifest.json: cannot be read"),
+    "half a manifest": (truncate, folders.MANIFEST, r"manifest.json: cannot be read|content"),
 }
 
 
@@ -71,31 +71,31 @@ def test_damage_is_named_and_the_checkpoint_before_taken(damage: str, tmp_path: 
         truncate(newest / name)
     warnings: list[str] = []
 
-    found = checkpoints.find("latest", tmp_path, warnings.append)
+    found = folders.find("latest", tmp_path, warnings.append)
 
     assert found is not None
     assert (found[0].name, found[1].step) == ("step-00000010", 10)
     (warning,) = warnings
     assert warning.startswith(f"checkpoint passed over: {newest}: ")
     with pytest.raises(CheckpointError, match=message):
-        checkpoints.open_checkpoint(newest)
+        folders.open_checkpoint(newest)
     with pytest.raises(UserError, match=r"--resume_from_checkpoint .*step-00000020: "):
-        checkpoints.find(str(newest), tmp_path, warnings.append)
+        folders.find(str(newest), tmp_path, warnings.append)
 
 
 def test_a_file_that_can_not_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, 10)
     newest = make(tmp_path, 20)
-    digest = checkpoints.sha256
+    digest = folders.sha256
 
     def on_a_broken_disk(path: Path) -> str:
-        if path == newest / checkpoints.MODEL:
+        if path == newest / folders.MODEL:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return digest(path)
 
-    monkeypatch.setattr(checkpoints, "sha256", on_a_broken_disk)
+    monkeypatch.setattr(folders, "sha256", on_a_broken_disk)
     warnings: list[str] = []
-    found = checkpoints.find(None, tmp_path, warnings.append)
+    found = folders.find(None, tmp_path, warnings.append)
     assert found is not None
     assert found[1].step == 10
     assert "step-00000020: model.safetensors: cannot be read: Input/output error" in warnings[0]
@@ -103,20 +103,20 @@ def test_a_file_that_can_not_be_read_is_damage(tmp_path: Path, monkeypatch: pyte
 
 def test_all_damages_of_a_checkpoint_are_named(tmp_path: Path) -> None:
     folder = make(tmp_path, 10)
-    unlink(folder / checkpoints.PROGRESS)
-    flip(folder / checkpoints.MODEL)
+    unlink(folder / folders.PROGRESS)
+    flip(folder / folders.MODEL)
 
     with pytest.raises(CheckpointError, match=r"model.safetensors: its content .*; progress.json: missing"):
-        checkpoints.verify(folder)
+        folders.verify(folder)
 
 
 def test_a_damaged_best_model_spoils_the_checkpoints_that_name_it(tmp_path: Path) -> None:
     make(tmp_path, 10, best=10)
     make(tmp_path, 20, best=15)
-    flip(tmp_path / "best-00000015" / checkpoints.MODEL)
+    flip(tmp_path / "best-00000015" / folders.MODEL)
     warnings: list[str] = []
 
-    found = checkpoints.find(None, tmp_path, warnings.append)
+    found = folders.find(None, tmp_path, warnings.append)
     assert found is not None
     assert found[1].step == 10
     assert "its best model best-00000015: model.safetensors: its content has changed" in warnings[0]
@@ -124,34 +124,34 @@ def test_a_damaged_best_model_spoils_the_checkpoints_that_name_it(tmp_path: Path
 
 def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path: Path) -> None:
     for step in (10, 20):
-        flip(make(tmp_path, step) / checkpoints.MODEL)
+        flip(make(tmp_path, step) / folders.MODEL)
 
     with pytest.raises(UserError, match=r"no checkpoint is whole: .*00000020: .*00000010: .*start again"):
-        checkpoints.find(None, tmp_path, lambda message: None)
+        folders.find(None, tmp_path, lambda message: None)
 
 
 def test_none_where_there_is_none(tmp_path: Path) -> None:
-    assert checkpoints.find(None, tmp_path / "nowhere", pytest.fail) is None
-    assert checkpoints.find("latest", tmp_path, pytest.fail) is None
+    assert folders.find(None, tmp_path / "nowhere", pytest.fail) is None
+    assert folders.find("latest", tmp_path, pytest.fail) is None
 
 
 def test_the_precision_of_the_run_that_is_gone_on_with(tmp_path: Path) -> None:
-    folder = tmp_path / checkpoints.FOLDER
-    assert checkpoints.precision("latest", folder) is None
+    folder = tmp_path / folders.FOLDER
+    assert folders.precision("latest", folder) is None
     make(tmp_path / "other", 10)
-    assert checkpoints.precision(None, tmp_path / "other") is None  # (its fingerprint is empty)
+    assert folders.precision(None, tmp_path / "other") is None  # (its fingerprint is empty)
     run(tmp_path, settings(mixed_precision="bf16", num_train_epochs=1.0, save_total_limit=None))
-    newest = checkpoints.step_folders(folder)[-1]
+    newest = folders.step_folders(folder)[-1]
     for wanted in (None, "latest", str(tmp_path), str(folder), str(newest)):
-        assert checkpoints.precision(wanted, folder) == "bf16"
-    (newest / checkpoints.PROGRESS).unlink()
-    assert checkpoints.precision(None, folder) == "bf16"
+        assert folders.precision(wanted, folder) == "bf16"
+    (newest / folders.PROGRESS).unlink()
+    assert folders.precision(None, folder) == "bf16"
     # Killed between the last write of its first save and the name: what was whole is finished first.
-    for path in checkpoints.step_folders(folder)[1:]:
+    for path in folders.step_folders(folder)[1:]:
         shutil.rmtree(path)
-    (only,) = checkpoints.step_folders(folder)
+    (only,) = folders.step_folders(folder)
     only.rename(folder / f".unfinished-{only.name}")
-    assert checkpoints.precision(None, folder) == "bf16"
+    assert folders.precision(None, folder) == "bf16"
 
 
 def test_rotation(tmp_path: Path) -> None:
@@ -162,13 +162,13 @@ def test_rotation(tmp_path: Path) -> None:
     def names() -> list[str]:
         return sorted(path.name.replace("0000", "") for path in tmp_path.iterdir())
 
-    checkpoints.rotate(tmp_path, 40, None)
+    folders.rotate(tmp_path, 40, None)
     assert names() == ["best-0005", "best-0025", "step-0010", "step-0020", "step-0030", "step-0040"]
-    checkpoints.rotate(tmp_path, 40, 3)
+    folders.rotate(tmp_path, 40, 3)
     assert names() == ["best-0005", "best-0025", "step-0020", "step-0030", "step-0040"]
     # A run that went on from 20 has left 30 and 40 behind.
     make(tmp_path, 25, best=5)
-    checkpoints.rotate(tmp_path, 25, 2)
+    folders.rotate(tmp_path, 25, 2)
     assert names() == ["best-0005", "step-0020", "step-0025"]
 
 
@@ -176,18 +176,18 @@ def test_a_save_that_was_cut_off_leaves_nothing_or_is_finished(tmp_path: Path) -
     whole = make(tmp_path, 20)
     whole.rename(tmp_path / ".unfinished-step-00000020")  # all there, but for its name
     make(tmp_path, 30).rename(tmp_path / ".unfinished-step-00000030")
-    unlink(tmp_path / ".unfinished-step-00000030" / checkpoints.MANIFEST)
+    unlink(tmp_path / ".unfinished-step-00000030" / folders.MANIFEST)
 
-    checkpoints.recover(tmp_path)
+    folders.recover(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000020"]
-    checkpoints.verify(whole)
+    folders.verify(whole)
 
 
 def test_a_checkpoint_may_be_written_again(tmp_path: Path) -> None:
     make(tmp_path, 10, best=5)
     folder = make(tmp_path, 10)
 
-    assert checkpoints.open_checkpoint(folder).best is None
+    assert folders.open_checkpoint(folder).best is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best-00000005", "step-00000010"]
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     def full(*args: Any, **settings: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = {"model": (state_files, "save_file"), "manifest": (checkpoints, "write_json")}.get(when)
+    target = {"model": (tensor_files, "save_file"), "manifest": (folders, "write_json")}.get(when)
     if target:
         monkeypatch.setattr(*target, full)
     else:
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
 
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
-    checkpoints.verify(tmp_path / "step-00000010")
+    folders.verify(tmp_path / "step-00000010")
 
 
 # --- tensors ---
@@ -228,9 +228,9 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
         "count": torch.tensor(2**40),
         "empty": torch.zeros(0, 2),
     }
-    state_files.save_tensors(tmp_path / "t", state)
+    tensor_files.save_tensors(tmp_path / "t", state)
     into = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    state_files.load_tensors(tmp_path / "t", into, "model")
+    tensor_files.load_tensors(tmp_path / "t", into, "model")
 
     for name, tensor in state.items():
         assert torch.equal(into[name].nan_to_num(7), tensor.nan_to_num(7)), name
@@ -248,12 +248,12 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
     ],
 )
 def test_tensors_of_another_model_are_refused(change: Any, message: str, tmp_path: Path) -> None:
-    state_files.save_tensors(tmp_path / "t", {"a": torch.ones(1), "b": torch.ones(2)})
+    tensor_files.save_tensors(tmp_path / "t", {"a": torch.ones(1), "b": torch.ones(2)})
     into = {"a": torch.zeros(1), "b": torch.zeros(2)}
     change(into)
 
     with pytest.raises(CheckpointError, match=message):
-        state_files.load_tensors(tmp_path / "t", into, "model")
+        tensor_files.load_tensors(tmp_path / "t", into, "model")
 
 
 # --- nothing that is read back runs code ---
@@ -272,15 +272,15 @@ class Payload:
 def resign(folder: Path) -> None:
     """Write the manifest that fits the files, as whoever planted them would."""
     shutil.move(folder, folder.with_name("planted"))
-    (folder.with_name("planted") / checkpoints.MANIFEST).unlink()
-    checkpoints.seal(folder.with_name("planted"), folder)
+    (folder.with_name("planted") / folders.MANIFEST).unlink()
+    folders.seal(folder.with_name("planted"), folder)
 
 
-@pytest.mark.parametrize("name", [checkpoints.MODEL, checkpoints.OPTIMIZER, checkpoints.PROGRESS, "rng.pkl"])
+@pytest.mark.parametrize("name", [folders.MODEL, folders.OPTIMIZER, folders.PROGRESS, "rng.pkl"])
 @pytest.mark.parametrize("writer", [torch.save, lambda obj, path: Path(path).write_bytes(pickle.dumps(obj))])
 def test_a_planted_pickle_does_not_run(name: str, writer: Any, tmp_path: Path) -> None:
     run(tmp_path, settings(num_train_epochs=0.5), evaluate=lambda model: {"accuracy": 0.5})
-    (newest,) = checkpoints.step_folders(tmp_path / checkpoints.FOLDER)[-1:]
+    (newest,) = folders.step_folders(tmp_path / folders.FOLDER)[-1:]
     sign = tmp_path / "code-ran"
     writer(Payload(sign), newest / name)
     resign(newest)
@@ -298,13 +298,13 @@ def test_a_manifest_can_not_reach_outside(tmp_path: Path) -> None:
     folder = make(tmp_path, 10)
     secret = tmp_path / "secret"
     secret.write_text("x")
-    manifest = json.loads((folder / checkpoints.MANIFEST).read_text())
+    manifest = json.loads((folder / folders.MANIFEST).read_text())
     manifest["files"]["../secret"] = {"bytes": 1, "sha256": "?"}
     manifest["files"]["\x1b[31mred"] = {"bytes": 1, "sha256": "?"}
-    (folder / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    (folder / folders.MANIFEST).write_text(json.dumps(manifest))
 
     with pytest.raises(CheckpointError) as error:
-        checkpoints.verify(folder)
+        folders.verify(folder)
     assert "../secret: lies outside the checkpoint" in str(error.value)
     assert "\x1b" not in str(error.value)
 
@@ -325,7 +325,7 @@ def test_a_manifest_can_not_reach_outside(tmp_path: Path) -> None:
     ],
 )
 def test_progress_that_is_none_is_refused(progress: str, tmp_path: Path) -> None:
-    (tmp_path / checkpoints.PROGRESS).write_bytes(progress.encode("latin-1"))
+    (tmp_path / folders.PROGRESS).write_bytes(progress.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"^progress.json: "):
         Progress.read(tmp_path)
 
@@ -352,9 +352,9 @@ def test_the_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
             for parameter in group["params"]:
                 parameter.grad = torch.randn_like(parameter)
         first.step()
-    state_files.save_optimizer(tmp_path / "o", first, names)
+    tensor_files.save_optimizer(tmp_path / "o", first, names)
     second, names = build(1)
-    state_files.load_optimizer(tmp_path / "o", second, names)
+    tensor_files.load_optimizer(tmp_path / "o", second, names)
 
     for group, other in zip(first.param_groups, second.param_groups, strict=True):
         for a, b in zip(group["params"], other["params"], strict=True):
@@ -364,4 +364,4 @@ def test_the_optimizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
                 assert tensor.stride() == second.state[b][kind].stride()
     assert float(second.state[b]["step"]) == 3
     with pytest.raises(CheckpointError, match="is not trained in this run"):
-        state_files.load_optimizer(tmp_path / "o", second, [[f"x{n}" for n in group] for group in names])
+        tensor_files.load_optimizer(tmp_path / "o", second, [[f"x{n}" for n in group] for group in names])

@@ -14,7 +14,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 
-from sot_nlp.training.cuda_graphs import GraphedPasses, batch_width, can_be_graphed, rounded_length
+from sot_nlp.training.speed.cuda_graphs import GraphedPasses, batch_width, can_be_graphed, rounded_length
 from tests.training_case import Split, run, settings, tiny_model
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -156,11 +156,11 @@ def test_a_signal_stops_it(tmp_path: Path) -> None:
     import os
     import signal
 
-    from sot_nlp.training import interruption
-    from sot_nlp.training.interruption import caught_signals
+    from sot_nlp.training import signals
+    from sot_nlp.training.signals import caught_signals
 
     with caught_signals(distributed=False):
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(evaluation.EvaluationStopped):
             logits_of(tiny_model(), Split(5), batch_size=2)
-        interruption._received.signum = 0  # (else it is sent again, as one that nobody answered)
+        signals._received.signum = 0  # (else it is sent again, as one that nobody answered)

@@ -11,8 +11,8 @@ import torch
 
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.training.evaluation import predict
-from sot_nlp.training.frozen import backbone_run_once
 from sot_nlp.training.loop import create_accelerator
+from sot_nlp.training.speed.cached_backbone import backbone_run_once
 from tests.training_case import PAD, Split, run, settings, tiny_model
 
 

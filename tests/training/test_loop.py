@@ -235,7 +235,7 @@ def test_trainable_layers(tmp_path: Path) -> None:
 
 
 def test_frozen_parts_draw_no_dropout(tmp_path: Path) -> None:
-    from sot_nlp.training.trainable import freeze, train_mode
+    from sot_nlp.training.model_setup import freeze, train_mode
 
     model = tiny_model(dropout=0.5)
     freeze(model, freeze_backbone=True, trainable_layers=None)

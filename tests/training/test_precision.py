@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sot_nlp.errors import UserError
-from sot_nlp.training import precision
+from sot_nlp.training.speed import precision
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sot_nlp.training.interruption import LostProcessError
-from sot_nlp.training.processes import lost_process_told
+from sot_nlp.training.distributed import lost_process_told
+from sot_nlp.training.signals import LostProcessError
 from tests.training_case import settings
 
 

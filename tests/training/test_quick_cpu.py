@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import AutoConfig, BertConfig, BertModel
 
 from sot_nlp.modeling.layers import keep_factors
-from sot_nlp.training.quick_cpu import QuickCPU, attention, dropout, pass_context, softmax
+from sot_nlp.training.speed.fast_cpu import QuickCPU, attention, dropout, pass_context, softmax
 from tests.tiny import FAMILIES, OTHER_BACKBONES, config, random_model
 
 
@@ -129,7 +129,7 @@ def test_within_it_a_model_draws_from_it_and_outside_not():
 
 @pytest.mark.parametrize("probability", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_both_dropouts_of_a_model_go_through_it(probability, monkeypatch):
-    from sot_nlp.training import quick_cpu as module
+    from sot_nlp.training.speed import fast_cpu as module
 
     calls = []
     monkeypatch.setattr(module, "keep_factors", lambda like, p: calls.append(p) or torch.ones_like(like))

@@ -17,8 +17,8 @@ from accelerate.utils import TorchDynamoPlugin
 
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.errors import UserError
-from sot_nlp.training.checkpoints import Progress, step_folders
-from sot_nlp.training.vocabulary import RowGradients, rows_in_use, tokens_in_use
+from sot_nlp.training.checkpointing.folders import Progress, step_folders
+from sot_nlp.training.speed.embedding_rows import RowGradients, rows_in_use, tokens_in_use
 from tests.training_case import PAD, Split, run, settings, tiny_model
 
 EMBEDDING = "bert.embeddings.word_embeddings.weight"

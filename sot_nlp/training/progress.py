@@ -12,8 +12,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from sot_nlp.errors import UserError
-from sot_nlp.training.checkpoints import Progress
-from sot_nlp.training.runlog import RunLog, finite
+from sot_nlp.training.checkpointing.folders import Progress
+from sot_nlp.training.logs import RunLog, finite
 from sot_nlp.training.updates import Outcome
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from accelerate.utils import DynamoBackend
 from torch import nn
 
 from sot_nlp.data.token_split import TokenSplit
-from sot_nlp.training.processes import is_sharded
+from sot_nlp.training.distributed import is_sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -24,9 +24,10 @@ from accelerate.utils import (
 )
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.training import interruption, precision
-from sot_nlp.training.interruption import LostProcessError
-from sot_nlp.training.runlog import tracker_names
+from sot_nlp.training import signals
+from sot_nlp.training.logs import tracker_names
+from sot_nlp.training.signals import LostProcessError
+from sot_nlp.training.speed import precision
 
 try:
     import resource
@@ -135,7 +136,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 def agreed_signal(accelerator: Accelerator) -> int:
     """The signal that any process got, 0 for none; the same on all, which call it together."""
-    signum = interruption.received()
+    signum = signals.received()
     if accelerator.num_processes == 1:
         return signum
     flags = torch.tensor([float(bool(signum)), float(signum)], device=accelerator.device)
@@ -152,7 +153,7 @@ def lost_process_told(accelerator: Accelerator, arguments: Any) -> Iterator[None
         if accelerator.num_processes == 1 or not any(sign in str(error).lower() for sign in LOST):
             raise
         raise LostProcessError(
-            f"another process of this run has ended; {interruption.same_command(arguments)} goes on from the "
+            f"another process of this run has ended; {signals.same_command(arguments)} goes on from the "
             f"last checkpoint, if one was written ({printable(error)})",
             first=_first("lost process"),
         ) from error

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sot_nlp.errors import printable
-from sot_nlp.training.checkpoints import CheckpointError
+from sot_nlp.training.checkpointing.folders import CheckpointError
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

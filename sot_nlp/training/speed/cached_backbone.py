@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sot_nlp.data.token_split import TokenSplit
-from sot_nlp.training.features import Features, load_features
-from sot_nlp.training.processes import on_main
+from sot_nlp.training.distributed import on_main
+from sot_nlp.training.speed.features import Features, load_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

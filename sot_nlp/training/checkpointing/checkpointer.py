@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.training import checkpoints, state_files
-from sot_nlp.training.checkpoints import CheckpointError, Progress
-from sot_nlp.training.fingerprint import changes
-from sot_nlp.training.processes import is_sharded, on_main
+from sot_nlp.training.checkpointing import folders, tensor_files
+from sot_nlp.training.checkpointing.fingerprint import changes
+from sot_nlp.training.checkpointing.folders import CheckpointError, Progress
+from sot_nlp.training.distributed import is_sharded, on_main
 
 SHARDS = "shards"
 
@@ -55,8 +55,8 @@ class Keeper:
         """
 
         def find() -> tuple[Path, Progress] | None:
-            checkpoints.recover(self.folder)
-            found = checkpoints.find(wanted, self.folder, warn)
+            folders.recover(self.folder)
+            found = folders.find(wanted, self.folder, warn)
             if found is None and wanted is not None:
                 warn(
                     f"--resume_from_checkpoint {printable(wanted)}: there is no checkpoint yet; starting anew"
@@ -84,50 +84,50 @@ class Keeper:
             return
         scaler = self.accelerator.scaler
         progress.scaler = None if scaler is None else scaler.state_dict()
-        target = checkpoints.step_folder(self.folder, progress.step)
+        target = folders.step_folder(self.folder, progress.step)
 
         def fill(folder: Path) -> None:
-            state_files.save_model(folder / checkpoints.MODEL, self.bare)
-            state_files.save_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
+            tensor_files.save_model(folder / folders.MODEL, self.bare)
+            tensor_files.save_optimizer(folder / folders.OPTIMIZER, self.optimizer.optimizer, self.names)
             progress.write(folder)
 
         if self.sharded:
             self._save_shards(target, progress)
         else:
-            on_main(self.accelerator, lambda: checkpoints.save_folder(target, fill))
+            on_main(self.accelerator, lambda: folders.save_folder(target, fill))
         self.saved = (progress.step, progress.evaluated)
-        on_main(self.accelerator, lambda: checkpoints.rotate(self.folder, progress.step, self.limit))
+        on_main(self.accelerator, lambda: folders.rotate(self.folder, progress.step, self.limit))
 
     def save_best(self, step: int) -> None:
         """Keep the weights of this point as the best so far."""
-        target = checkpoints.best_folder(self.folder, step)
+        target = folders.best_folder(self.folder, step)
 
         def save() -> None:
-            checkpoints.save_folder(
-                target, lambda folder: state_files.save_model(folder / checkpoints.MODEL, self.bare)
+            folders.save_folder(
+                target, lambda folder: tensor_files.save_model(folder / folders.MODEL, self.bare)
             )
 
         if self.sharded:
             self._save_shards(target)
         else:
             on_main(self.accelerator, save)
-        on_main(self.accelerator, lambda: checkpoints.remove_old_best(self.folder, step))
+        on_main(self.accelerator, lambda: folders.remove_old_best(self.folder, step))
 
     def load_best(self, step: int) -> None:
         """Give the model the weights that `save_best` kept. Raises UserError where they are damaged."""
-        folder = checkpoints.best_folder(self.folder, step)
+        folder = folders.best_folder(self.folder, step)
         try:
-            checkpoints.verify(folder)
+            folders.verify(folder)
             if self.sharded:
                 self.accelerator.load_state(str(folder / SHARDS))
             else:
-                state_files.load_model(folder / checkpoints.MODEL, self.bare)
+                tensor_files.load_model(folder / folders.MODEL, self.bare)
         except CheckpointError as error:
             raise UserError(f"the best model {printable(folder)}: {error}") from None
 
     def last(self) -> str:
         """A clause that names the newest checkpoint."""
-        whole = checkpoints.step_folders(self.folder)
+        whole = folders.step_folders(self.folder)
         return f"last good checkpoint: {printable(whole[-1])}" if whole else "no checkpoint was written yet"
 
     def _restore(self, folder: Path, progress: Progress) -> None:
@@ -135,8 +135,8 @@ class Keeper:
             self.accelerator.load_state(str(folder / SHARDS))
             return
         try:
-            state_files.load_model(folder / checkpoints.MODEL, self.bare)
-            state_files.load_optimizer(folder / checkpoints.OPTIMIZER, self.optimizer.optimizer, self.names)
+            tensor_files.load_model(folder / folders.MODEL, self.bare)
+            tensor_files.load_optimizer(folder / folders.OPTIMIZER, self.optimizer.optimizer, self.names)
         except CheckpointError as error:
             raise UserError(f"checkpoint {printable(folder)}: {error}") from None
         if self.accelerator.scaler is not None and progress.scaler is not None:
@@ -144,20 +144,18 @@ class Keeper:
 
     def _copy_best(self, source: Path, step: int) -> None:
         """Take over the best model from the other run's folder that the checkpoint came from."""
-        old, target = (checkpoints.best_folder(folder, step) for folder in (source, self.folder))
+        old, target = (folders.best_folder(folder, step) for folder in (source, self.folder))
 
         def copy(folder: Path) -> None:
-            shutil.copytree(
-                old, folder, ignore=shutil.ignore_patterns(checkpoints.MANIFEST), dirs_exist_ok=True
-            )
+            shutil.copytree(old, folder, ignore=shutil.ignore_patterns(folders.MANIFEST), dirs_exist_ok=True)
 
-        on_main(self.accelerator, lambda: checkpoints.save_folder(target, copy))
+        on_main(self.accelerator, lambda: folders.save_folder(target, copy))
 
     def _save_shards(self, target: Path, progress: Progress | None = None) -> None:
         """All processes write their part through accelerate; the main one seals the whole."""
         from torch.distributed.checkpoint.api import CheckpointException  # a second that only this pays
 
-        folder = on_main(self.accelerator, lambda: checkpoints.unfinished(target))
+        folder = on_main(self.accelerator, lambda: folders.unfinished(target))
         try:
             self.accelerator.save_state(str(folder / SHARDS))
         except (OSError, CheckpointException) as error:
@@ -165,12 +163,12 @@ class Keeper:
             cause = error if isinstance(error, OSError) else next(iter(error.failures.values()))[0]
             if self.accelerator.is_main_process:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(checkpoints.not_written(target, cause)) from None
+            raise UserError(folders.not_written(target, cause)) from None
         self.accelerator.wait_for_everyone()
 
         def seal() -> None:
             if progress is not None:
                 progress.write(folder)
-            checkpoints.seal(folder, target)
+            folders.seal(folder, target)
 
         on_main(self.accelerator, seal)
