@@ -7,8 +7,8 @@ import sys
 
 import sot_nlp.cli
 import sot_nlp.data.task_data
-import sot_nlp.runner
-import sot_nlp.scoring
+import sot_nlp.runs.runner
+import sot_nlp.runs.scoring
 import sot_nlp.training.loop
 from sot_nlp.modeling import modeling_sot  # noqa: F401
 

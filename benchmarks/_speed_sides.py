@@ -109,8 +109,8 @@ def _data(arguments: Any, split: str, examples: int | None) -> tuple[Any, Any, A
     """(task, tokenizer, `examples` of its split drawn at random): the same for every side."""
     import dataclasses
 
-    from sot_nlp import preparation
     from sot_nlp.data.task_data import load_data
+    from sot_nlp.runs import preparation
 
     spec = preparation.task_of(arguments)
     tokenizer = preparation.load_tokenizer(arguments)
@@ -140,7 +140,7 @@ def _dataset(split: Any) -> Any:
 
 def our_training(task: str, data_dir: str, model: str, examples: int, epochs: int, **given: Any) -> Run:
     """Epochs of sot-nlp's loop."""
-    from sot_nlp import preparation
+    from sot_nlp.runs import preparation
     from sot_nlp.training.loop import create_accelerator, train
 
     arguments = _arguments(task, data_dir, model, num_train_epochs=epochs, eval_strategy="no", **given)
@@ -208,7 +208,7 @@ def _operations(network: Any, lengths: np.ndarray) -> float:
 
 def our_frozen_training(task: str, data_dir: str, model: str, examples: int, **given: Any) -> Run:
     """Epochs of the whole task with the backbone run once and cached, as a run of the command."""
-    from sot_nlp.runner import run as run_command
+    from sot_nlp.runs.runner import run as run_command
 
     del examples  # all of them
     settings = {"freeze_backbone": True, "num_train_epochs": 3, "head_learning_rate": 1e-3, **given}
@@ -265,7 +265,7 @@ def trainer_training(
 
 def our_evaluation(task: str, data_dir: str, model: str, examples: int) -> Run:
     """Logits of the validation split by sot-nlp with the SoT head."""
-    from sot_nlp import preparation
+    from sot_nlp.runs import preparation
     from sot_nlp.training.evaluation import predict
     from sot_nlp.training.loop import create_accelerator
 
@@ -305,8 +305,8 @@ def our_prediction(task: str, data_dir: str, model: str, examples: int) -> Run:
     """`sot-nlp predict` from a file of texts to a file of labels, with the SoT head."""
     import csv
 
-    from sot_nlp import preparation
     from sot_nlp.prediction import predict_file
+    from sot_nlp.runs import preparation
 
     arguments = _arguments(task, data_dir, model)
     data, tokenizer, split = _data(arguments, "validation", examples)

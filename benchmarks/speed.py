@@ -217,8 +217,8 @@ def frozen_epoch(task: str, side: str, runs: list[dict[str, float]]) -> dict[str
 
 def padding(task: str, data_dir: str, model: str, *, gpu: bool) -> list[dict[str, Any]]:
     """Padded over real tokens of the whole task: three epochs of batches of 32, evaluation by default."""
-    from sot_nlp import preparation
     from sot_nlp.data.task_data import load_data
+    from sot_nlp.runs import preparation
     from sot_nlp.settings.arguments import build_arguments
     from sot_nlp.training.batching import epoch_updates, evaluation_batches
     from sot_nlp.training.speed.cuda_graphs import rounded_length

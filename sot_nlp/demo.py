@@ -114,7 +114,7 @@ def run_demo(
 
 
 def _run(settings: dict[str, Any]) -> dict[str, Any]:
-    from sot_nlp import runner
+    from sot_nlp.runs import runner
 
     return runner.run(build_arguments([("demo", settings)]))
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import preparation, records, run_folder, scoring
+from sot_nlp import records
 from sot_nlp.data.data_report import describe
 from sot_nlp.data.infer_task import Trained, user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
-from sot_nlp.runner import say, write_rows
+from sot_nlp.runs import folder as run_folder
+from sot_nlp.runs import preparation, scoring
+from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.saved_model import trained_task
 from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.training_plot import mapping
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sot_nlp.data.task_data import TaskData
-    from sot_nlp.scoring import Scorer
+    from sot_nlp.runs.scoring import Scorer
     from sot_nlp.tasks.spec import TaskSpec
 
 
@@ -77,7 +79,7 @@ def open_saved(
 
     The data holds `test_splits` too. Raises UserError.
     """
-    from sot_nlp.scoring import Scorer
+    from sot_nlp.runs.scoring import Scorer
     from sot_nlp.training import loop
 
     accelerator = loop.create_accelerator(arguments)

@@ -332,7 +332,7 @@ class _Writer:
 
     def write(self, logits: np.ndarray) -> None:
         """Write one row for each of (n, K) logits."""
-        from sot_nlp.scoring import decisions
+        from sot_nlp.runs.scoring import decisions
         from sot_nlp.training.evaluation import probabilities
 
         labels = [self._label(decision) for decision in decisions(logits, self.kind)]

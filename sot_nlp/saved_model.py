@@ -62,7 +62,7 @@ def open_model(
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"{shown}: no such folder")
 
-    from sot_nlp.preparation import user_errors
+    from sot_nlp.runs.preparation import user_errors
 
     with user_errors(shown):
         import torch
@@ -126,7 +126,7 @@ def trained_task(name_or_path: str | Path, *, revision: str = "main") -> Trained
     The labels are in the order that they had in training, which its record tells, else in the model's own.
     Raises UserError where there is no such model.
     """
-    from sot_nlp.preparation import user_errors
+    from sot_nlp.runs.preparation import user_errors
 
     with user_errors(printable(name_or_path)):
         saved = _read_config(str(name_or_path), revision)

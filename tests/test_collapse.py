@@ -1,4 +1,4 @@
-from sot_nlp.collapse import collapse_warnings, fell
+from sot_nlp.runs.collapse import collapse_warnings, fell
 
 FALLING = [1.0 - 0.02 * i for i in range(30)]
 

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from sot_nlp import records, run_folder
+from sot_nlp import records
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.remote_code import modeling_files
+from sot_nlp.runs import folder as run_folder
 from sot_nlp.settings.arguments import Arguments
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import matthews_corrcoef
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer, records
 from sot_nlp.cli import main
 from sot_nlp.errors import UserError
-from sot_nlp.scoring import Scorer
+from sot_nlp.runs.scoring import Scorer
 from tests import tiny
 
 FAMILIES = ("bert", "roberta", "openai-gpt", "gpt2")

@@ -24,7 +24,7 @@ from sot_nlp.export import export_onnx
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
 from sot_nlp.prediction import predict_file
-from sot_nlp.preparation import load_saved
+from sot_nlp.runs.preparation import load_saved
 from sot_nlp.saved_model import open_model
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.settings.command_line import read_config

@@ -27,7 +27,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
         run_demo(arguments)
         return 0
-    from sot_nlp import runner
+    from sot_nlp.runs import runner
 
     if arguments.task == "demo" and arguments.data_dir is None:
         from sot_nlp.demo import ensure_demo_data

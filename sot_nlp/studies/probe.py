@@ -63,7 +63,7 @@ class Probe:
         rates: Sequence[float] | None = None,
         jobs: int | None = None,
     ):
-        from sot_nlp import preparation
+        from sot_nlp.runs import preparation
 
         self.arguments = arguments
         self.arms = tuple(arms)
@@ -106,9 +106,9 @@ class Probe:
         return lines
 
     def _features(self) -> tuple[Features, Features]:
-        from sot_nlp import preparation
         from sot_nlp.data import task_data
         from sot_nlp.modeling.head_config import resolve_head
+        from sot_nlp.runs import preparation
         from sot_nlp.training.speed.features import load_features
 
         started = time.perf_counter()
@@ -316,7 +316,7 @@ class Probe:
 
     def save(self, arm: str, folder: Path) -> Path:
         """Save the backbone with the arm's first head as a classifier, its tokenizer beside it."""
-        from sot_nlp import preparation
+        from sot_nlp.runs import preparation
 
         model: Any
         model, _ = preparation.load_model(self.arguments, self.config(arm), self.data, self.tokenizer)

@@ -20,7 +20,7 @@ import torch
 from rich.progress import track
 
 from sot_nlp.modeling.head import SoTHead
-from sot_nlp.scoring import decisions
+from sot_nlp.runs.scoring import decisions
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
 from sot_nlp.tasks import metrics

@@ -208,7 +208,7 @@ class Study:
         arguments = build_arguments(
             [(f"recipe of {spec.name}", dict(spec.recipe)), ("study", {**given, "seed": self.seeds[0]})]
         )
-        from sot_nlp.preparation import check_model_folder, head_of
+        from sot_nlp.runs.preparation import check_model_folder, head_of
 
         head_of(arguments)
         check_model_folder(arguments.model_name_or_path)

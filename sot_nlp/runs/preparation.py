@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import lora
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, printable
+from sot_nlp.runs import lora
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.labels import Alignment, align_labels
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import lora, preparation, records, run_folder
-from sot_nlp.collapse import collapse_warnings
+from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import NO_ROOM, system_error
+from sot_nlp.runs import folder as run_folder
+from sot_nlp.runs import lora, preparation
+from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.run_lock import run_lock
 from sot_nlp.training.signals import Interrupted
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sot_nlp.data.task_data import TaskData
-    from sot_nlp.scoring import Scorer
+    from sot_nlp.runs.scoring import Scorer
     from sot_nlp.training.loop import TrainingResult
 
 
@@ -65,7 +67,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from accelerate.utils import broadcast_object_list, set_seed
         from transformers.utils import logging
 
-        from sot_nlp.scoring import Scorer
+        from sot_nlp.runs.scoring import Scorer
         from sot_nlp.training import loop
         from sot_nlp.training.checkpointing import folders
         from sot_nlp.training.distributed import lost_process_told
