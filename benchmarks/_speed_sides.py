@@ -305,7 +305,7 @@ def our_prediction(task: str, data_dir: str, model: str, examples: int) -> Run:
     """`sot-nlp predict` from a file of texts to a file of labels, with the SoT head."""
     import csv
 
-    from sot_nlp.prediction import predict_file
+    from sot_nlp.inference.predict import predict_file
     from sot_nlp.runs import preparation
 
     arguments = _arguments(task, data_dir, model)

@@ -37,7 +37,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.explanation.attribution import Explanation, explain
 from sot_nlp.explanation.inputs import Encoded, encode, replacement_token
 from sot_nlp.files import write_json
-from sot_nlp.saved_model import SavedModel, open_model
+from sot_nlp.inference.saved_model import SavedModel, open_model
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.statistics import bootstrap_interval
 from sot_nlp.tasks.spec import load_task

@@ -25,7 +25,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.explanation.attribution import METHODS, default_method, explain
 from sot_nlp.explanation.explanation_html import STYLE
 from sot_nlp.explanation.explanation_view import View, shown
-from sot_nlp.saved_model import SavedModel
+from sot_nlp.inference.saved_model import SavedModel
 
 MAX_CHARACTERS = 5000
 # A character is at most 12 bytes in JSON (a surrogate pair's escapes); two texts and what is around them.

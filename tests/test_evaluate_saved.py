@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from sot_nlp import AutoSoTForSequenceClassification, records
 from sot_nlp.cli import main
-from sot_nlp.evaluate_saved import validation_score
+from sot_nlp.inference.evaluate import validation_score
 from tests import tiny
 
 CPU = ("--cpu", "--mixed_precision", "no", "--disable_tqdm")

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from sot_nlp import export, records
+from sot_nlp import records
 from sot_nlp.errors import UserError
-from sot_nlp.evaluate_saved import validation_score
-from sot_nlp.export import OnnxClassifier, export_onnx
+from sot_nlp.inference import export
+from sot_nlp.inference.evaluate import validation_score
+from sot_nlp.inference.export import OnnxClassifier, export_onnx
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.tokenizer import load_tokenizer

@@ -17,11 +17,11 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from sot_nlp import prediction
 from sot_nlp.errors import UserError
+from sot_nlp.inference import predict as prediction
+from sot_nlp.inference.predict import predict_file
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
-from sot_nlp.prediction import predict_file
 from tests import tiny
 from tests.saved_runs import LABELS, save_run
 

@@ -20,12 +20,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from sot_nlp import records
 from sot_nlp.data.token_cache import ArrayWriter, DamagedCacheError, _header_checksum, read_arrays
 from sot_nlp.errors import UserError
-from sot_nlp.export import export_onnx
+from sot_nlp.inference.export import export_onnx
+from sot_nlp.inference.predict import predict_file
+from sot_nlp.inference.saved_model import open_model
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
-from sot_nlp.prediction import predict_file
 from sot_nlp.runs.preparation import load_saved
-from sot_nlp.saved_model import open_model
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.submission import write_submission

@@ -17,7 +17,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         parse_flags(["--help"], f"{prog} FOLDER", SUMMARY)
     if not argv or argv[0].startswith("-"):
         raise UserError(f"the model's folder is missing: {prog} FOLDER [--task NAME] [flags]")
-    from sot_nlp.evaluate_saved import data_settings, evaluate_saved
+    from sot_nlp.inference.evaluate import data_settings, evaluate_saved
 
     folder, *rest = argv
     flags, config = parse_flags(rest, prog, SUMMARY)

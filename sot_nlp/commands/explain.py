@@ -14,7 +14,7 @@ from sot_nlp.settings.flag_parser import FlagParser
 if TYPE_CHECKING:
     from sot_nlp.explanation.attribution import Text
     from sot_nlp.explanation.explanation_view import View
-    from sot_nlp.saved_model import SavedModel
+    from sot_nlp.inference.saved_model import SavedModel
 
 SUMMARY = (
     "Show which words drive a classifier's decision. Several FOLDERs are shown one under another. Without "
@@ -31,7 +31,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
     from sot_nlp.explanation import explanation_terminal
     from sot_nlp.explanation.attribution import METHODS
-    from sot_nlp.saved_model import open_model
+    from sot_nlp.inference.saved_model import open_model
 
     if flags.method is not None and flags.method not in METHODS:
         raise UserError(f"--method {printable(flags.method)}: {did_you_mean(flags.method, METHODS)}")
@@ -108,7 +108,7 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
         found: list[Text] = list(zip(flags.text, pairs, strict=True)) if pairs else list(flags.text)
     else:
         from sot_nlp.data.file_format import check_file
-        from sot_nlp.prediction import Summary, text_windows
+        from sot_nlp.inference.predict import Summary, text_windows
 
         path = None if flags.file == "-" else Path(flags.file)
         if path is not None:

@@ -19,8 +19,8 @@ def run(argv: Sequence[str], prog: str) -> int:
         "--model_revision", default="main", metavar="NAME", help="branch or commit on the Hub"
     )
     given = parser.parse_args(argv)
-    from sot_nlp.evaluate_saved import validation_score
-    from sot_nlp.export import export_onnx
+    from sot_nlp.inference.evaluate import validation_score
+    from sot_nlp.inference.export import export_onnx
 
     done = export_onnx(
         given.model,

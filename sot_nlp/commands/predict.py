@@ -32,7 +32,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     given = parser.parse_args(argv)
-    from sot_nlp.prediction import predict_file
+    from sot_nlp.inference.predict import predict_file
 
     summary = predict_file(
         given.model,

@@ -19,8 +19,8 @@ from torch import Tensor
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.explanation.inputs import PASS_TOKENS, Encoded, encode, integrated_gradients, occlusion
 from sot_nlp.explanation.words import Word, words_of
+from sot_nlp.inference.saved_model import KINDS
 from sot_nlp.modeling.tokens import classification_index
-from sot_nlp.saved_model import KINDS
 
 METHODS = {
     "exact": "the head's own sum over tokens",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sot_nlp.data.tokenization import filler_token
 from sot_nlp.errors import UserError, printable
-from sot_nlp.saved_model import longest_text
+from sot_nlp.inference.saved_model import longest_text
 
 # Tokens that go through the model together, at most: bounds the memory whatever the length.
 PASS_TOKENS = 8192

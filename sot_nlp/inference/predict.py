@@ -28,7 +28,7 @@ from sot_nlp.files import atomic_file
 if TYPE_CHECKING:
     from sot_nlp.data.tables import Table
     from sot_nlp.data.token_split import TokenSplit
-    from sot_nlp.saved_model import SavedModel
+    from sot_nlp.inference.saved_model import SavedModel
 
 FORMATS = ("csv", "jsonl")
 WINDOW = 10_000  # texts; as many as a table hands out at a time
@@ -118,7 +118,7 @@ def predict_file(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
 
-    from sot_nlp.saved_model import open_model
+    from sot_nlp.inference.saved_model import open_model
     from sot_nlp.settings.arguments import Arguments
     from sot_nlp.training.distributed import create_accelerator
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sync_folder
-from sot_nlp.saved_model import SavedModel, open_model
+from sot_nlp.inference.saved_model import SavedModel, open_model
 
 MODEL_NAME = "model.onnx"
 INT8_NAME = "model_int8.onnx"
