@@ -13,10 +13,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from sot_nlp import hub, model_card, records
+from sot_nlp import records
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
+from sot_nlp.publishing import hub, model_card
 from tests.hub_server import Hub, serve
 from tests.saved_runs import TEXTS, record, save_run
 

@@ -14,8 +14,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard import metadata_load
 
-from sot_nlp import model_card, records
-from sot_nlp.model_card import escape, plot_of, table, write_card
+from sot_nlp import records
+from sot_nlp.publishing import model_card
+from sot_nlp.publishing.model_card import escape, plot_of, table, write_card
 from tests.hub_server import card_problems, serve
 from tests.saved_runs import record
 

@@ -200,7 +200,7 @@ def test_every_save_pushes_behind_each_evaluation(glue, backbone_folder, tmp_pat
             raise UserError("the network is gone")
         return "url"
 
-    monkeypatch.setattr("sot_nlp.hub.push", push)
+    monkeypatch.setattr("sot_nlp.publishing.hub.push", push)
     out = tmp_path / "pushed"
     flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--hub_strategy", "every_save")
     assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0

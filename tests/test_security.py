@@ -25,10 +25,10 @@ from sot_nlp.inference.predict import predict_file
 from sot_nlp.inference.saved_model import open_model
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
+from sot_nlp.publishing.submission import write_submission
 from sot_nlp.runs.preparation import load_saved
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.settings.command_line import read_config
-from sot_nlp.submission import write_submission
 from sot_nlp.tasks.spec import load_task
 from sot_nlp.training.checkpointing import folders, tensor_files
 from tests.saved_runs import save_run

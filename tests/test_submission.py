@@ -4,9 +4,10 @@ import zipfile
 
 import pytest
 
-from sot_nlp import records, submission
+from sot_nlp import records
 from sot_nlp.errors import UserError
-from sot_nlp.submission import check_submission, check_table, write_submission, write_task_file
+from sot_nlp.publishing import submission
+from sot_nlp.publishing.submission import check_submission, check_table, write_submission, write_task_file
 from sot_nlp.tasks.spec import load_task
 
 # The server's files, their sizes, and the predictions that it takes; from the benchmark, not from tasks/.

@@ -17,7 +17,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser.add_argument("--revision", metavar="BRANCH", help="default: main")
     parser.add_argument("--license", metavar="ID", help="the model's licence, as the Hub names it")
     given = parser.parse_args(argv)
-    from sot_nlp import hub
+    from sot_nlp.publishing import hub
 
     url = hub.push(
         given.folder,

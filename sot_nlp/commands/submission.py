@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sot_nlp.publishing.submission import write_submission
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.submission import write_submission
 
 
 def run(argv: Sequence[str], prog: str) -> int:

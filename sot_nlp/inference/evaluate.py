@@ -13,11 +13,11 @@ from sot_nlp.data.infer_task import Trained, user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.inference.saved_model import trained_task
+from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
 from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
-from sot_nlp.training_plot import mapping
 
 if TYPE_CHECKING:
     import torch

@@ -147,7 +147,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def push(run: Run) -> str:
     """Push what lies in the run's folder; returns the commit's URL. Raises UserError."""
-    from sot_nlp import hub
+    from sot_nlp.publishing import hub
 
     return hub.push(
         run.folder,
@@ -315,7 +315,7 @@ def save(run: Run, model: PreTrainedModel, weights: dict[str, torch.Tensor] | No
 
 def write_rows(folder: Path, scorer: Scorer, rows: dict[str, list[dict[str, Any]]]) -> None:
     """Write each split's predictions; of a test split also the file that GLUE's server takes."""
-    from sot_nlp.submission import write_task_file
+    from sot_nlp.publishing.submission import write_task_file
 
     for name, predictions in rows.items():
         if name.startswith("test"):

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp import model_card, records
+from sot_nlp import records
 from sot_nlp.errors import UserError, printable
+from sot_nlp.publishing import model_card
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi

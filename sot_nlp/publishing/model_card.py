@@ -15,7 +15,7 @@ from typing import Any
 
 from sot_nlp.errors import printable
 from sot_nlp.files import write_atomic
-from sot_nlp.training_plot import evaluations_of, mapping, training_plot
+from sot_nlp.publishing.training_plot import evaluations_of, mapping, training_plot
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
