@@ -13,8 +13,9 @@ from rich.console import Console
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.studies import collecting, report
+from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.report import write
 from sot_nlp.studies.study import Study, finished, flat_settings, published_command, shown_command
 from sot_nlp.studies.study_display import Lines, LiveTable
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
@@ -59,13 +60,13 @@ def run(argv: Sequence[str], prog: str) -> int:
             markup=False,
         )
         return 128 + stop.signum
-    results = collecting.read_results(folder, allow_mixed=own.allow_mixed)
+    results = read_results.read_results(folder, allow_mixed=own.allow_mixed)
     groups = compare(results)
-    report.show(results, groups)
+    write.show(results, groups)
     formats = ["json", "markdown", "latex", "csv", "html"]
     if importlib.util.find_spec("matplotlib") is not None:
         formats.append("png")
-    for written in report.write(results, groups, folder, formats):
+    for written in write.write(results, groups, folder, formats):
         print(f"wrote {printable(written)}")
     return 1 if state.failed else 0
 

@@ -11,7 +11,7 @@ from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
 from sot_nlp.settings.command_line import parse_flags, read_config
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies.comparison import compare
-from sot_nlp.studies.probe import ARMS
+from sot_nlp.studies.probe.probe import ARMS
 
 SUMMARY = (
     "Train heads on a frozen backbone's token features, many seeds at once, and compare them: which tokens, "
@@ -54,17 +54,17 @@ def run(argv: Sequence[str], prog: str) -> int:
             raise UserError(f"--{flag} {value}: must be at least 1")
     if own.save is not None and own.save not in own.arms:
         raise UserError(f"--save {printable(own.save)}: not among --arms {', '.join(own.arms)}")
-    from sot_nlp.studies import report
-    from sot_nlp.studies.probe import Probe
+    from sot_nlp.studies.probe.probe import Probe
+    from sot_nlp.studies.report import write
 
     probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, own.jobs)
     results = probe.run()
     groups = compare(results)
-    report.show(results, groups)
+    write.show(results, groups)
     for line in probe.timing():
         print(line)
     folder = Path(arguments.output_dir or Path("runs") / f"probe-{probe.spec.name}-{probe.model_label}")
-    for file in report.write(results, groups, folder, ["json", "markdown", "csv", "html"]):
+    for file in write.write(results, groups, folder, ["json", "markdown", "csv", "html"]):
         print(f"wrote {printable(file)}")
     if own.save is not None:
         print(f"wrote {printable(probe.save(own.save, folder / 'model'))}")

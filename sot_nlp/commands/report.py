@@ -8,8 +8,9 @@ from pathlib import Path
 from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.studies import collecting, report
+from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.report import write
 from sot_nlp.studies.results import NAME
 
 SUMMARY = (
@@ -28,7 +29,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         nargs="*",
         metavar="FORMAT",
         default=["json", "markdown", "latex", "csv", "html"],
-        help=f"what to write: json, {', '.join(report.FORMATS)}; none: only the terminal "
+        help=f"what to write: json, {', '.join(write.FORMATS)}; none: only the terminal "
         "(default: all but png, which needs matplotlib)",
     )
     parser.add_argument(
@@ -39,25 +40,25 @@ def run(argv: Sequence[str], prog: str) -> int:
     )
     flags = parser.parse_args(argv)
     for name in flags.formats:
-        if name not in (*report.FORMATS, "json"):
-            raise UserError(f"--formats {printable(name)}: {did_you_mean(name, [*report.FORMATS, 'json'])}")
+        if name not in (*write.FORMATS, "json"):
+            raise UserError(f"--formats {printable(name)}: {did_you_mean(name, [*write.FORMATS, 'json'])}")
     path = Path(flags.path)
     several = results_files(path)
     for file in several or [path]:
-        results = collecting.read_results(file, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
+        results = read_results.read_results(file, baseline=flags.baseline, allow_mixed=flags.allow_mixed)
         groups = compare(results)
-        report.show(results, groups)
+        write.show(results, groups)
         if flags.formats:
             folder = Path(flags.output_dir or (path if path.is_dir() else path.parent))
             # The one results.json of a report or a probe has its report beside it.
             target = folder / file.stem if several and file.name != NAME else folder
-            for written in report.write(results, groups, target, flags.formats):
+            for written in write.write(results, groups, target, flags.formats):
                 print(f"wrote {printable(written)}")
     return 0
 
 
 def results_files(path: Path) -> list[Path]:
     """The results files of a folder that holds such files and no runs: each is reported by itself."""
-    if not path.is_dir() or (path / collecting.STUDY_NAME).exists() or any(path.rglob(records.NAME)):
+    if not path.is_dir() or (path / read_results.STUDY_NAME).exists() or any(path.rglob(records.NAME)):
         return []
     return sorted(path.glob("*.json"))

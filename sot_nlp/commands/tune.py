@@ -10,7 +10,7 @@ from typing import Any
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.studies.report_cells import percent
+from sot_nlp.studies.report.cells import percent
 from sot_nlp.studies.study import Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
 from sot_nlp.studies.study_runner import slots

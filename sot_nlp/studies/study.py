@@ -20,7 +20,7 @@ from typing import Any
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.settings.arguments import HEAD_PREFIX, Arguments, build_arguments
-from sot_nlp.studies.collecting import NOT_AN_ARM, STUDY_NAME, short_hash
+from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 FORMAT_VERSION = 1

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
-from sot_nlp.studies import collecting
-from sot_nlp.studies.report_cells import percent
+from sot_nlp.studies import read_results
+from sot_nlp.studies.report.cells import percent
 from sot_nlp.studies.results import FINISHED
 from sot_nlp.studies.statistics import mean_and_sd
 from sot_nlp.studies.study import Study, StudyCell
@@ -87,7 +87,7 @@ class LiveTable:
             record = records.read(self.folder / "runs" / cell.folder)
         except UserError:
             return None
-        found = collecting.cell_of_record(record, cell.names(), self.study.score, {})
+        found = read_results.cell_of_record(record, cell.names(), self.study.score, {})
         return found.score if found.status == FINISHED else None
 
     def table(self, state: State) -> Table:

@@ -27,8 +27,8 @@ from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
 from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert
-from sot_nlp.studies import claims, collecting
-from sot_nlp.studies.collecting import NOT_AN_ARM
+from sot_nlp.studies import claims, read_results
+from sot_nlp.studies.read_results import NOT_AN_ARM
 from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, GRID, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
 from sot_nlp.tasks.spec import load_task
@@ -293,7 +293,7 @@ class Tuner:
         code = process.wait()
         if code != 0:
             return failure_reason(code, log_path)
-        found = collecting.cell_of_record(records.read(run), cell.names(), self.study.score, {})
+        found = read_results.cell_of_record(records.read(run), cell.names(), self.study.score, {})
         drop_weights(run)
         return found.reason if found.score is None else found.score
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from sot_nlp.studies import overview, report_html, report_plots, report_svg
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.report import overview, plots, svg
+from sot_nlp.studies.report import page as report_html
 from sot_nlp.studies.results import Results
 from tests.fake_study import by_hand
 from tests.html_page import Page
@@ -83,7 +84,7 @@ def test_the_overview_draws_every_interval_a_task_at_a_time():
     results = places(GRID)
     groups = compare(results)
     found = overview.overview(results, groups)
-    first, second = (report_svg.forest(found, task, results) for task in (0, 1))
+    first, second = (svg.forest(found, task, results) for task in (0, 1))
     assert (first.count('class="interval"'), first.count('class="point"')) == (2, 2)
     # Three seeds have no interval, and the place without a cell says so.
     assert (second.count('class="interval"'), second.count('class="hollow"')) == (0, 1)
@@ -107,7 +108,7 @@ def test_the_png_begins_with_the_overview_and_counts_seeds():
         patch.setattr(
             figure.Figure, "savefig", lambda self, *a, **k: (seen.append(self), save(self, *a, **k))
         )
-        report_plots.png(results, compare(results))
+        plots.png(results, compare(results))
     above, below = seen[0].subfigs
     assert [axes.get_title(loc="left") for axes in above.axes] == ["t (accuracy)", "u (accuracy)"]
     assert [label.get_text() for label in above.axes[0].get_yticklabels()] == ["small", "large"]

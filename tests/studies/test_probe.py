@@ -19,8 +19,9 @@ from sot_nlp.modeling.class_token import DenseTransform, TransformedTokenHead
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.modeling.head_config import resolve_head
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.studies import probe, probe_passes
-from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
+from sot_nlp.studies.probe import passes as probe_passes
+from sot_nlp.studies.probe import probe
+from sot_nlp.studies.probe.parallel_heads import SeedBatch, seed_updates
 from sot_nlp.training.batching import epoch_updates
 from sot_nlp.training.speed.features import CLASS_TOKEN, SEPARATOR, WORD, Features, load_features
 from tests import tiny

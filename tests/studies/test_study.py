@@ -11,7 +11,7 @@ from sot_nlp.commands import compare
 from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import build_arguments
-from sot_nlp.studies import collecting
+from sot_nlp.studies import read_results
 from sot_nlp.studies.study import Study, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.tasks.spec import load_task
@@ -135,7 +135,7 @@ def test_arms_with_different_budgets_are_refused_unless_said(file, tmp_path):
     study = finished(read_study(file))
     cells = study.cells()
     study.write_plan(tmp_path / "s", cells, "x")
-    marks = collecting.read_results(tmp_path / "s").marks
+    marks = read_results.read_results(tmp_path / "s").marks
     assert len(marks) == 4
     assert "num_train_epochs 6.0 against 3.0" in marks[0]
 
@@ -158,7 +158,7 @@ def test_held_out_tasks_leave_the_validation_data_alone(file, tmp_path):
     assert mine.labels == ("no", "yes")
     cells = study.cells()
     study.write_plan(tmp_path / "s", cells, "x")
-    assert "held-out" in collecting.read_results(tmp_path / "s").marks[0]
+    assert "held-out" in read_results.read_results(tmp_path / "s").marks[0]
     # The same task from another folder is the same cell.
     again = finished(read_study(file)).with_held_out_tasks(tmp_path / "elsewhere")
     assert [cell.folder for cell in again.cells()] == [cell.folder for cell in cells]
@@ -278,7 +278,7 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
     assert compare.run(words, "sot-nlp compare") == 0
     printed = capsys.readouterr().out
     assert "[2/2] mine · tiny · " in printed
-    results = collecting.read_results(tmp_path / "s")
+    results = read_results.read_results(tmp_path / "s")
     assert [(cell.arm, cell.status, cell.metric) for cell in results.cells] == [
         ("stock", "finished", "accuracy"),
         ("vision", "finished", "accuracy"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sot_nlp.errors import UserError
-from sot_nlp.studies import collecting, study_runner
+from sot_nlp.studies import read_results, study_runner
 from sot_nlp.studies.ray_launcher import RayLauncher
 from sot_nlp.studies.study_runner import slots
 from tests import fake_runs
@@ -61,14 +61,14 @@ def test_a_failed_cell_is_noted_and_the_rest_goes_on(tmp_path, quick, monkeypatc
     state = runner(tmp_path / "s", cells).run()
     assert len(state.finished) == 5
     assert list(state.failed.values()) == ["the disk is full"]
-    results = collecting.read_results(tmp_path / "s")
+    results = read_results.read_results(tmp_path / "s")
     (failed,) = [cell for cell in results.cells if cell.status == "failed"]
     assert (failed.arm, failed.seed, failed.reason) == ("text", 1, "the disk is full")
     # The next start tries it again.
     monkeypatch.delenv("FAIL")
     assert len(runner(tmp_path / "s", cells).run().finished) == 6
     assert len(quick()) == 7
-    assert all(cell.status == "finished" for cell in collecting.read_results(tmp_path / "s").cells)
+    assert all(cell.status == "finished" for cell in read_results.read_results(tmp_path / "s").cells)
 
 
 def test_a_cell_killed_before_its_record_starts_anew(tmp_path, quick):

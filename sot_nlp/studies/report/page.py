@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sot_nlp.studies import overview, report_svg
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.report_cells import metric_title, notes, row, used_columns
-from sot_nlp.studies.report_svg import escaped
+from sot_nlp.studies.report import overview, svg
+from sot_nlp.studies.report.cells import metric_title, notes, row, used_columns
+from sot_nlp.studies.report.svg import escaped
 from sot_nlp.studies.results import Results
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too; the first is the baseline's grey.
@@ -142,7 +142,7 @@ def _overview(results: Results, groups: Sequence[Group]) -> str:
             rows.append(f"<tr><td>{name}{_swatch(results, line.arm)}{escaped(line.arm)}</td>{cells}</tr>")
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     table = f'<table class="matrix"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table>'
-    forests = [report_svg.forest(found, i, results) for i in range(len(found.tasks))] if found.places else []
+    forests = [svg.forest(found, i, results) for i in range(len(found.tasks))] if found.places else []
     caption = "Differences to the baseline and their 95 % intervals"
     figures = [f"<figure><figcaption>{caption}</figcaption>{each}</figure>" for each in forests if each]
     plots = f'<div class="plots">{"".join(figures)}</div>' if figures else ""
@@ -157,15 +157,15 @@ def _overview_cell(arm: ArmResult | None, results: Results) -> str:
 
 
 def _swatch(results: Results, arm: str) -> str:
-    return f'<span class="swatch" style="background:{report_svg.color(results, arm)}"></span>'
+    return f'<span class="swatch" style="background:{svg.color(results, arm)}"></span>'
 
 
 def _section(group: Group, results: Results) -> str:
     paper = ", a diamond the paper's score" if any(arm.published is not None for arm in group.arms) else ""
     plots = [
-        (f"Every seed's score; a line joins runs of one seed, a bar is the mean{paper}", report_svg.scores),
-        (f"Difference to {results.baseline}, seed by seed, with its 95 % interval", report_svg.differences),
-        ("Score over the epochs: thin lines are seeds, the thick one is their mean", report_svg.curves),
+        (f"Every seed's score; a line joins runs of one seed, a bar is the mean{paper}", svg.scores),
+        (f"Difference to {results.baseline}, seed by seed, with its 95 % interval", svg.differences),
+        ("Score over the epochs: thin lines are seeds, the thick one is their mean", svg.curves),
     ]
     figures = []
     for caption, draw in plots:

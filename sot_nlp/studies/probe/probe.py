@@ -22,7 +22,7 @@ from sot_nlp.settings.arguments import Arguments
 if TYPE_CHECKING:
     from sot_nlp.modeling.head import SoTHead
     from sot_nlp.modeling.head_config import SoTHeadConfig
-    from sot_nlp.studies.probe_passes import Pass, Trained
+    from sot_nlp.studies.probe.passes import Pass, Trained
     from sot_nlp.studies.results import Cell, Results
     from sot_nlp.training.speed.features import Features
 
@@ -190,7 +190,7 @@ class Probe:
         rate = rate or self.chosen.get(arm) or (self.rates or (self.arguments.learning_rate,))[0]
         size = len(seeds) if self.device == "cuda" else SEEDS_PER_PASS
         groups = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
-        from sot_nlp.studies.probe_passes import Pass
+        from sot_nlp.studies.probe.passes import Pass
 
         return [
             Pass(
@@ -232,13 +232,13 @@ class Probe:
         self.chosen = {arm: rate for arm, (_, rate) in best.items()}
 
     def _train(self, passes: Sequence[Pass], what: str) -> list[Trained]:
-        from sot_nlp.studies.probe_passes import train_passes
+        from sot_nlp.studies.probe.passes import train_passes
 
         return train_passes(passes, jobs=self.jobs, description=what, quiet=self.arguments.disable_tqdm)
 
     def _results(self, passes: Sequence[Pass], done: Sequence[Trained], validation: Features) -> Results:
         from sot_nlp import records
-        from sot_nlp.studies.collecting import data_hash, short_hash
+        from sot_nlp.studies.read_results import data_hash, short_hash
         from sot_nlp.studies.results import Results
 
         versions = records.versions()
@@ -284,7 +284,7 @@ class Probe:
     ) -> Cell:
         import numpy as np
 
-        from sot_nlp.studies.probe_passes import DATA_SEED_OFFSET
+        from sot_nlp.studies.probe.passes import DATA_SEED_OFFSET
         from sot_nlp.studies.results import FINISHED, Cell
 
         seed = each.seeds[row]

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.overview import Overview
-from sot_nlp.studies.report_cells import percent
+from sot_nlp.studies.report.cells import percent
+from sot_nlp.studies.report.overview import Overview
 from sot_nlp.studies.results import Results
 
 WIDTH = 360

@@ -22,7 +22,7 @@ from rich.progress import track
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.runs.scoring import decisions
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.studies.seed_batch import SeedBatch, seed_updates
+from sot_nlp.studies.probe.parallel_heads import SeedBatch, seed_updates
 from sot_nlp.tasks import metrics
 from sot_nlp.training.optimization import learning_rate_schedule
 from sot_nlp.training.speed.features import Features

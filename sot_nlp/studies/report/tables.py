@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sot_nlp.errors import printable
-from sot_nlp.studies import overview
 from sot_nlp.studies.comparison import Group
-from sot_nlp.studies.report_cells import metric_title, notes, row, used_columns
+from sot_nlp.studies.report import overview
+from sot_nlp.studies.report.cells import metric_title, notes, row, used_columns
 from sot_nlp.studies.results import Results
 
 if TYPE_CHECKING:

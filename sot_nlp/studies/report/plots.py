@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.overview import Overview, overview
-from sot_nlp.studies.report_cells import metric_title
-from sot_nlp.studies.report_svg import lanes, mean_curve
+from sot_nlp.studies.report.cells import metric_title
+from sot_nlp.studies.report.overview import Overview, overview
+from sot_nlp.studies.report.svg import lanes, mean_curve
 from sot_nlp.studies.results import Results
 
 if TYPE_CHECKING:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.studies import overview, report_cells, report_html, report_plots, report_tables
 from sot_nlp.studies.comparison import Group
+from sot_nlp.studies.report import cells, overview, page, plots, tables
 from sot_nlp.studies.results import NAME, Results
 
 Writer = Callable[[Results, Sequence[Group]], "str | bytes"]
 # format -> the files that it writes, each with what makes its content
 FORMATS: dict[str, dict[str, Writer]] = {
-    "html": {"report.html": report_html.page},
-    "markdown": {"report.md": report_tables.markdown},
-    "latex": {"report.tex": report_tables.latex},
+    "html": {"report.html": page.page},
+    "markdown": {"report.md": tables.markdown},
+    "latex": {"report.tex": tables.latex},
     "csv": {
-        "arms.csv": lambda _, groups: report_tables.arms_csv(groups),
-        "runs.csv": lambda results, _: report_tables.runs_csv(results),
+        "arms.csv": lambda _, groups: tables.arms_csv(groups),
+        "runs.csv": lambda results, _: tables.runs_csv(results),
     },
-    "png": {"report.png": report_plots.png},
+    "png": {"report.png": plots.png},
 }
 
 
@@ -35,11 +35,11 @@ def show(results: Results, groups: Sequence[Group]) -> None:
         console = Console(highlight=False, width=200)
     console.print(f"{printable(results.title or results.name)}\n", markup=False, style="bold")
     for group in groups:
-        console.print(report_tables.terminal_table(group, results))
+        console.print(tables.terminal_table(group, results))
     # After the groups, which may be dozens: a terminal shows the end.
     if len(groups) > 1:
         console.print(overview.terminal(results, groups))
-    for note in report_cells.notes(results, groups):
+    for note in cells.notes(results, groups):
         console.print(f"- {note}", markup=False, soft_wrap=True)
 
 

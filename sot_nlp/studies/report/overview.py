@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.report_cells import MISSING_TEXT, metric_title, percent
+from sot_nlp.studies.report.cells import MISSING_TEXT, metric_title, percent
 from sot_nlp.studies.results import Results
 
 if TYPE_CHECKING:
