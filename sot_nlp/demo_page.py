@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.explanation.attribution import METHODS, default_method, explain
-from sot_nlp.explanation.explanation_html import STYLE
-from sot_nlp.explanation.explanation_view import View, shown
+from sot_nlp.explanation.page import STYLE
+from sot_nlp.explanation.view import View, shown
 from sot_nlp.inference.saved_model import SavedModel
 
 MAX_CHARACTERS = 5000

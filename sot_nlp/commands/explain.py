@@ -13,7 +13,7 @@ from sot_nlp.settings.flag_parser import FlagParser
 
 if TYPE_CHECKING:
     from sot_nlp.explanation.attribution import Text
-    from sot_nlp.explanation.explanation_view import View
+    from sot_nlp.explanation.view import View
     from sot_nlp.inference.saved_model import SavedModel
 
 SUMMARY = (
@@ -29,7 +29,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     flags = _parser(prog).parse_args(argv)
     _check(flags)
 
-    from sot_nlp.explanation import explanation_terminal
+    from sot_nlp.explanation import terminal
     from sot_nlp.explanation.attribution import METHODS
     from sot_nlp.inference.saved_model import open_model
 
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         texts = texts or _texts(flags, saved)
         columns.append(_views(flags, saved, name, texts))
     groups = list(zip(*columns, strict=True))
-    explanation_terminal.show(groups)
+    terminal.show(groups)
     _write(flags, groups)
     return 0
 
@@ -127,7 +127,7 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
 
 def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> list[View]:
     from sot_nlp.explanation.attribution import default_method, explain
-    from sot_nlp.explanation.explanation_view import View
+    from sot_nlp.explanation.view import View
 
     wanted = len(saved.text_columns)
     for text in texts:
@@ -175,11 +175,11 @@ def _write(flags: Any, groups: Sequence[Sequence[View]]) -> None:
             continue
         try:
             if flag == "html":
-                from sot_nlp.explanation import explanation_html
+                from sot_nlp.explanation import page
 
-                write_atomic(path, explanation_html.page(groups))
+                write_atomic(path, page.page(groups))
             elif flag == "png":
-                from sot_nlp.explanation import explanation_png
+                from sot_nlp.explanation import picture as explanation_png
 
                 picture, notes = explanation_png.png(groups)
                 write_atomic(path, picture)

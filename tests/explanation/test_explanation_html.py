@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from sot_nlp.explanation import explanation_html
-from sot_nlp.explanation.explanation_view import View
+from sot_nlp.explanation import page as explanation_html
+from sot_nlp.explanation.view import View
 from tests.fake_explanation import explanation
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> \" ' & \x1b[31m \u202eabc </p></style>"

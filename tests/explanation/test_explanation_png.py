@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sot_nlp.errors import UserError
-from sot_nlp.explanation import explanation_png
-from sot_nlp.explanation.explanation_png import direction_of, png, visual_order
-from sot_nlp.explanation.explanation_view import View
+from sot_nlp.explanation import picture as explanation_png
+from sot_nlp.explanation.picture import direction_of, png, visual_order
+from sot_nlp.explanation.view import View
 from tests.fake_explanation import explanation
 
 ALEF, BET, GIMEL = "\u05d0\u05d0", "\u05d1\u05d1", "\u05d2\u05d2"

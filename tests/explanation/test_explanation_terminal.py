@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sot_nlp.explanation.explanation_terminal import show
-from sot_nlp.explanation.explanation_view import View
+from sot_nlp.explanation.terminal import show
+from sot_nlp.explanation.view import View
 from tests.fake_explanation import explanation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sot_nlp.explanation.explanation_view import View, shown, signed
+from sot_nlp.explanation.view import View, shown, signed
 from tests.fake_explanation import explanation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from sot_nlp.explanation.explanation_view import FAINT, View, shown
+from sot_nlp.explanation.view import FAINT, View, shown
 
 # Words of a text beyond which a matrix of pairs is unreadable, and only the strongest pairs are listed.
 MATRIX_WORDS = 40

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from sot_nlp.errors import UserError
-from sot_nlp.explanation.explanation_view import View, shown
+from sot_nlp.explanation.view import View, shown
 
 WIDTH = 760  # pixels of the picture at 100 dots per inch; it is drawn at twice that
 MARGIN, TEXT_SIZE, SMALL_SIZE = 16, 13, 8.5

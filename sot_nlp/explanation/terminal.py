@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sot_nlp.explanation.explanation_view import View, shown
+from sot_nlp.explanation.view import View, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
