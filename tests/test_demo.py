@@ -12,14 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from sot_nlp import demo, records
+from sot_nlp import records
 from sot_nlp.cli import main
+from sot_nlp.demo import comparison
+from sot_nlp.demo.grammar import PHENOMENA, generate
+from sot_nlp.demo.tiny_bert import SPECIAL, mask, save_tiny_bert, train_tiny_bert, train_vocabulary
 from sot_nlp.errors import UserError
-from sot_nlp.grammar import PHENOMENA, generate
 from sot_nlp.settings.arguments import build_arguments
-from sot_nlp.tiny_bert import SPECIAL, mask, save_tiny_bert, train_tiny_bert, train_vocabulary
 
-SMALL = demo.Budget(train_size=200, validation_size=60, pretraining_updates=2, seeds=1)
+SMALL = comparison.Budget(train_size=200, validation_size=60, pretraining_updates=2, seeds=1)
 SENTENCES = [e.sentence for e in generate("train", 8000, 0) if e.label == "acceptable"]
 ONE_STEP = ["--max_train_steps", "1", "--cpu", "--disable_tqdm", "--per_device_eval_batch_size", "60"]
 
@@ -44,8 +45,8 @@ def test_a_new_word_is_a_known_stem_and_a_known_ending(tokenizer):
 def test_the_vocabulary_is_the_same_in_another_process(tokenizer):
     """The trainer's own numbering is not; hashes differ between processes."""
     code = (
-        "from sot_nlp.grammar import generate\n"
-        "from sot_nlp.tiny_bert import train_vocabulary\n"
+        "from sot_nlp.demo.grammar import generate\n"
+        "from sot_nlp.demo.tiny_bert import train_vocabulary\n"
         "sentences = [e.sentence for e in generate('train', 8000, 0) if e.label == 'acceptable']\n"
         "import json; print(json.dumps(train_vocabulary(sentences).get_vocab()))"
     )
@@ -103,7 +104,7 @@ def shown(tmp_path_factory):
     """A demo of one step a head: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "Budget", lambda: SMALL)
+        patch.setattr(comparison, "Budget", lambda: SMALL)
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
             assert main(["train", "--task", "demo", "--output_dir", str(folder), *ONE_STEP]) == 0
@@ -119,7 +120,7 @@ def test_both_heads_are_trained_alike_and_shown_side_by_side(shown):
         "output_dir": runs["sot"]["arguments"]["output_dir"],
     }
     assert runs["sot"]["arguments"] == same
-    assert runs["sot"]["arguments"]["learning_rate"] == demo.TRAINING["learning_rate"]
+    assert runs["sot"]["arguments"]["learning_rate"] == comparison.TRAINING["learning_rate"]
     for head, record in runs.items():
         assert record["head"] == head
         [line] = [line for line in text.splitlines() if re.match(rf"│ {head}\s+│", line)]
@@ -128,7 +129,7 @@ def test_both_heads_are_trained_alike_and_shown_side_by_side(shown):
         rows = json.loads((folder / f"{head}-seed42" / "predictions.json").read_text(encoding="utf-8"))
         accuracy = sum(row["prediction"] == row["label"] for row in rows) / len(rows)
         assert cells[3] == f"{accuracy:.3f}"
-        shares = demo.accuracies(folder, head, [42])
+        shares = comparison.accuracies(folder, head, [42])
         assert cells[4:] == [f"{shares[name]:.3f}" for name in PHENOMENA]
         assert sum(shares[name] for name in PHENOMENA) / 5 == pytest.approx(accuracy)
 
@@ -143,7 +144,7 @@ def test_the_printed_snippet_loads_the_model_and_judges(shown, capsys):
 
 def test_finished_runs_are_shown_again_and_other_settings_are_refused(shown, monkeypatch, capsys):
     folder, text = shown
-    monkeypatch.setattr(demo, "Budget", lambda: SMALL)
+    monkeypatch.setattr(comparison, "Budget", lambda: SMALL)
     command = ["train", "--task", "demo", "--output_dir", str(folder), *ONE_STEP]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
     assert main([*command, "--logging_steps", "3"]) == 0
@@ -167,8 +168,8 @@ def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
         asked.append(settings)
         return {"best": {"value": 0.5}}
 
-    monkeypatch.setattr(demo, "prepare_demo", lambda *_, **__: None)
-    monkeypatch.setattr(demo, "show", lambda *_: None)
+    monkeypatch.setattr(comparison, "prepare_demo", lambda *_, **__: None)
+    monkeypatch.setattr(comparison, "show", lambda *_: None)
     flags = {"head": "vision", "head_overrides": {"alpha": 0.7}, "seed": 3, "learning_rate": 0.1}
     arguments = build_arguments(
         [
@@ -176,7 +177,7 @@ def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
             ("flag", {**flags, "output_dir": str(tmp_path)}),
         ]
     )
-    found = demo.run_demo(arguments, train_one)
+    found = comparison.run_demo(arguments, train_one)
     assert [(s["head"], s["seed"]) for s in asked] == [
         ("stock", 3),
         ("vision", 3),
@@ -185,17 +186,17 @@ def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
     ]
     assert [s["head_overrides"] for s in asked] == [{}, {"alpha": 0.7}] * 2
     assert {s["learning_rate"] for s in asked} == {0.1}
-    assert {s["num_train_epochs"] for s in asked} == {demo.TRAINING["num_train_epochs"]}
+    assert {s["num_train_epochs"] for s in asked} == {comparison.TRAINING["num_train_epochs"]}
     assert len({s["output_dir"] for s in asked}) == 4
     assert {head: len(runs) for head, runs in found.items()} == {"stock": 2, "vision": 2}
     for settings in asked:
         build_arguments([("demo", settings)])
     asked.clear()
     alone = build_arguments([("flag", {"head": "stock", "output_dir": str(tmp_path)})])
-    demo.run_demo(alone, train_one, demo.Budget(seeds=1))
+    comparison.run_demo(alone, train_one, comparison.Budget(seeds=1))
     assert [s["head"] for s in asked] == ["stock"]
     with pytest.raises(UserError, match="push one with"):
-        demo.run_demo(build_arguments([("flag", {"push_to_hub": True})]), train_one)
+        comparison.run_demo(build_arguments([("flag", {"push_to_hub": True})]), train_one)
 
 
 def test_any_model_can_be_trained_on_the_demos_corpus(backbone_folder, tmp_path, monkeypatch):
@@ -204,4 +205,4 @@ def test_any_model_can_be_trained_on_the_demos_corpus(backbone_folder, tmp_path,
     short = ["--max_train_samples", "32", "--max_eval_samples", "20", "--output_dir", "out", *ONE_STEP]
     assert main([*command, *short]) == 0
     assert records.read("out")["model_class"] == "SoTGPT2ForSequenceClassification"
-    assert (tmp_path / demo.FOLDER / "data" / "Demo" / "train.tsv").is_file()
+    assert (tmp_path / comparison.FOLDER / "data" / "Demo" / "train.tsv").is_file()

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from sot_nlp import cli
-from sot_nlp.demo_page import MAX_BODY, MAX_WAITING, DemoServer
 from sot_nlp.errors import UserError
 from sot_nlp.explanation.attribution import explain
 from sot_nlp.inference.saved_model import open_model
+from sot_nlp.serving.page import MAX_BODY, MAX_WAITING, DemoServer
 from tests.saved_runs import save_run
 
 HOSTILE = (

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from sot_nlp.grammar import COLUMNS, LABELS, PHENOMENA, generate, phenomenon, shapes, write_corpus
+from sot_nlp.demo.grammar import COLUMNS, LABELS, PHENOMENA, generate, phenomenon, shapes, write_corpus
 
 TRAIN, VALIDATION = generate("train", 4000, 0), generate("validation", 1000, 0)
 BOTH = pytest.mark.parametrize("examples", [TRAIN, VALIDATION], ids=["train", "validation"])

@@ -25,8 +25,8 @@ def run(argv: Sequence[str], prog: str) -> int:
         raise UserError(f"--port {given.port}: must be from 0 to 65535")
     if given.max_length is not None and given.max_length < 1:
         raise UserError(f"--max_length {given.max_length}: must be at least 1")
-    from sot_nlp.demo_page import DemoServer
     from sot_nlp.inference.saved_model import open_model
+    from sot_nlp.serving.page import DemoServer
 
     saved = open_model(given.model, max_length=given.max_length, any_classifier=True)
     name = Path(given.model).resolve().name if Path(given.model).is_dir() else given.model

@@ -23,14 +23,14 @@ def run(argv: Sequence[str], prog: str) -> int:
             "nothing to train on: give --task (see `sot-nlp tasks`), --train_file or --dataset_name"
         )
     if arguments.task == "demo" and "model_name_or_path" not in arguments.sources:
-        from sot_nlp.demo import run_demo
+        from sot_nlp.demo.comparison import run_demo
 
         run_demo(arguments)
         return 0
     from sot_nlp.runs import runner
 
     if arguments.task == "demo" and arguments.data_dir is None:
-        from sot_nlp.demo import ensure_demo_data
+        from sot_nlp.demo.comparison import ensure_demo_data
 
         arguments.data_dir = str(ensure_demo_data())
     runner.run(arguments)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from sot_nlp.grammar import generate
+from sot_nlp.demo.grammar import generate
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import CHOICES, PRESETS, SoTHeadConfig
 

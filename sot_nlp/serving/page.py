@@ -264,8 +264,8 @@ def _has_pairs(saved: SavedModel) -> bool:
 
 def _page(saved: SavedModel, name: str, methods: dict[str, str], max_characters: int) -> tuple[bytes, str]:
     """The page, and the policy that lets nothing but its own script and style run."""
-    folder = resources.files("sot_nlp")
-    texts = {end: (folder / f"demo_page.{end}").read_text(encoding="utf-8") for end in ("html", "js", "css")}
+    folder = resources.files("sot_nlp.serving")
+    texts = {end: (folder / f"page.{end}").read_text(encoding="utf-8") for end in ("html", "js", "css")}
     settings = {
         "model": shown(name),
         "columns": [shown(column) for column in _columns(saved)],

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
+from sot_nlp.demo.grammar import PHENOMENA, generate, phenomenon, write_corpus
 from sot_nlp.errors import UserError, printable
-from sot_nlp.grammar import PHENOMENA, generate, phenomenon, write_corpus
 from sot_nlp.settings.arguments import FIELDS, HUB, LOGS, OUTPUT, Arguments, build_arguments
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def prepare_demo(
     Returns what `--data_dir` and `--model_name_or_path` take. A BERT that is there is kept, unless
     `overwrite`.
     """
-    from sot_nlp.tiny_bert import save_tiny_bert
+    from sot_nlp.demo.tiny_bert import save_tiny_bert
 
     budget = budget or Budget()
     data = ensure_demo_data(folder, budget)
