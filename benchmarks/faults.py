@@ -68,7 +68,7 @@ class Case:
     """A small data set, a tiny backbone with BatchNorm in its head, and the command that trains it."""
 
     def __init__(self, folder: Path, *, epochs: int = 4, every: int = 3, precision: str = "no"):
-        from tests import tiny
+        from tests.support import tiny
 
         self.folder = folder
         self.updates = 15 * epochs

@@ -1,1 +1,1 @@
-"""The tests mirror the package; being a package themselves, they can share `tests.tiny`."""
+"""The tests mirror the package; being a package themselves, they can share `tests.support.tiny`."""

@@ -21,7 +21,7 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
     `backbone_folder("bert", "AutoModelForMaskedLM")` is one that carries another head. Read only.
     """
-    from tests import tiny
+    from tests.support import tiny
 
     @cache
     def build(family: str, auto_class: str = "AutoModel") -> Path:

@@ -1,1 +1,1 @@
-"""What a task is: its specification, labels and metrics. The task files themselves lie in the top-level tasks/."""
+"""What a task is: its specification, labels and metrics. The task files lie in the top-level `tasks/`."""

@@ -11,7 +11,7 @@ from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.task_data import load_data
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.runs.preparation import training_split
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.labels import align_labels
-from tests import tiny
+from tests.support import tiny
 
 COUNT = 23
 

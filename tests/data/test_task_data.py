@@ -17,7 +17,7 @@ from sot_nlp.data.sources import open_source
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture

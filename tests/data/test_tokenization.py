@@ -8,7 +8,7 @@ from sot_nlp.data.label_values import LabelEncoder
 from sot_nlp.data.readers import open_table
 from sot_nlp.data.row_checks import Source
 from sot_nlp.data.tokenization import REUSED, encode_texts, tokenize_sources, tokenizer_fingerprint
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -17,7 +17,7 @@ from sot_nlp.explanation.inputs import encode, logits_of
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import resolve_head
 from sot_nlp.modeling.tokenizer import separator_ids
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = [
     "the zorps run near a wug , but no dax sees it .",

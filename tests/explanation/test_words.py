@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sot_nlp.explanation.words import words_of
-from tests import tiny
+from tests.support import tiny
 
 
 def split(text: str) -> list[str]:

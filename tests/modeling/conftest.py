@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from sot_nlp import (
     load_tokenizer,
 )
 from sot_nlp.modeling.head_config import PRESETS
-from tests import tiny
+from tests.support import tiny
 
 CLASSES = {
     "bert": "SoTBertForSequenceClassification",

@@ -10,9 +10,8 @@ import transformers
 from transformers import AutoConfig, AutoModel
 
 from sot_nlp import AutoSoTForSequenceClassification, SoTGenericForSequenceClassification
-from tests import tiny
-
-from .padding import batch, logits, paddings
+from tests.support import tiny
+from tests.support.padding import batch, logits, paddings
 
 # Three texts of different lengths; 1 pads, and is the pad token of those that have one.
 TEXTS = [[5, 9, 33, 41, 12, 27, 60, 8, 14], [7, 50, 21, 6], [19]]

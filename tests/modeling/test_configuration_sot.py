@@ -17,7 +17,7 @@ from sot_nlp.modeling.configuration_sot import (
     is_causal,
 )
 from sot_nlp.modeling.head_config import PRESETS, resolve_head
-from tests import tiny
+from tests.support import tiny
 
 CLASSES = [SoTBertConfig, SoTRobertaConfig, SoTOpenAIGPTConfig, SoTGPT2Config, SoTConfig]
 

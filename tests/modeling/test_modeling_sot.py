@@ -7,9 +7,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from sot_nlp import AutoSoTForSequenceClassification, SoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS
-from tests import tiny
-
-from .padding import batch, logits, paddings
+from tests.support import tiny
+from tests.support.padding import batch, logits, paddings
 
 ALL_PARAMETERS = {"num_layers": 2, "num_heads": 2, "num_singular_values": 2, "width_x": 6, "width_y": 4}
 

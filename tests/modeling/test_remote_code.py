@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.remote_code import modeling_files
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = ["the zorp runs .", "every wug"]
 

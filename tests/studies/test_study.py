@@ -15,7 +15,7 @@ from sot_nlp.studies import read_results
 from sot_nlp.studies.study import Study, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.tasks.spec import load_task
-from tests import tiny
+from tests.support import tiny
 
 STUDY = """\
 name: small

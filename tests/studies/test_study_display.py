@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sot_nlp.studies.study_display import FRAME_LINES, LiveTable
 from sot_nlp.studies.study_runner import State
-from tests.fake_runs import small
+from tests.support.fake_runs import small
 
 
 def drawn(state: State, height: int) -> list[str]:

@@ -16,8 +16,8 @@ from sot_nlp.errors import UserError
 from sot_nlp.studies import read_results, study_runner
 from sot_nlp.studies.ray_launcher import RayLauncher
 from sot_nlp.studies.study_runner import slots
-from tests import fake_runs
-from tests.fake_runs import fake, runner, small
+from tests.support import fake_runs
+from tests.support.fake_runs import fake, runner, small
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sot_nlp.studies import study_runner, tune
 from sot_nlp.studies.study import finished
 from sot_nlp.studies.study_file import read_study
 from sot_nlp.studies.tune import Dimension, Tuner, parse_space
-from tests.fake_runs import small
+from tests.support.fake_runs import small
 
 # A run whose score is best at a learning rate of 3e-5; without a head's rate it fails.
 RUN = """

@@ -14,7 +14,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.training import evaluation
 from sot_nlp.training.evaluation import loss, predict, probabilities
 from sot_nlp.training.loop import create_accelerator
-from tests.training_case import PAD, Split, run, settings, tiny_model
+from tests.support.training_case import PAD, Split, run, settings, tiny_model
 
 
 def logits_of(model: Any, split: Split, **options: Any) -> np.ndarray:

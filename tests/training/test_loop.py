@@ -17,7 +17,7 @@ from sot_nlp.training.batching import epoch_updates
 from sot_nlp.training.loop import create_accelerator
 from sot_nlp.training.run_lock import run_lock
 from sot_nlp.training.training_loss import training_loss
-from tests.training_case import PAD, Split, run, settings, tiny_model
+from tests.support.training_case import PAD, Split, run, settings, tiny_model
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

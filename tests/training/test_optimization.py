@@ -15,7 +15,7 @@ from sot_nlp.training.optimization import (
     learning_rate_schedule,
     parameter_groups,
 )
-from tests.training_case import settings, tiny_model
+from tests.support.training_case import settings, tiny_model
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"])

@@ -1,0 +1,210 @@
+"""`sot-nlp evaluate` on own data: the labels are the model's, so its training data may be gone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import accuracy_score
+
+from sot_nlp import AutoSoTForSequenceClassification, records
+from sot_nlp.cli import main
+from sot_nlp.inference.evaluate import validation_score
+from tests.support import tiny
+
+CPU = ("--cpu", "--mixed_precision", "no", "--disable_tqdm")
+NAMES = ("bad", "good", "so so")
+
+
+def rows(count: int, seed: int) -> list[tuple[str, str]]:
+    """Texts with the name of a label, which their first letters decide."""
+    return [(text, NAMES[ord(text[0]) % 3]) for text in tiny.sentences(count, seed=seed, low=3)]
+
+
+def write(path: Path, examples: list[tuple[str, str]], header: str = "words,label") -> Path:
+    path.write_text("\n".join([header, *map(",".join, examples)]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(backbone_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`train(name, *flags)`: a run of two epochs in a new folder."""
+    folder = tmp_path_factory.mktemp("own")
+
+    def run(name: str, *flags: str) -> Path:
+        words = f"--model_name_or_path {backbone_folder('bert')} --output_dir {folder / name}"
+        quick = f"--num_train_epochs 2 --learning_rate 1e-3 --cache_dir {folder / 'cache'}"
+        assert main(["train", *words.split(), *quick.split(), *CPU, *flags]) == 0
+        return folder / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    return write(folder / "train.csv", rows(60, 1)), write(folder / "dev.csv", rows(30, 2))
+
+
+@pytest.fixture(scope="module")
+def run(train: Callable[..., Path], files: tuple[Path, Path]) -> Path:
+    """A run with a validation file of its own, whose training file is gone."""
+    folder = train("run", "--train_file", str(files[0]), "--validation_file", str(files[1]))
+    files[0].unlink()
+    return folder
+
+
+def evaluate(run: Path, tmp_path: Path, *flags: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The entry of the evaluation's record, and its predictions."""
+    out = tmp_path / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    assert main(["evaluate", str(run), "--output_dir", str(out), *CPU, *flags]) == 0
+    record = records.read(out)
+    [entry] = record["evaluations"]
+    assert record["best"]["value"] == entry[record["main_metric"]]
+    return entry, json.loads((out / "predictions.json").read_text())
+
+
+def test_the_same_scores_without_the_training_file(run, tmp_path):
+    entry, predictions = evaluate(run, tmp_path)
+    best = records.read(run)["best"]
+    assert entry["accuracy"] == best["value"]
+    assert predictions == json.loads((run / "predictions.json").read_text())
+    named = [NAMES.index(name) for _, name in rows(30, 2)]
+    assert [row["label"] for row in predictions] == named
+    assert entry["accuracy"] == accuracy_score(named, [row["prediction"] for row in predictions])
+    model = AutoSoTForSequenceClassification.from_pretrained(run)
+    assert validation_score(run)(model)["accuracy"] == best["value"]
+
+
+def test_what_is_cut_is_told(run, tmp_path, capsys):
+    evaluate(run, tmp_path, "--max_length", "6")
+    told = capsys.readouterr().out
+    cut = sum(len(text.split()) + 2 > 6 for text, _ in rows(30, 2))
+    assert f"validation: {cut} examples were cut at 6 tokens" in told
+
+
+def test_every_evaluation_names_its_split(run, tmp_path):
+    assert [entry["split"] for entry in records.read(run)["evaluations"]] == ["validation"] * 2
+    assert evaluate(run, tmp_path)[0]["split"] == "validation"
+
+
+def test_another_file_with_fewer_labels_in_another_spelling(run, tmp_path):
+    chosen = [(text, "So-So") for text, name in rows(40, 5) if name == "so so"]
+    other = write(tmp_path / "other.csv", chosen)
+    entry, predictions = evaluate(run, tmp_path, "--validation_file", str(other))
+    assert [row["label"] for row in predictions] == [2] * len(chosen)
+    hits = [row["prediction"] == 2 for row in predictions]
+    assert entry["accuracy"] == sum(hits) / len(hits)
+
+
+def test_numbers_need_a_mapping(run, tmp_path, capsys):
+    numbered = [(text, str(NAMES.index(name))) for text, name in rows(30, 2)]
+    flags = ["--validation_file", str(write(tmp_path / "n.csv", numbered))]
+    assert main(["evaluate", str(run), *flags, *CPU]) == 2
+    told = capsys.readouterr().err
+    assert "n.csv, line 2: label" in told
+    assert "--label_mapping" in told
+    mapping = [f"{i}={name}" for i, name in enumerate(NAMES)]
+    entry, _ = evaluate(run, tmp_path, *flags, "--label_mapping", *mapping)
+    assert entry["accuracy"] == records.read(run)["best"]["value"]
+    assert main(["evaluate", str(run), *flags, "--label_mapping", "0=Bad", *CPU]) == 2
+    assert "--label_mapping: 0=Bad names no label of" in capsys.readouterr().err
+
+
+def test_test_data_alone_is_predicted_by_name(run, tmp_path):
+    (tmp_path / "test.csv").write_text("words\na zorp\nthe dax\n", encoding="utf-8")
+    out = tmp_path / "out"
+    flags = ["--test_file", str(tmp_path / "test.csv"), "--do_predict", "--output_dir", str(out)]
+    assert main(["evaluate", str(run), *flags, *CPU]) == 0
+    found = json.loads((out / "test_predictions.json").read_text())
+    assert [row["index"] for row in found] == [0, 1]
+    assert {row["prediction"] for row in found} <= set(NAMES)
+
+
+def test_without_a_record_the_models_labels_are_enough(run, tmp_path, files):
+    bare = shutil.copytree(run, tmp_path / "bare")
+    (bare / records.NAME).unlink()
+    flags = ["--validation_file", str(files[1]), "--max_length", "128"]
+    assert evaluate(bare, tmp_path, *flags)[0]["accuracy"] == records.read(run)["best"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "a", "2": "b"}, "the model's id2label has the ids 0, 2; expected 0 to 1"),
+        (["a", "b"], "the model's id2label is .*; expected a name for each id"),
+        ({"0": None, "1": "b"}, "the model's id2label is .*; expected a name for each id"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_damaged_labels_are_one_line(run, tmp_path, capsys, files, labels, message, command):
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    flags = ["--file", str(files[1]), "--cpu"] if command == "predict" else CPU
+    assert main([command, str(damaged), *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert re.search(message, told)
+
+
+def test_a_record_of_another_model_is_not_believed(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    record = json.loads((other / records.NAME).read_text())
+    (other / records.NAME).write_text(json.dumps(record | {"labels": ["a", "b", "c"]}))
+    assert evaluate(other, tmp_path)[0]["accuracy"] == record["best"]["value"]
+
+
+def test_a_task_that_is_named_is_evaluated_on_its_own_data(run, tmp_path, capsys):
+    assert main(["evaluate", str(run), "--task", "cola", "--data_dir", str(tmp_path), *CPU]) == 2
+    assert "looked for CoLA/dev.tsv" in capsys.readouterr().err
+
+
+def test_a_share_held_out_needs_the_training_file_as_it_was(train, tmp_path, capsys):
+    path = write(tmp_path / "all.csv", rows(60, 3))
+    run = train("share", "--train_file", str(path), "--validation_fraction", "0.3")
+    entry, predictions = evaluate(run, tmp_path)
+    assert entry["accuracy"] == records.read(run)["best"]["value"]
+    assert predictions == json.loads((run / "predictions.json").read_text())
+    capsys.readouterr()
+
+    write(path, rows(60, 3)[1:])
+    evaluate(run, tmp_path)
+    assert f"warning: {path} has changed since the training" in capsys.readouterr().out
+
+    path.unlink()
+    assert main(["evaluate", str(run), *CPU]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"{path} does not exist, and the validation data is a share of it" in told
+    assert "--validation_file" in told
+
+
+def test_a_regressions_whole_numbers_stay_scores(train, tmp_path):
+    scored = [(text, f"{len(text) / 10}") for text in tiny.sentences(40, seed=4)]
+    path = write(tmp_path / "train.csv", scored)
+    dev = write(tmp_path / "dev.csv", [(text, str(i % 4)) for i, (text, _) in enumerate(scored)])
+    run = train("scores", "--train_file", str(path), "--validation_file", str(dev))
+    path.unlink()
+    entry, predictions = evaluate(run, tmp_path)
+    assert [row["label"] for row in predictions] == [float(i % 4) for i in range(40)]
+    assert entry["pearson"] == pytest.approx(records.read(run)["best"]["value"])
+
+
+def test_a_yaml_task_without_labels_needs_no_training_file_either(train, tmp_path):
+    write(tmp_path / "train.csv", rows(40, 6))
+    write(tmp_path / "dev.csv", rows(20, 7))
+    task = tmp_path / "my.yaml"
+    task.write_text(
+        "text_columns: [words]\nlabel_column: label\nfiles: {train: train.csv, validation: dev.csv}\n",
+        encoding="utf-8",
+    )
+    run = train("yaml", "--task", str(task))
+    (tmp_path / "train.csv").unlink()
+    assert evaluate(run, tmp_path)[0]["accuracy"] == records.read(run)["best"]["value"]

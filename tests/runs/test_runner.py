@@ -1,0 +1,315 @@
+"""Whole runs on a few dozen invented sentences: what they leave behind, and what they refuse."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr
+from sklearn.metrics import matthews_corrcoef
+
+from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer, records
+from sot_nlp.cli import main
+from sot_nlp.errors import UserError
+from sot_nlp.runs.scoring import Scorer
+from tests.support import tiny
+
+FAMILIES = ("bert", "roberta", "openai-gpt", "gpt2")
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory) -> Path:
+    """GLUE's layout of CoLA, RTE, STS-B and MNLI, small, with invented words; labels follow the words."""
+    folder = tmp_path_factory.mktemp("glue")
+    texts = tiny.sentences(120, seed=1, low=2, high=9)
+
+    def write(path, lines):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    rows = [f"x\t{int('wug' in text or 'dax' in text)}\t\t{text}" for text in texts]
+    write("CoLA/train.tsv", rows[:80])
+    write("CoLA/dev.tsv", rows[80:])
+    write("CoLA/test.tsv", ["index\tsentence", *(f"{i}\t{text}" for i, text in enumerate(texts[:13]))])
+    columns = "index genre filename year old_index source1 source2 sentence1 sentence2 score"
+    scored = [
+        f"{i}\tg\tf\ty\t0\ts\ts\t{text}\t{texts[-i]}\t{len(text.split()) % 6}" for i, text in enumerate(texts)
+    ]
+    write("STS-B/train.tsv", [columns.replace(" ", "\t"), *scored[:80]])
+    write("STS-B/dev.tsv", [columns.replace(" ", "\t"), *scored[80:]])
+    return folder
+
+
+def command(glue, backbone, out, *flags, task="cola"):
+    words = f"train --task {task} --data_dir {glue} --model_name_or_path {backbone} --output_dir {out}"
+    quick = "--num_train_epochs 2 --learning_rate 1e-3 --disable_tqdm --cpu --mixed_precision no"
+    return [*words.split(), *quick.split(), "--cache_dir", str(glue / "cache"), *flags]
+
+
+@pytest.fixture(scope="module")
+def finished(glue, backbone_folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "cola"
+    assert main(command(glue, backbone_folder("bert"), out, "--do_predict")) == 0
+    return out
+
+
+def test_the_record_says_what_was_done_and_what_came_out(finished):
+    record = records.read(finished)
+    assert record["status"] == records.FINISHED
+    assert (record["task"], record["head"], record["seed"]) == ("cola", "sot", 42)
+    assert record["main_metric"] == "matthews_correlation"
+    assert record["train_examples_per_second"] > 0
+    assert [evaluation["epoch"] for evaluation in record["evaluations"]] == [1, 2]
+    values = [evaluation["matthews_correlation"] for evaluation in record["evaluations"]]
+    assert record["best"]["value"] == max(values)
+    assert record["head_config"]["width_x"] == 96
+    assert record["arguments"]["num_train_epochs"] == 2
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_predictions_give_the_records_score_in_the_files_order(finished, glue):
+    rows = json.loads((finished / "predictions.json").read_text())
+    in_file = [int(line.split("\t")[1]) for line in (glue / "CoLA/dev.tsv").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(len(in_file)))
+    assert [row["label"] for row in rows] == in_file
+    score = matthews_corrcoef(in_file, [row["prediction"] for row in rows])
+    assert score == pytest.approx(records.read(finished)["best"]["value"], abs=1e-9)
+    for row in rows:
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert int(np.argmax(row["probabilities"])) == row["prediction"]
+
+
+def test_the_saved_model_is_the_one_that_predicted(finished, glue):
+    model = AutoSoTForSequenceClassification.from_pretrained(finished).eval()
+    tokenizer = load_tokenizer(finished)
+    assert model.config.id2label == {0: "unacceptable", 1: "acceptable"}
+    texts = [line.split("\t")[3] for line in (glue / "CoLA/dev.tsv").read_text().splitlines()]
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    saved = [row["probabilities"] for row in json.loads((finished / "predictions.json").read_text())]
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor(saved), atol=2e-6, rtol=0)
+
+
+def test_test_predictions_are_in_the_files_order_and_by_name(finished):
+    rows = json.loads((finished / "test_predictions.json").read_text())
+    assert [row["index"] for row in rows] == list(range(13))
+    assert {row["prediction"] for row in rows} <= {"unacceptable", "acceptable"}
+
+
+def test_a_finished_run_is_refused_and_then_replaced(finished, glue, backbone_folder, tmp_path, capsys):
+    before = (finished / "record.json").read_text()
+    assert main(command(glue, backbone_folder("bert"), finished)) == 2
+    assert "--overwrite_output_dir" in capsys.readouterr().err
+    assert (finished / "record.json").read_text() == before
+
+
+def test_evaluate_gives_the_records_scores(finished, capsys):
+    assert main(["evaluate", str(finished), "--cpu", "--mixed_precision", "no"]) == 0
+    shown = capsys.readouterr().out
+    assert f"matthews_correlation {records.read(finished)['best']['value']:.4f}" in shown
+    assert "validation (40 examples)" in shown
+
+
+def test_the_same_seed_gives_the_same_run(finished, glue, backbone_folder, tmp_path):
+    assert main(command(glue, backbone_folder("bert"), tmp_path / "again")) == 0
+    again = (tmp_path / "again" / "predictions.json").read_text()
+    assert again == (finished / "predictions.json").read_text()
+
+
+def test_a_regression_keeps_its_scores(glue, backbone_folder, tmp_path):
+    out = tmp_path / "stsb"
+    assert main(command(glue, backbone_folder("bert"), out, task="stsb")) == 0
+    rows = json.loads((out / "predictions.json").read_text())
+    assert "probabilities" not in rows[0]
+    assert [row["label"] for row in rows[:3]] == [
+        float(line.rsplit("\t", 1)[1]) for line in (glue / "STS-B/dev.tsv").read_text().splitlines()[1:4]
+    ]
+    value = pearsonr([row["label"] for row in rows], [row["prediction"] for row in rows]).statistic
+    assert value == pytest.approx(records.read(out)["best"]["value"], abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES[1:])
+def test_every_family_trains_saves_and_reloads(family, glue, backbone_folder, tmp_path):
+    out = tmp_path / family
+    assert main(command(glue, backbone_folder(family), out, "--num_train_epochs", "1")) == 0
+    tokenizer, model = load_tokenizer(out), AutoSoTForSequenceClassification.from_pretrained(out).eval()
+    texts = [line.split("\t")[3] for line in (glue / "CoLA/dev.tsv").read_text().splitlines()]
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    saved = [row["probabilities"] for row in json.loads((out / "predictions.json").read_text())]
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor(saved), atol=2e-6, rtol=0)
+
+
+def test_lora_saves_the_adapter_and_the_merged_model(glue, backbone_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    out = tmp_path / "lora"
+    flags = ("--lora_r", "4", "--num_train_epochs", "1")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
+    record = records.read(out)
+    assert 0 < record["num_trainable_parameters"] < record["num_parameters"]
+    merged, tokenizer = AutoSoTForSequenceClassification.from_pretrained(out).eval(), load_tokenizer(out)
+    base = AutoSoTForSequenceClassification.from_pretrained(
+        backbone_folder("bert"), head=record["head_config"], num_labels=2
+    )
+    adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
+    batch = tokenizer(tiny.sentences(8), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**batch).logits, adapted(**batch).logits, atol=1e-5, rtol=0)
+        query = "bert.encoder.layer.0.attention.self.query.weight"
+        assert not torch.equal(
+            merged.get_parameter(query),
+            base.get_parameter(query.replace("query.weight", "query.base_layer.weight")),
+        )
+
+
+def test_a_frozen_backbone_stays_as_it_was(glue, backbone_folder, tmp_path):
+    out = tmp_path / "frozen"
+    flags = ("--freeze_backbone", "--num_train_epochs", "1")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
+    before = AutoSoTForSequenceClassification.from_pretrained(backbone_folder("bert"), num_labels=2)
+    after = AutoSoTForSequenceClassification.from_pretrained(out)
+    for name, parameter in after.named_parameters():
+        if name.startswith("bert."):
+            assert torch.equal(parameter, before.get_parameter(name)), name
+    record = records.read(out)
+    head = sum(parameter.numel() for parameter in after.classifier.parameters())
+    assert record["num_trainable_parameters"] == head
+
+
+def test_a_push_without_a_token_leaves_the_finished_run(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    out = tmp_path / "pushed"
+    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--num_train_epochs", "1")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "no token" in told
+    assert f"sot-nlp push {out}" in told
+    assert records.read(out)["status"] == records.FINISHED
+    assert (out / "model.safetensors").is_file()
+
+
+def test_every_save_pushes_behind_each_evaluation(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+    pushed = []
+
+    def push(folder, **settings):
+        pushed.append((settings["repo_id"], (folder / "model.safetensors").read_bytes()))
+        if len(pushed) == 1:
+            raise UserError("the network is gone")
+        return "url"
+
+    monkeypatch.setattr("sot_nlp.publishing.hub.push", push)
+    out = tmp_path / "pushed"
+    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--hub_strategy", "every_save")
+    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
+    assert [name for name, _ in pushed] == ["me/cola"] * 3
+    assert pushed[0][1] != pushed[1][1]
+    assert "not pushed: the network is gone" in capsys.readouterr().out
+
+
+def test_a_model_with_another_order_of_labels_scores_the_same(finished, glue, tmp_path, capsys):
+    """The outputs and their names turned round: the task's scores must not change."""
+    model = AutoSoTForSequenceClassification.from_pretrained(finished)
+    with torch.no_grad():
+        for name, parameter in model.classifier.named_parameters():
+            if parameter.shape[:1] == (2,) and not name.endswith("start"):
+                parameter.copy_(parameter.flip(0))
+    model.config.id2label = {0: "Acceptable", 1: "UNACCEPTABLE"}
+    model.config.label2id = {"Acceptable": 0, "UNACCEPTABLE": 1}
+    model.save_pretrained(tmp_path)
+    load_tokenizer(finished).save_pretrained(tmp_path)
+    words = ["evaluate", str(tmp_path), "--task", "cola", "--data_dir", str(glue), "--cpu"]
+    assert main([*words, "--mixed_precision", "no"]) == 0
+    value = records.read(finished)["best"]["value"]
+    assert f"matthews_correlation {value:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--task", "colla"], ["--task", "did you mean cola"]),
+        (["--task", "cola", "--head", "txt"], ["--head", "text"]),
+        (["--task", "cola", "--head.alfa", "0.5"], ["--head", "alpha"]),
+        (["--task", "cola", "--head.alpha", "2"], ["alpha", "below 1"]),
+        (["--task", "ax"], ["no training data", "mnli"]),
+        (["--task", "cola", "--model_name_or_path", "./nowhere"], ["--model_name_or_path", "no such folder"]),
+        (["--head", "text"], ["nothing to train on", "--task"]),
+        (["--task", "cola", "--num_train_epochs", "0"], ["--num_train_epochs", "above 0"]),
+        (["--task", "cola", "--data_dir", "a\0b"], ["--data_dir", "a text without NUL"]),
+        (["--task", "a" * 5000 + ".yaml"], ["aaa", "File name too long"]),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(flags, parts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    for part in parts:
+        assert part in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_run_keeps_the_precision_that_auto_chose(glue, backbone_folder, tmp_path, monkeypatch):
+    evaluate = Scorer.__call__
+
+    def interrupted(scorer, model):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(scorer, model)
+
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    words = command(glue, backbone_folder("bert"), tmp_path / "run", "--mixed_precision", "auto")
+    with monkeypatch.context() as first:
+        first.setattr(Scorer, "__call__", interrupted)
+        first.setattr("sot_nlp.training.speed.precision._automatic", lambda device: ("bf16", "a trial"))
+        assert main(words) == 128 + signal.SIGTERM
+    # A busy machine: now the trial comes out the other way.
+    monkeypatch.setattr("sot_nlp.training.speed.precision._automatic", lambda device: ("no", "a trial"))
+    assert main(words) == 0
+    record = records.read(tmp_path / "run")
+    assert record["environment"]["mixed_precision"] == "bf16"
+    assert [entry["step"] for entry in record["resumed_from"]] == [5]
+
+
+def test_trackers_write_into_the_runs_folder(glue, backbone_folder, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    words = command(glue, backbone_folder("bert"), "OUT", "--with_tracking", "--report_to", "tensorboard")
+    at = words.index("--output_dir")
+    assert main(words[:at] + words[at + 2 :]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"added_tokens": 5'),
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "bert", "id2label": ["a"]}'),
+        ("config.json", '{"model_type": "bert", "max_position_embeddings": "many"}'),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(file, content, glue, tmp_path, capsys):
+    damaged = tiny.save_backbone("bert", tmp_path / "damaged")
+    (damaged / file).write_text(content)
+    capsys.readouterr()
+    assert main(command(glue, damaged, tmp_path / "out")) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sot-nlp: error: ")]
+    assert len(told) == 1
+    assert f"--model_name_or_path {damaged}" in told[0]
+
+
+def test_the_data_folder_and_the_models_limit_are_checked(glue, backbone_folder, tmp_path, capsys):
+    bert = backbone_folder("bert")
+    assert main(command(tmp_path / "none", bert, tmp_path / "a")) == 2
+    assert "--data_dir" in capsys.readouterr().err
+    assert main(command(glue, bert, tmp_path / "b", "--max_length", "4096")) == 2
+    assert "--max_length 4096" in capsys.readouterr().err
+    # A model of fewer positions than its tokenizer says.
+    short = tiny.save_backbone("bert", tmp_path / "short", max_position_embeddings=64)
+    assert main(command(glue, short, tmp_path / "c", "--max_length", "65")) == 2
+    assert "--max_length 65 is more than the model's 64 positions" in capsys.readouterr().err

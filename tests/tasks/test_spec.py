@@ -1,0 +1,414 @@
+import copy
+import dataclasses
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sot_nlp.errors import UserError
+from sot_nlp.modeling.head_config import resolve_head
+from sot_nlp.settings.arguments import build_arguments
+from sot_nlp.tasks import spec as task_spec
+from sot_nlp.tasks.spec import FrozenMapping, TaskSpec, available_tasks, load_task, read_task, tasks_folder
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax")
+
+# The benchmark's sizes, and its servers' numbering of the labels.
+SIZES = {
+    "cola": (8551, 1043, 1063),
+    "sst2": (67349, 872, 1821),
+    "mrpc": (3668, 408, 1725),
+    "qqp": (363846, 40430, 390965),
+    "stsb": (5749, 1500, 1379),
+    "mnli": (392702, 9815, 9832, 9796, 9847),
+    "qnli": (104743, 5463, 5463),
+    "rte": (2490, 277, 3000),
+    "wnli": (635, 71, 146),
+    "ax": (1104,),
+}
+LABELS = {
+    "cola": ("unacceptable", "acceptable"),
+    "sst2": ("negative", "positive"),
+    "mrpc": ("not_equivalent", "equivalent"),
+    "qqp": ("not_duplicate", "duplicate"),
+    "stsb": None,
+    "mnli": ("entailment", "neutral", "contradiction"),
+    "qnli": ("entailment", "not_entailment"),
+    "rte": ("entailment", "not_entailment"),
+    "wnli": ("not_entailment", "entailment"),
+    "ax": ("entailment", "neutral", "contradiction"),
+}
+MAIN_METRICS = {
+    "cola": "matthews_correlation",
+    "mrpc": "f1",
+    "qqp": "f1",
+    "stsb": "pearson",
+    "ax": "matthews_correlation",
+    "demo": "matthews_correlation",
+}
+# arXiv 2104.10935, BERT-base: P, Q, dropout, learning rate.
+PUBLISHED = {
+    "mnli": (112, 48, 0.7, 2e-5),
+    "qnli": (112, 48, 0.5, 3e-5),
+    "rte": (56, 32, 0.8, 2e-5),
+    "cola": (96, 48, 0.5, 2e-5),
+}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+SMALL = "text_columns: [review]\nlabel_column: verdict\nfiles: {train: a.csv, validation: b.csv}\n"
+
+
+def test_the_tasks_are_glue_s_and_the_demo():
+    assert available_tasks() == sorted([*GLUE, "demo"])
+
+
+@pytest.mark.parametrize("name", [*GLUE, "demo"])
+def test_every_task_is_whole(name):
+    spec = load_task(name)
+    assert spec.name == name
+    assert spec.title
+    assert spec.description.endswith((".", "?"))
+    assert spec.main_metric == MAIN_METRICS.get(name, "accuracy")
+    assert len(spec.text_columns) == (1 if name in ("cola", "sst2", "demo") else 2)
+    assert hash(spec) == hash(load_task(name))
+    assert TaskSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert pickle.loads(pickle.dumps(spec)) == copy.deepcopy(spec) == spec
+    if name in GLUE:
+        assert tuple(spec.rows.values()) == SIZES[name]
+        assert spec.labels == LABELS[name]
+        assert spec.splits == tuple(spec.rows) == tuple(spec.files) == tuple(spec.dataset_splits)
+        assert spec.dataset_name == "nyu-mll/glue"
+        assert spec.dataset_config_name == name
+        assert tuple(spec.submission) == spec.test_splits
+        assert all(file.quoting is False for file in spec.files.values())
+        assert any(file.broken_lines for file in spec.files.values()) == (name == "qqp")
+
+
+def test_mnli_has_two_of_each_and_stsb_a_range():
+    mnli, stsb = load_task("mnli"), load_task("stsb")
+    assert mnli.validation_splits == ("validation_matched", "validation_mismatched")
+    assert mnli.test_splits == ("test_matched", "test_mismatched")
+    assert stsb.kind == "regression"
+    assert stsb.score_range == (0, 5)
+    assert load_task("ax").model_from == "mnli"
+    assert load_task("ax").splits == ("test",)
+
+
+@pytest.mark.parametrize("name", [*GLUE, "demo"])
+def test_every_recipe_is_one_that_the_runner_takes(name):
+    recipe = load_task(name).recipe
+    arguments = build_arguments([("recipe", recipe)])
+    head = resolve_head(arguments.head, **arguments.head_overrides)
+    if name in PUBLISHED:
+        assert (head.width_x, head.width_y, head.dropout, arguments.learning_rate) == PUBLISHED[name]
+        assert head.num_heads == 1
+        assert arguments.model_name_or_path == "google-bert/bert-base-cased"
+        assert (arguments.num_train_epochs, arguments.max_length) == (10, 128)
+        assert arguments.per_device_train_batch_size == 16
+        assert (arguments.lr_scheduler_type, arguments.warmup_steps) == ("linear", 0)
+        assert (arguments.weight_decay, arguments.adam_epsilon, arguments.max_grad_norm) == (0, 1e-8, 1)
+    assert bool(load_task(name).recipe_source) == (name in PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("CoLA", "cola"),
+        ("SST-2", "sst2"),
+        ("sst_2", "sst2"),
+        ("STS-B", "stsb"),
+        ("MNLI-mm", "mnli"),
+        ("mnli_matched", "mnli"),
+        ("diagnostic", "ax"),
+    ],
+)
+def test_other_names_of_a_task(given, name):
+    assert load_task(given).name == name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("colla", "unknown task 'colla'; did you mean cola"),
+        ("imagenet", "known: ax, cola, demo"),
+        ("", "unknown task ''"),
+        ("a\x1b[2J", r"x1b"),
+        ("nowhere.yaml", r"nowhere.yaml: no such file"),
+        ("no/where", r"no/where: no such file"),
+    ],
+)
+def test_an_unknown_task(given, message):
+    with pytest.raises(UserError, match=message):
+        load_task(given)
+
+
+def test_a_user_s_file_needs_little(tmp_path):
+    spec = load_task(write(tmp_path / "my reviews.yaml", SMALL))
+    assert spec.name == "my-reviews"
+    assert spec.kind == "classification"
+    assert spec.labels is None
+    assert spec.metrics == ("accuracy", "macro_f1")
+    assert spec.main_metric == "accuracy"
+    assert spec.splits == ("train", "validation")
+    assert spec.file_path("train", None) == tmp_path / "a.csv"
+    assert spec.file_path("train", tmp_path / "data") == tmp_path / "data" / "a.csv"
+    assert spec.file_path("test", None) is None
+
+
+def test_labels_are_the_texts_in_the_file(tmp_path):
+    text = (
+        SMALL + "labels: [no, 1, 1.0, ~x, 'null']\nlabel_words: {0: no, 1: '1', on: 1.0, 3: ~x, 4: 'null'}\n"
+    )
+    spec = read_task(write(tmp_path / "t.yaml", text))
+    assert spec.labels == ("no", "1", "1.0", "~x", "null")
+    assert spec.label_words == {"0": "no", "1": "1", "on": "1.0", "3": "~x", "4": "null"}
+
+
+def test_glue_s_files_lie_in_the_task_s_folder(tmp_path):
+    spec = load_task("cola")
+    assert spec.file_path("validation", tmp_path) == tmp_path / "CoLA" / "dev.tsv"
+    assert spec.file_path("validation", tmp_path / "CoLA") == tmp_path / "CoLA" / "dev.tsv"
+    assert spec.file_path("validation", None) is None
+
+
+def test_one_mapping_of_columns_serves_all_files(tmp_path):
+    text = SMALL + "columns: {review: body}\n"
+    text = text.replace("b.csv", "{file: b.tsv, header: false, columns: {review: 2, verdict: 0}}")
+    spec = read_task(write(tmp_path / "t.yaml", text))
+    assert spec.files["train"].columns == {"review": "body"}
+    assert spec.files["validation"].columns == {"review": 2, "verdict": 0}
+
+
+def test_all_mistakes_of_a_file_are_named_at_once(tmp_path):
+    text = """\
+kind: clasification
+text_colums: [a, b]
+label_column: label
+labels: [x, x]
+metrics: [pearson]
+files:
+  train: {fil: a.csv, header: perhaps, quoting: 1}
+  validate: b.csv
+rows: {train: -3}
+label_column: again
+"""
+    path = write(tmp_path / "t.yaml", text)
+    with pytest.raises(UserError) as caught:
+        read_task(path)
+    lines = str(caught.value).replace(str(path), "t.yaml").splitlines()
+    assert lines == [
+        "t.yaml:1: kind: 'clasification' is not known; did you mean classification?",
+        "t.yaml:1: the key 'text_columns' is missing",
+        "t.yaml:2: unknown key 'text_colums'; did you mean text_columns or columns or label_column?",
+        "t.yaml:4: labels: 'x' stands twice",
+        "t.yaml:5: metrics: 'pearson' is not known; known: matthews_correlation, accuracy, f1, micro_f1, "
+        "macro_f1",
+        "t.yaml:7: files.train.header: 'perhaps' is not true or false",
+        "t.yaml:7: files.train.quoting: '1' is not true or false",
+        "t.yaml:7: files.train: the key 'file' is missing",
+        "t.yaml:7: files.train: unknown key 'fil'; did you mean file?",
+        "t.yaml:8: files.validate: is no split; splits are named train, validation, test, validation_<name>, "
+        "test_<name>",
+        "t.yaml:9: rows.train: -3 is too small: a whole number of at least 1",
+        "t.yaml:10: the key 'label_column' stands twice",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("text_columns: [a, b, c]", ":1: text_columns: has 3 columns; one, or two for a pair"),
+        ("labels: [only]", ":4: labels: a classification needs at least two labels"),
+        ("text_columns: []", ":1: text_columns: has 0 columns; one"),
+        ("text_columns:", ":1: text_columns: has no value"),
+        ("text_columns: [[a]]", ":1: text_columns: must be a text that is not empty"),
+        ("text_columns: [verdict]", ":2: label_column: 'verdict' is among text_columns too"),
+        ("kind: regression\nlabels: [a, b]", ":5: labels: a regression has scores, not labels"),
+        ("label_words: {0: a}", ":4: label_words: needs `labels`"),
+        ("labels: [a, b]\nlabel_words: {0: a, 1: c}", ":5: label_words.1: 'c' is not known"),
+        ("labels: [a, b]\nlabel_words: {0: a}", ":5: label_words: no word stands for b"),
+        ("labels: [a, b]\nlabel_words: {a: b, b: a}", ":5: label_words.a: is itself a label's name"),
+        ("score_range: {low: 0, high: 1}", ":4: score_range: is for a regression; kind is classification"),
+        ("kind: regression\nscore_range: {low: 2, high: 1}", ":5: score_range: low 2 is not below high 1"),
+        ("kind: regression\nscore_range: {low: 2}", ":5: score_range: must be"),
+        ("kind: regression\nscore_range: [0, 5]", ":5: score_range: must be a mapping"),
+        ("metrics: [accuracy]\nmain_metric: f1", ":5: main_metric: 'f1' is not known; known: accuracy"),
+        ("name: ../up", ":4: name: '../up' may hold"),
+        ("dataset_name: a/b", ":4: dataset_name: needs `dataset_splits`"),
+        ("dataset_splits: {train: x}", ":4: dataset_splits: needs `dataset_name`"),
+        ("files: {}", ":3: files: names no file"),
+        ("files: {train: [a.csv]}", ":3: files.train: must be a mapping"),
+        (
+            "files: {train: {file: a, format: xls}}",
+            ":3: files.train.format: 'xls' is not known; known: csv",
+        ),
+        ("files: {train: {file: a, header: false}}", ":3: files.train.header: a file without a header needs"),
+        (
+            "files: {train: {file: a, header: false, columns: {review: x}}}",
+            "review needs its column's position",
+        ),
+        (
+            "files: {train: {file: a, num_columns: 2, columns: {review: 2}}}",
+            ":3: files.train.num_columns: review is at 2, counted from 0, beyond them",
+        ),
+        ("columns: {reviev: a}", ":4: columns: 'reviev' is no column of the task; did you mean review?"),
+        ("columns: {review: -1}", ":4: columns: review: must be a name in the header, or a position"),
+        ("columns: {review: 1.5}", ":4: columns: review: must be a name in the header, or a position"),
+        ("rows: {test: 3}", ":4: rows: test is none of the task's splits (train, validation)"),
+        ("rows: {train: 1e3}", ":4: rows.train: '1e3' is not a whole number of at least 1"),
+        ("recipe: {Learning rate: 1}", ":4: recipe: 'Learning rate' is no setting's name"),
+        ("recipe: {learning_rate: [1]}", ":4: recipe.learning_rate: must be a single value"),
+        ("? [a, b]\n: 1", ":4: a key must be one word"),
+        ("description: \x07", "is not valid YAML"),
+        ("a: [", ":4: is not valid YAML"),
+        ("\tb: 1", ":4: is not valid YAML"),
+        ("a: &x 1\nb: *y", ":5: is not valid YAML"),
+        ("---\nb: 1", ":4: is not valid YAML"),
+        ("a: " + "[" * 1200, "is nested too deeply"),
+    ],
+)
+def test_each_mistake_is_named_by_line_and_key(tmp_path, change, message):
+    key = change.split(":")[0]
+    lines = SMALL.splitlines()
+    same = [number for number, line in enumerate(lines) if line.split(":")[0] == key]
+    text = "\n".join([*lines[: same[0]], change, *lines[same[0] + 1 :]] if same else [*lines, change])
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_task(write(tmp_path / "t.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"- a\n", ":1: must hold `key: value` lines"),
+        (b"name: x\ntitle: \xff\n", ":2: is not UTF-8 text (byte 0xff)"),
+        (b"name: x\x00", "is not valid YAML"),
+        (b" " * (1 << 20) + b" ", "too many for a YAML file"),
+        (b"kind: classification\n", "the key 'text_columns' is missing"),
+        (b"text_columns: [a]\nlabel_column: b\n", "needs `files`"),
+        (b"text_columns: [a]\nfiles: {train: a.csv}\n", "the key 'label_column' is missing"),
+    ],
+)
+def test_files_that_are_no_tasks(tmp_path, content, message):
+    (tmp_path / "t.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_task(tmp_path / "t.yaml")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_mistake(tmp_path):
+    (tmp_path / "t.yaml").write_bytes(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
+    assert read_task(tmp_path / "t.yaml").text_columns == ("review",)
+
+
+def test_a_folder_and_a_file_that_may_not_be_read(tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        load_task(f"{tmp_path}/")
+    with pytest.raises(UserError, match="is not a file"):
+        load_task(os.devnull)
+    path = write(tmp_path / "t.yaml", SMALL)
+    path.chmod(0)
+    if not os.access(path, os.R_OK):  # root may read it all the same
+        with pytest.raises(UserError, match="cannot be read"):
+            load_task(path)
+
+
+def test_a_spec_cannot_be_changed():
+    spec = load_task("cola")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.name = "x"
+    with pytest.raises(TypeError):
+        spec.rows["train"] = 1
+    source = {"a": 1}
+    frozen = FrozenMapping(source)
+    source["a"] = 2
+    assert frozen == {"a": 1}
+    assert hash(FrozenMapping({"a": 1, "b": 2})) == hash(FrozenMapping({"b": 2, "a": 1}))
+
+
+def test_the_guide_s_examples_are_tasks(tmp_path):
+    guide = (tasks_folder() / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    assert len(examples) == 7
+    for example in examples:
+        spec = read_task(write(tmp_path / "t.yaml", example))
+        arguments = build_arguments([("recipe", spec.recipe)])
+        resolve_head(arguments.head, **arguments.head_overrides)
+    wrong = "text_colums: [review]\nlabel_column: verdict\nmetrics: [f1, accuracy]\nmain_metric: f2\n"
+    path = write(tmp_path / "reviews.yaml", wrong + "files: {train: a.csv}\n")
+    with pytest.raises(UserError) as caught:
+        read_task(path)
+    assert f"```\n{caught.value}\n```".replace(str(path), "reviews.yaml") in guide
+
+
+def test_a_checkout_without_its_tasks_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(task_spec, "__file__", str(tmp_path / "sot_nlp" / "tasks" / "spec.py"))
+    with pytest.raises(UserError, match="install the package again"):
+        available_tasks()
+
+
+def test_the_wheel_carries_the_tasks(tmp_path):
+    pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        if (CHECKOUT / name).is_file():
+            shutil.copy(CHECKOUT / name, source)
+    for name in ("sot_nlp", "tasks"):
+        shutil.copytree(CHECKOUT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(installed)
+    code = (
+        "from sot_nlp.tasks.spec import *; print(tasks_folder(), *available_tasks(), load_task('CoLA').title)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(installed / "sot_nlp" / "tasks"), *available_tasks(), "CoLA"]
+    assert (installed / "sot_nlp" / "tasks" / "README.md").is_file()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["cola", "rte", "stsb"])
+def test_the_layout_is_that_of_glue_s_own_files(glue_folder, name):
+    spec = load_task(name)
+    for split, file in spec.files.items():
+        lines = spec.file_path(split, glue_folder).read_text(encoding="utf-8").split("\n")
+        rows = [line.rstrip("\r").split("\t") for line in lines if line]
+        if file.header is not False:
+            header = rows.pop(0)
+            places = {c: file.columns.get(c, c) for c in (*spec.text_columns, spec.label_column)}
+            columns = {c: header.index(place) for c, place in places.items() if place in header}
+        else:
+            columns = dict(file.columns)
+            assert {len(row) for row in rows} == {file.num_columns}
+        assert len(rows) == spec.rows[split]
+        assert set(columns) == {*spec.text_columns, *([] if split == "test" else [spec.label_column])}
+        if split != "test":
+            found = {row[columns[spec.label_column]] for row in rows}
+            if spec.labels is None:
+                low, high = spec.score_range
+                assert all(low <= float(score) <= high for score in found)
+            else:
+                assert {spec.label_words.get(word, word) for word in found} == set(spec.labels)
