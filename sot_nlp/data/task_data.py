@@ -54,12 +54,14 @@ def load_data(
 ) -> TaskData:
     """The tokens of `splits` (default: train and every validation split) of the task `spec`.
 
-    `arguments` are the run's settings (`sot_nlp.settings.arguments.Arguments`). A validation split at the place
-    of the training data is a share held out of it: `--validation_fraction`, drawn by `--data_seed` (0 when not
-    given, so that runs of several seeds share it). So is the part of the training data that
-    `--max_train_samples` leaves; the other limits take the first examples, of each validation split alike.
-    `model_max_length` is the model's number of positions, where the tokenizer does not know it. Raises
-    UserError for whatever is wrong with files, columns, labels or lengths.
+    `arguments` are the run's settings. A validation split in the place of the training data is a share held
+    out of it: `--validation_fraction`, drawn by `--data_seed` (0 when not given, so that runs of several
+    seeds share it). So is the part of the training data that `--max_train_samples` leaves; the other limits
+    take the first examples, of each validation split alike. `model_max_length` is the model's number of
+    positions, where the tokenizer does not know it.
+
+    Raises:
+        UserError: for whatever is wrong with files, columns, labels or lengths.
     """
     wanted = tuple(splits or ("train", *spec.validation_splits))
     check_max_length(arguments.max_length, tokenizer, len(spec.text_columns), model_max_length)
