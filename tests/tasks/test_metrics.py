@@ -132,7 +132,7 @@ def test_the_default_metrics_are_of_their_kind(kind):
 
 
 def test_importing_the_metrics_imports_no_heavy_library():
-    code = "import sys, sot_nlp.tasks.metrics, sot_nlp.task_spec; print(*sys.modules)"
+    code = "import sys, sot_nlp.tasks.metrics, sot_nlp.tasks.spec; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {
         "torch",

@@ -385,8 +385,8 @@ def test_the_wheel_carries_the_tasks(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == [str(installed / "sot_nlp" / "tasks"), *available_tasks(), "CoLA"]
-    assert (installed / "sot_nlp" / "tasks" / "README.md").is_file()
+    assert done.stdout.split() == [str(installed / "sot_nlp" / "task_files"), *available_tasks(), "CoLA"]
+    assert (installed / "sot_nlp" / "task_files" / "README.md").is_file()
 
 
 @pytest.mark.shared

@@ -10,7 +10,7 @@ from sot_nlp.training.speed import malloc
 # Faults of pages for allocating, filling and freeing 20 MiB again, in a process of its own.
 FAULTS = """
 import ctypes, resource, sys
-from sot_nlp.training.allocator import keep_freed_memory
+from sot_nlp.training.speed.malloc import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 if sys.argv[1] == "kept":
