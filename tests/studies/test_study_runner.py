@@ -101,7 +101,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from sot_nlp.studies import study_runner
-from tests.fake_runs import fake, runner, small
+from tests.support.fake_runs import fake, runner, small
 study_runner.StudyCell.command = fake
 study_runner.POLL_SECONDS = 0.02
 try:
