@@ -17,8 +17,8 @@ def render(
 ) -> str:
     """Return the template `name` that lies in `package`'s folder, filled with `values`.
 
-    In `*.html` (and in `*.xml` and `*.svg`) everything printed is escaped, unless it is a `markupsafe.Markup`;
-    other templates print text as it is and escape it by a filter of their own. A style file goes in by
+    In `*.html` (`*.xml` and `*.svg` too) everything printed is escaped, unless it is a `markupsafe.Markup`.
+    Other templates print text as it is and escape it by a filter of their own. A style file goes in by
     `{% include "page.css" %}`.
 
     Args:

@@ -116,6 +116,9 @@ class Explanation:
             return own
         return own - (values.sum(-1) - own) / (values.shape[-1] - 1)
 
+    def _repr_html_(self) -> str:
+        return Explanations([self])._repr_html_()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; arrays as nested lists."""
         return {
@@ -141,6 +144,16 @@ class Explanation:
         }
 
 
+class Explanations(list[Explanation]):
+    """The explanations of several texts; in a notebook they show themselves."""
+
+    def _repr_html_(self) -> str:
+        from sot_nlp.explanation.page import card
+        from sot_nlp.explanation.view import View
+
+        return card([View(name="", explanation=explanation) for explanation in self])
+
+
 def explain(
     model: Any,
     tokenizer: Any,
@@ -150,7 +163,7 @@ def explain(
     max_length: int | None = None,
     batch_size: int = 16,
     steps: int = 50,
-) -> list[Explanation]:
+) -> Explanations:
     """What each token of each text adds to each of a classifier's outputs.
 
     Args:
@@ -169,7 +182,7 @@ def explain(
         steps: points on the path of `integrated_gradients`.
 
     Returns:
-        One `Explanation` a text, in order.
+        One `Explanation` per text, in order: a list that shows itself in a notebook.
 
     Raises:
         UserError: for a method that the model's head has no exact sum for, naming the setting, without
@@ -195,7 +208,7 @@ def explain(
         "regression" if config.num_labels == 1 else "classification"
     )
     labels = None if kind == "regression" else tuple(config.id2label[i] for i in range(config.num_labels))
-    return [
+    return Explanations(
         Explanation(
             method=method,
             texts=each.texts,
@@ -208,7 +221,7 @@ def explain(
             **_completed(found),
         )
         for each, found in zip(encoded, parts, strict=True)
-    ]
+    )
 
 
 def default_method(model: Any) -> str:

@@ -34,6 +34,15 @@ class Piece:
     cut: bool = False
 
 
+@dataclass(frozen=True)
+class PairCell:
+    """A pair's place in the matrix: its share, its colour from -1 to 1, and its sign where it can be seen."""
+
+    value: float
+    strength: float
+    sign: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """One model's explanation of one text, seen toward one of its outputs.
@@ -180,6 +189,18 @@ class View:
         found = [(names[a], names[b], float(both[a, b])) for a, b in zip(first, second, strict=True)]
         return [found[i] for i in strongest.tolist() if found[i][2]]
 
+    def pair_cells(self) -> list[list[PairCell]]:
+        """Return the matrix of pairs, a row per word of the x side; empty for other methods."""
+        if self.pairs is None:
+            return []
+        largest = float(np.abs(self.pairs).max(initial=0.0)) or 1.0
+
+        def cell(value: float) -> PairCell:
+            sign = "" if abs(value) <= FAINT * largest else "+" if value > 0 else "\u2212"
+            return PairCell(value, value / largest, sign)
+
+        return [[cell(value) for value in row] for row in self.pairs.tolist()]
+
     def pieces(self, part: int) -> list[Piece]:
         """The text numbered `part` as pieces, in order."""
         text = self.explanation.texts[part]
@@ -199,6 +220,12 @@ class View:
         elif rest:
             found.append(Piece(shown(rest[:CUT_SHOWN])))
         return found
+
+    def tip(self, number: int) -> str:
+        """Return a word's share, with those of its tokens where it has several."""
+        tokens = self.tokens_of(self.explanation.words[number])
+        value = self.number(self.values[number])
+        return f"{value} ({tokens})" if tokens else value
 
     def tokens_of(self, word: Word) -> str:
         """A word's tokens with their shares, if it has several."""

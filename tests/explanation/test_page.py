@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html.parser
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sot_nlp.explanation import page as explanation_html
+from sot_nlp.explanation.attribution import Explanations
 from sot_nlp.explanation.view import View
 from tests.support.fake_explanation import explanation
 
@@ -123,6 +125,22 @@ def test_a_matrix_of_pairs_while_it_can_be_read(words):
     assert "wug \u00d7 wug" in text
 
 
+def test_in_a_notebook_an_explanation_shows_itself_without_touching_the_page_around_it():
+    each = explanation(HOSTILE)
+    text = each._repr_html_()
+    assert text == explanation_html.card([View(name="", explanation=each)])
+    found = Parsed(text)
+    assert found.elements[0][0] == "div"
+    assert not {tag for tag, _, _ in found.elements} & {"script", "img", "html", "body"}
+    assert found.of_class("text")[0][1].startswith("<script>alert(1)</script>")
+    style = re.sub(r"/\*.*?\*/", "", found.elements[1][2][0], flags=re.DOTALL)
+    selectors = re.findall(r"^([^\s@}].*?) \{", style, re.MULTILINE)
+    assert len(selectors) > 20
+    assert all(selector.startswith((".sot-view", ".sot-card")) for selector in selectors)
+    several = Explanations([each, explanation("another dog")])
+    assert [text for _, text in Parsed(several._repr_html_()).of_class("text")][1] == "another dog"
+
+
 def contrast(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     """WCAG's contrast of two colours."""
 
@@ -138,7 +156,8 @@ def contrast(first: tuple[float, ...], second: tuple[float, ...]) -> float:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("side", ["for", "against"])
 def test_text_on_the_fullest_colour_can_be_read(theme, side):
-    light, dark = explanation_html.STYLE.split("@media (prefers-color-scheme: dark)")
+    look = (Path(explanation_html.__file__).parent / "view.css").read_text(encoding="utf-8")
+    light, dark = look.split("@media (prefers-color-scheme: dark)")
     style = light if theme == "light" else dark
 
     def color(name: str) -> tuple[int, ...]:
