@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.explanation.attribution import METHODS, default_method, explain
-from sot_nlp.explanation.page import STYLE
 from sot_nlp.explanation.view import View, shown
 from sot_nlp.inference.saved_model import SavedModel
 
@@ -275,7 +274,11 @@ def _page(saved: SavedModel, name: str, methods: dict[str, str], max_characters:
     }
     # In a script element only "<" could end it.
     filled = {
-        "style": STYLE + texts["css"],
+        "style": "".join(
+            (resources.files("sot_nlp.explanation") / f"{name}.css").read_text(encoding="utf-8")
+            for name in ("page", "view")
+        )
+        + texts["css"],
         "script": texts["js"],
         "settings": json.dumps(settings, ensure_ascii=False).replace("<", "\\u003c"),
     }
