@@ -86,7 +86,7 @@ def open_saved(
     tokenizer = preparation.load_tokenizer(arguments)
     splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
-    model, alignment = preparation.load_saved(arguments, data)
+    model, alignment = preparation.load_saved(arguments, data, tokenizer)
     if alignment is not None and alignment.note:
         say(accelerator, [f"note: {alignment.note}"])
     if changed := _changes(arguments.model_name_or_path, data.report):

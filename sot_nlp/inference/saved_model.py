@@ -62,12 +62,14 @@ def open_model(
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"{shown}: no such folder")
 
-    from sot_nlp.runs.preparation import user_errors
+    from sot_nlp.runs.preparation import HEADLESS, check_embeddings, user_errors
 
     with user_errors(shown):
         import torch
+        from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+        from sot_nlp.modeling.loading import is_headless
         from sot_nlp.modeling.tokenizer import load_tokenizer
 
         saved = _read_config(name, revision)
@@ -77,6 +79,8 @@ def open_model(
                 f"{shown}: not a SoT classifier (model_type {printable(saved.get('model_type'))}); "
                 "train one with `sot-nlp train`"
             )
+        if is_headless(saved):
+            raise UserError(f"{shown}: {HEADLESS}")
         with user_errors(shown, Exception):
             tokenizer = load_tokenizer(name, revision=revision)
         if is_sot:
@@ -85,10 +89,22 @@ def open_model(
             )
         else:
             model = _other_classifier(name, revision)
+    try:
+        check_embeddings(model, tokenizer)
+    except UserError as error:
+        raise UserError(f"{shown}: {error}") from None
     record = records.read(path) if (path / records.NAME).is_file() else {}
-    longest = longest_text(model, tokenizer)
+    trained = longest_text(model, tokenizer)
+    longest = trained
+    if is_sot:  # its tokenizer names the length that it was trained with, which is no bound
+        longest = model.max_tokens or VERY_LARGE_INTEGER
     config = model.config
-    wanted = max_length or _of_record(record, "arguments", "max_length") or min(longest, DEFAULT_LENGTH)
+    wanted = (
+        max_length
+        or _of_record(record, "data", "max_length")
+        or _of_record(record, "arguments", "max_length")
+        or min(trained, DEFAULT_LENGTH)
+    )
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
     kind, labels = _answers(config.problem_type, config.id2label)

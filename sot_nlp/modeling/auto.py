@@ -84,14 +84,15 @@ class AutoSoTForSequenceClassification:
         Args:
             config: the config; it is copied where it is a plain backbone's.
             options: config fields to override (`num_labels`, `id2label`, `head`, `problem_type`, ...), and
-                `dtype` and `attn_implementation`.
+                `dtype` and `attn_implementation`. A dtype "auto" is the config's.
 
         Raises:
             ValueError: as `from_pretrained`.
         """
         model_class = class_for(config.model_type)
         config_class: Any = model_class.config_class
-        build = {name: options.pop(name) for name in ("dtype", "attn_implementation") if name in options}
+        names = ("dtype", "torch_dtype", "attn_implementation")
+        build = {name: value for name in names if (value := options.pop(name, "auto")) != "auto"}
         settings = config.to_dict()
         if not isinstance(config, config_class):
             settings = config_class.from_backbone(settings)

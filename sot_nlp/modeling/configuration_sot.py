@@ -26,7 +26,20 @@ from transformers import (
 from .head_config import DEFAULT_PRESET, PRESETS, SoTHeadConfig, resolve_head
 
 # What a plain backbone's config says about itself and no longer holds once another head is on it.
-BACKBONE_ONLY = ("architectures", "auto_map", "problem_type")
+BACKBONE_ONLY = (
+    "architectures",
+    "auto_map",
+    "problem_type",
+    "sentence_transformers",
+    "sbert_ce_default_activation_function",
+)
+# What sentence-transformers' CrossEncoder puts over the logits, by kind of problem. Without it, it takes a
+# sigmoid for one output, which would squash the scores of a regression.
+ACTIVATIONS = {
+    "regression": "torch.nn.modules.linear.Identity",
+    "single_label_classification": "torch.nn.modules.linear.Identity",
+    "multi_label_classification": "torch.nn.modules.activation.Sigmoid",
+}
 
 
 @dataclass(kw_only=True)
@@ -69,6 +82,12 @@ class SoTConfigMixin:
             most = self.mixable_layers or settings.num_layers
             settings = settings.replace(num_layers=min(settings.num_layers, most))
         self.head, self.head_preset = settings.to_dict(), preset
+
+    def name_activation(self) -> None:
+        """Set `sentence_transformers.activation_fn`, for CrossEncoder, by the kind of problem."""
+        self.__dict__.pop("sentence_transformers", None)
+        if self.problem_type in ACTIVATIONS:  # type: ignore[attr-defined]
+            self.sentence_transformers = {"activation_fn": ACTIVATIONS[self.problem_type]}  # type: ignore[attr-defined]
 
     @property
     def head_config(self) -> SoTHeadConfig:

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .tokenizer import load_tokenizer, separator_ids
 logger = logging.getLogger(__name__)
 
 HEAD = "classifier."
+CLASSIFIER = "ForSequenceClassification"
+GENERIC_LABEL = re.compile(r"LABEL_\d+")
 # The arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = (
     "cache_dir",
@@ -94,6 +97,8 @@ class Checkpoint:
         arguments = {name: value for name, value in arguments.items() if name not in HUB_ARGUMENTS}
         arguments.pop("trust_remote_code", None)  # these classes are here already
         config = arguments.pop("config", None)
+        # A config takes only the names of torch's types; what "auto" means, the model's loading knows.
+        precision = {name: arguments.pop(name) for name in ("dtype", "torch_dtype") if name in arguments}
         if not isinstance(config, PreTrainedConfig):
             config, arguments = config_class.from_pretrained(
                 self.source if config is None else config,
@@ -114,7 +119,7 @@ class Checkpoint:
         if hasattr(config, "text_config"):
             backbone_class(config.text_config)  # refuses what no head can stand on before any weight is read
         self._complete_from_tokenizer(config)
-        return config, arguments | self.hub_arguments
+        return config, arguments | precision | self.hub_arguments
 
     def _complete_from_tokenizer(self, config: Any) -> None:
         """Fill in the special tokens' ids that only the tokenizer knows (GPT has no pad token, ...)."""
@@ -136,7 +141,9 @@ class Checkpoint:
 
     def has_new_head(self, config: Any) -> bool:
         """Whether `config` asks for another head than the checkpoint has."""
-        return self.is_plain(config) or resolve_head(self.saved.get("head")).to_dict() != config.head
+        if self.is_plain(config) or is_headless(self.saved):
+            return True
+        return resolve_head(self.saved.get("head")).to_dict() != config.head
 
     def key_mapping(self, config: Any) -> dict[str, str]:
         """How the checkpoint names the backbone, where the model names it otherwise."""
@@ -186,6 +193,8 @@ class Checkpoint:
             raise ValueError(f"{self.name}: its weights do not fit its config: {shown}")
         if new:
             self._announce(model, new)
+        elif config.num_labels == self._saved_num_labels():
+            self._announce_renamed_labels(config)
         if info["unexpected_keys"]:
             unused = ", ".join(sorted(info["unexpected_keys"]))
             logger.info("%s: not used: %s", _shown(self.source), _shown(unused))
@@ -197,14 +206,32 @@ class Checkpoint:
     def _announce(self, model: Any, new: set[str]) -> None:
         config = model.config
         if self.has_new_head(config):
-            what = f"the SoT head ({config.head_preset or 'own settings'}, {config.num_labels} labels)"
+            what = f"the SoT head ({config.head_preset or 'own settings'}, {_labels(config.num_labels)})"
             if any(not name.startswith(HEAD) for name in new):
                 what += " and the pooler"
+            if is_headless(self.saved):
+                what += "; the checkpoint is the backbone of a SoT model, saved without its head"
         else:
             what = ", ".join(sorted(new))
             if config.num_labels != self._saved_num_labels():
-                what += f" (for {config.num_labels} labels instead of {self._saved_num_labels()})"
+                what += f" (for {_labels(config.num_labels)} instead of {self._saved_num_labels()})"
         logger.warning("%s: new, to be trained: %s", _shown(self.source), what)
+
+    def _announce_renamed_labels(self, config: Any) -> None:
+        """Warn where a trained output layer gets other names: transformers takes them by position."""
+        before = {int(index): str(name) for index, name in (self.saved.get("id2label") or {}).items()}
+        renamed = [
+            f"{name} is now {config.id2label[index]}"
+            for index, name in sorted(before.items())
+            if not GENERIC_LABEL.fullmatch(name) and config.id2label[index] != name
+        ]
+        if renamed:
+            shown = ", ".join(renamed[:4]) + (f", and {len(renamed) - 4} more" if len(renamed) > 4 else "")
+            logger.warning(
+                "%s: the trained output layer is kept and its labels are renamed by position: %s",
+                _shown(self.source),
+                _shown(shown),
+            )
 
     @contextlib.contextmanager
     def clear_errors(self) -> Iterator[None]:
@@ -219,6 +246,17 @@ class Checkpoint:
             raise OSError(
                 f"{self.source}: its weights cannot be read, the file is damaged: {error}"
             ) from error
+
+
+def is_headless(saved: Mapping[str, Any]) -> bool:
+    """Return whether a `config.json` is of a SoT model's backbone, saved alone, without the head."""
+    names = saved.get("architectures") or ()
+    is_sot = str(saved.get("model_type", "")).startswith("sot")
+    return is_sot and bool(names) and not any(str(name).endswith(CLASSIFIER) for name in names)
+
+
+def _labels(count: int) -> str:
+    return f"{count} label" + "s" * (count != 1)
 
 
 def _shown(text: str) -> str:

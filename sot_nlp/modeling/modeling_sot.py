@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,6 +56,24 @@ class SoTClassifierOutput(SequenceClassifierOutput):
     class_token_logits: Tensor | None = None
 
 
+def selected_states(
+    states: Sequence[Tensor] | None, wanted: bool | int | Sequence[int] | None
+) -> tuple[Tensor | None, ...] | None:
+    """Return the hidden states that `output_hidden_states` asks for, by transformers' rules.
+
+    True keeps all; indices, which may be negative, keep those and put None in the place of the others; False,
+    None, 0 and an empty list keep nothing.
+    """
+    if not wanted or states is None:
+        return None
+    if wanted is True:
+        return tuple(states)
+    count = len(states)
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    kept = {index % count for index in indices if -count <= index < count}
+    return tuple(state if index in kept else None for index, state in enumerate(states))
+
+
 class SoTForSequenceClassification(PreTrainedModel):
     """The base of all SoT classifiers; `AutoSoTForSequenceClassification` picks the one for a checkpoint.
 
@@ -87,9 +106,11 @@ class SoTForSequenceClassification(PreTrainedModel):
                 "in the config (from_pretrained takes them from the checkpoint's tokenizer)"
             )
         accepted = inspect.signature(backbone.forward).parameters
-        self.backbone_arguments = tuple(
-            name for name in ("token_type_ids", "position_ids", "global_attention_mask") if name in accepted
-        )
+        names = ["position_ids", "global_attention_mask"]
+        # A tokenizer of another family may number two types where the backbone has an embedding for one.
+        if getattr(config.get_text_config(), "type_vocab_size", None) not in (0, 1):
+            names.insert(0, "token_type_ids")
+        self.backbone_arguments = tuple(name for name in names if name in accepted)
         self.takes_use_cache = "use_cache" in accepted
         self.position_offset = first_position(backbone)
         self.classifier = self.build_head()
@@ -101,11 +122,11 @@ class SoTForSequenceClassification(PreTrainedModel):
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
         return self.backbone_class(self.config, **pooler)
 
-    def build_head(self) -> SoTHead:
-        """A new head by `config.head`."""
+    def build_head(self, num_labels: int | None = None) -> SoTHead:
+        """Build a new head by `config.head`, for the config's number of labels unless another is given."""
         sizes = {
             "hidden_size": self.config.feature_size,
-            "num_labels": self.num_labels,
+            "num_labels": num_labels or self.num_labels,
             "class_token_bias": not (self.stock and self.config.causal),  # as causal models' own heads
         }
         transform = self.class_token_transform() if self.stock else None
@@ -119,6 +140,17 @@ class SoTForSequenceClassification(PreTrainedModel):
         head.reset_parameters(self.initializer_std)
         parameter = next(self.classifier.parameters())
         self.classifier = head.to(parameter.device, parameter.dtype).train(self.training)
+
+    def renew_outputs(self) -> None:
+        """Initialise the head's output layers anew: the parameters whose size is the number of labels."""
+        head, wider = self.build_head(), self.build_head(self.num_labels + 1)
+        head.reset_parameters(self.initializer_std)
+        sizes = {name: weight.shape for name, weight in wider.named_parameters()}
+        present = dict(self.classifier.named_parameters())
+        with torch.no_grad():
+            for name, weight in head.named_parameters():
+                if weight.shape != sizes[name]:
+                    present[name].copy_(weight)
 
     @property
     def initializer_std(self) -> float:
@@ -159,7 +191,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         return_dict: bool | None = None,
     ) -> SoTClassifierOutput | tuple[Any, ...]:
         """Logits of a batch, and the loss where labels are given.
@@ -167,12 +199,13 @@ class SoTForSequenceClassification(PreTrainedModel):
         Args:
             input_ids: (B, N) token ids; or `inputs_embeds`, (B, N, C).
             attention_mask: (B, N), non-zero at real tokens; without one every token is taken as real.
-            token_type_ids: (B, N), for backbones that have them; others ignore them.
+            token_type_ids: (B, N), for backbones that have them; others, and those of one type, ignore them.
             position_ids: (B, N); by default real tokens are counted, whatever the padding's side.
             labels: (B,) class ids for one label of K; (B,) or (B, K) scores for a regression; (B, K) of 0
                 and 1 for many labels of K. `config.problem_type` says which; unset, it is taken from K and
                 the labels' type, as in transformers, and kept.
-            output_attentions, output_hidden_states, return_dict: as in transformers.
+            output_attentions, output_hidden_states, return_dict: as in transformers; `output_hidden_states`
+                may name the states to keep (0 is the embeddings' output, -1 the last), the others are None.
 
         Raises:
             ValueError: without inputs, for a mask that is not (B, N), or labels that do not fit.
@@ -185,6 +218,9 @@ class SoTForSequenceClassification(PreTrainedModel):
                 self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
             attention_mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
         head = self.head_config
+        wanted_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
         outputs = self.encode(
             input_ids,
             attention_mask,
@@ -192,7 +228,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             position_ids,
             inputs_embeds,
             output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states or head.num_layers > 1 or None,
+            output_hidden_states=bool(wanted_states) or head.num_layers > 1 or None,
         )
         last = outputs.last_hidden_state
         index = classification_index(attention_mask, causal=self.config.causal)
@@ -219,13 +255,10 @@ class SoTForSequenceClassification(PreTrainedModel):
                 loss = loss + classification_loss(result.class_token_logits, labels, kind)
             else:
                 loss = classification_loss(result.logits, labels, kind)
-        wants_states = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
         output = SoTClassifierOutput(
             loss=loss,
             logits=result.logits,
-            hidden_states=outputs.hidden_states if wants_states else None,
+            hidden_states=selected_states(outputs.hidden_states, wanted_states),
             attentions=getattr(outputs, "attentions", None),
             word_logits=result.word_logits,
             class_token_logits=result.class_token_logits,
@@ -337,6 +370,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             kwargs: as in transformers (`push_to_hub`, `state_dict`, `max_shard_size`, ...).
         """
         self.config.__dict__.pop("auto_map", None)
+        self.config.name_activation()
         if save_remote_code:
             self.config.auto_map = remote_code_map(self)
             if is_main_process:

@@ -1,21 +1,32 @@
-"""Tokenizers as the classifiers need them: with a pad token, whatever the family."""
+"""Tokenizers as the classifiers need them: with a pad token and token types that the model has."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(
     name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, **options: Any
 ) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer, with a pad token.
+    """Return a checkpoint's tokenizer, with a pad token and without token types that the model lacks.
 
     GPT and GPT-2 have none: the end-of-text token takes its place (GPT-2), or where there is none the
-    unknown one (GPT). The attention mask says what is padding, so a text may hold that token too. The choice
-    is saved with the tokenizer.
+    unknown one (GPT). The attention mask says what is padding, so a text may hold that token too. Where the
+    tokenizer numbers more token types than the model has embeddings for (a BERT tokenizer for RoBERTa), it
+    makes none. Both choices are saved with the tokenizer.
 
     Args:
         name_or_path: a folder, or a name on the Hub.
@@ -26,13 +37,13 @@ def load_tokenizer(
         OSError: if there is no tokenizer.
         ValueError: if it cannot be read, or has no token that padding could use.
     """
+    config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, trust_remote_code=trust_remote_code, **options
         )
     except ValueError as error:
         # Checkpoints older than `model_type` (SpanBERT, ...) are BERT's.
-        config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **options)
         if config_dict.get("model_type"):
             raise ValueError(f"{name_or_path}: its tokenizer cannot be read: {error}") from error
         tokenizer = BertTokenizer.from_pretrained(name_or_path, **options)
@@ -46,7 +57,38 @@ def load_tokenizer(
                 f"{name_or_path}: its tokenizer has no pad token, nor an end-of-text or unknown one instead"
             )
         tokenizer.pad_token = token
+    _drop_unknown_types(tokenizer, config_dict, name_or_path)
     return tokenizer
+
+
+def _drop_unknown_types(
+    tokenizer: PreTrainedTokenizerBase, config_dict: Mapping[str, Any], source: object
+) -> None:
+    """Stop `tokenizer` from making token types where some of a pair's are beyond the model's."""
+    backbone = config_dict.get("text_config") or config_dict
+    # A config.json leaves out what is its class's default.
+    model_type = str(backbone.get("model_type", "bert")).removeprefix("sot_")
+    size = backbone.get("type_vocab_size")
+    if size is None and model_type in CONFIG_MAPPING:
+        size = getattr(CONFIG_MAPPING[model_type], "type_vocab_size", None)
+    if not isinstance(size, int) or "token_type_ids" not in tokenizer.model_input_names:
+        return
+    types = tokenizer("a", "a")["token_type_ids"]
+    if max(types, default=0) < size:
+        return
+    names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    logger.warning(
+        "%s: the tokenizer makes token types up to %d, the model has %d: none are used",
+        source,
+        max(types),
+        size,
+    )
+
+
+def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many embeddings the tokenizer's ids need: its largest id and one."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def separator_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

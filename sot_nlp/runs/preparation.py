@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, printable
 from sot_nlp.runs import lora
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.tasks.labels import Alignment, align_labels
+from sot_nlp.tasks.labels import GENERIC, Alignment, align_labels, label_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from sot_nlp.modeling.head_config import SoTHeadConfig
     from sot_nlp.tasks.spec import TaskSpec
 
+logger = logging.getLogger(__name__)
+
+HEADLESS = "holds the backbone of a SoT model, saved without its head; train a head on it first"
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
     "regression": "regression",
@@ -94,15 +98,24 @@ def user_errors(what: str, *others: type[Exception]) -> Iterator[None]:
 
 
 def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, with a pad token."""
+    """Return the checkpoint's tokenizer, with a pad token and without token types that the model lacks.
+
+    The length that a SoT checkpoint was trained with, which its tokenizer names, doesn't bound a new one.
+    """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}", Exception):
+        from transformers import PreTrainedConfig
+        from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
         from sot_nlp.modeling.tokenizer import load_tokenizer as load
 
-        return load(
-            arguments.model_name_or_path,
-            revision=arguments.model_revision,
-            trust_remote_code=arguments.trust_remote_code,
+        revision = {"revision": arguments.model_revision}
+        tokenizer = load(
+            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code, **revision
         )
+        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **revision)
+        if str(saved.get("model_type", "")).startswith("sot"):
+            tokenizer.model_max_length = VERY_LARGE_INTEGER
+        return tokenizer
 
 
 def model_positions(arguments: Arguments) -> int | None:
@@ -145,12 +158,16 @@ def load_model(
     """The checkpoint's backbone with the head, for the labels of `data`, and where those are in its outputs.
 
     A SoT checkpoint keeps its own head, and with the same label names its own order of them, unless a flag or
-    the `--config` file asks for another head. The alignment is None where the outputs are new.
+    the `--config` file asks for another head; for other labels its output layer starts anew. The alignment is
+    None where the outputs are new. The weights are fp32, whatever precision they are stored in, and the
+    embeddings have a row for every token of `tokenizer`.
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        import torch
         from transformers import PreTrainedConfig
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+        from sot_nlp.modeling.loading import is_headless
         from sot_nlp.modeling.tokenizer import separator_ids
 
         options: dict[str, Any] = {"revision": arguments.model_revision}
@@ -160,16 +177,18 @@ def load_model(
             for name in ("head", "head_overrides")
         )
         alignment = None
+        old_outputs = False
         if asked or not str(saved.get("model_type", "")).startswith("sot"):
             options |= {"head": head, "head_preset": arguments.head}
-        elif data.labels is not None and saved.get("id2label"):
+        elif data.labels is not None and not is_headless(saved):
+            before = saved.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # what a config leaves out
+            old_outputs = len(before) == len(data.labels)
             with contextlib.suppress(UserError):  # another task's labels: the outputs are trained anew
-                alignment = align_labels(saved["id2label"], data.labels)
+                alignment = align_labels(before, data.labels)
         if data.labels is None:
             options["num_labels"] = 1
-        elif alignment is None:
-            options["id2label"] = dict(enumerate(data.labels))
-            options["label2id"] = {name: i for i, name in enumerate(data.labels)}
+        elif not old_outputs:
+            options |= label_options(data.labels)
         if arguments.attn_implementation:
             options["attn_implementation"] = arguments.attn_implementation
         model = AutoSoTForSequenceClassification.from_pretrained(
@@ -178,17 +197,88 @@ def load_model(
             trust_remote_code=arguments.trust_remote_code,
             pad_token_id=tokenizer.pad_token_id,
             separator_token_ids=separator_ids(tokenizer),
+            dtype=torch.float32,
             **options,
         )
+        if old_outputs and data.labels is not None:
+            take_labels(model, data.labels, alignment)
+        add_embeddings(model, tokenizer)
         return model, alignment
 
 
-def load_saved(arguments: Arguments, data: TaskData) -> tuple[PreTrainedModel, Alignment | None]:
-    """A saved SoT classifier as it is, and where the labels of `data` are in its outputs."""
+def label_options(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the config fields that name `labels` in their order."""
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: index for index, name in enumerate(labels)},
+    }
+
+
+def take_labels(model: PreTrainedModel, labels: Sequence[str], alignment: Alignment | None) -> None:
+    """Fit trained outputs, as many as `labels`, to these names.
+
+    The same names keep their places; outputs without names take the task's; for other labels (`alignment`
+    None) the output layer is initialised anew, since a position says nothing about what a label means.
+    """
+    before = label_names(model.config.id2label)
+    if alignment is not None and not all(map(GENERIC.fullmatch, before)):
+        return
+    if alignment is None:
+        model.renew_outputs()  # type: ignore[operator]  # a SoT classifier
+        logger.warning(
+            "the checkpoint's labels (%s) are not the task's (%s): its output layer is new, to be trained",
+            ", ".join(map(printable, before)),
+            ", ".join(map(printable, labels)),
+        )
+    model.config.update(label_options(labels))
+
+
+def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model an embedding for each token that the tokenizer has beyond them (`add_tokens`)."""
+    import torch
+
+    from sot_nlp.modeling.tokenizer import num_tokens
+
+    embeddings: Any = model.get_input_embeddings()
+    present, needed = embeddings.num_embeddings, num_tokens(tokenizer)
+    if needed <= present:
+        return
+    # Drawn from the distribution of those there, and the same whatever the run's seed: a probe's heads share
+    # one backbone.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.resize_token_embeddings(needed)
+    logger.warning(
+        "the tokenizer has %d tokens, the checkpoint %d embeddings: %d are new, drawn like the others",
+        needed,
+        present,
+        needed - present,
+    )
+
+
+def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError where a tokenizer of a trained model has tokens that the model has no embedding for."""
+    from sot_nlp.modeling.tokenizer import num_tokens
+
+    embeddings: Any = model.get_input_embeddings()
+    present, needed = embeddings.num_embeddings, num_tokens(tokenizer)
+    if needed > present:
+        raise UserError(
+            f"the tokenizer has {needed} tokens, the model {present} embeddings: {needed - present} were "
+            "added after the training; take the tokenizer saved with the model, or train it with this one"
+        )
+
+
+def load_saved(
+    arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, Alignment | None]:
+    """A saved SoT classifier in fp32, and where the labels of `data` are in its outputs."""
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        import torch
         from transformers import PreTrainedConfig
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+        from sot_nlp.modeling.loading import is_headless
 
         options: dict[str, Any] = {"revision": arguments.model_revision}
         saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
@@ -197,11 +287,17 @@ def load_saved(arguments: Arguments, data: TaskData) -> tuple[PreTrainedModel, A
                 f"--model_name_or_path {printable(arguments.model_name_or_path)}: is not a SoT classifier "
                 f"(model_type {printable(saved.get('model_type'))}); train one first"
             )
+        if is_headless(saved):
+            raise UserError(f"--model_name_or_path {printable(arguments.model_name_or_path)}: {HEADLESS}")
         if arguments.attn_implementation:
             options["attn_implementation"] = arguments.attn_implementation
         model = AutoSoTForSequenceClassification.from_pretrained(
-            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code, **options
+            arguments.model_name_or_path,
+            trust_remote_code=arguments.trust_remote_code,
+            dtype=torch.float32,
+            **options,
         )
+        check_embeddings(model, tokenizer)
         if data.labels is None:
             if model.config.num_labels != 1:
                 raise UserError(

@@ -86,8 +86,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
         tokenizer = preparation.load_tokenizer(arguments)
         splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
         data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
+        # Saved with it, so that a pipeline or CrossEncoder cuts texts where the training did.
+        tokenizer.model_max_length = data.report["max_length"]
         set_seed(arguments.seed)
         model, alignment = preparation.load_model(arguments, head, data, tokenizer)
+        if alignment is not None and alignment.note:
+            say(accelerator, [f"note: {alignment.note}"])
         if arguments.lora_r is not None:
             model = lora.with_lora(model, arguments.lora_r, arguments)
         if arguments.freeze_backbone:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer
-from tests.support import tiny
+from sot_nlp.inference.predict import predict_file
+from tests.support import saved_runs, tiny
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
@@ -31,3 +35,49 @@ def test_a_saved_model_loads_and_scores_pairs(backbone_folder, tmp_path, num_lab
     if num_labels == 1:
         ranked = encoder.rank(texts[0], texts[1:])
         assert len(ranked) == 7
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "num_labels", "head"),
+    [
+        ("regression", 1, "sot"),
+        ("regression", 1, "stock"),
+        ("multi_label_classification", 3, "sot"),
+        ("multi_label_classification", 1, "sot"),
+        ("single_label_classification", 3, "sot"),
+    ],
+)
+def test_scores_are_those_of_predict(backbone_folder, tmp_path, problem_type, num_labels, head):
+    """The saved config names the activation: no sigmoid over a regression, one over many labels."""
+    names = tuple(f"n{i}" for i in range(num_labels)) if problem_type != "regression" else None
+    folder = saved_runs.save_run(
+        tmp_path / "run", labels=names, problem_type=problem_type, text_columns=("a", "b"), head=head
+    )
+    texts = tiny.sentences(8, seed=4)
+    pairs = list(zip(texts[:4], texts[4:], strict=True))
+    (tmp_path / "pairs.txt").write_text("\n".join("\t".join(pair) for pair in pairs) + "\n")
+    output = tmp_path / "out.jsonl"
+    predict_file(folder, file=tmp_path / "pairs.txt", output=output, mixed_precision="no", cpu=True)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    expected = [[row["score"]] if names is None else list(row["probabilities"].values()) for row in rows]
+    encoder = sentence_transformers.CrossEncoder(str(folder), device="cpu")
+    softmax = problem_type == "single_label_classification"
+    scores = np.asarray(encoder.predict(pairs, apply_softmax=softmax)).reshape(len(pairs), -1)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_a_stale_activation_of_the_base_is_left_behind(backbone_folder, tmp_path):
+    base = shutil.copytree(backbone_folder("bert"), tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    (base / "config.json").write_text(json.dumps(config))
+    model = AutoSoTForSequenceClassification.from_pretrained(base, num_labels=1, problem_type="regression")
+    model.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert saved["sentence_transformers"] == {"activation_fn": "torch.nn.modules.linear.Identity"}
+    again = AutoSoTForSequenceClassification.from_pretrained(
+        tmp_path / "saved", num_labels=3, problem_type="multi_label_classification"
+    )
+    again.save_pretrained(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert saved["sentence_transformers"] == {"activation_fn": "torch.nn.modules.activation.Sigmoid"}

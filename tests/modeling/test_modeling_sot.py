@@ -304,3 +304,23 @@ def test_a_compiled_model_is_one_graph(family_batches):
         output = compiled(**inputs, labels=torch.tensor([0, 1, 2]))
         torch.testing.assert_close(output.logits, expected.logits, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(output.loss, expected.loss, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["sot", "text", "stock"])
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, "electra"])
+def test_chosen_hidden_states_are_kept_and_the_others_are_none(family, head):
+    if family == "electra":
+        config = transformers.AutoConfig.for_model(family, **tiny.OTHER_BACKBONES[family])
+    else:
+        config = tiny.config(family)
+    model = AutoSoTForSequenceClassification.from_config(config, head=head).eval()
+    ids = torch.tensor([[3, 4, 5]])
+    every = model(input_ids=ids, output_hidden_states=True)
+    assert len(every.hidden_states) == 3
+    for wanted, kept in (([0, 2], {0, 2}), ([-1], {2}), ((1,), {1}), (1, {1}), (-3, {0}), ([5], set())):
+        output = model(input_ids=ids, output_hidden_states=wanted)
+        assert torch.equal(output.logits, every.logits)
+        for index, (state, full) in enumerate(zip(output.hidden_states, every.hidden_states, strict=True)):
+            assert (state is None) if index not in kept else torch.equal(state, full)
+    assert model(input_ids=ids, output_hidden_states=[]).hidden_states is None
+    assert model(input_ids=ids).hidden_states is None

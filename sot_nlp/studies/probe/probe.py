@@ -124,6 +124,7 @@ class Probe:
         )
         model, _ = preparation.load_model(arguments, resolve_head("stock"), self.data, tokenizer)
         self.model = model.eval().to(self.device)
+        tokenizer.model_max_length = self.data.report["max_length"]
         self.tokenizer = tokenizer
         cache = task_data.cache_folder(arguments.cache_dir).with_name("features")
         found = [
