@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_MAPPING,
     AutoModel,
@@ -131,3 +132,21 @@ def first_position(backbone: nn.Module) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1
     return 0
+
+
+def selected_states(
+    states: Sequence[Tensor] | None, wanted: bool | int | Sequence[int] | None
+) -> tuple[Any, ...] | None:
+    """Return the hidden states that `output_hidden_states` asks for, by transformers' rules.
+
+    True keeps all; indices, which may be negative, keep those and put None in the place of the others; False,
+    None, 0 and an empty list keep nothing.
+    """
+    if not wanted or states is None:
+        return None
+    if wanted is True:
+        return tuple(states)
+    count = len(states)
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    kept = {index % count for index in indices if -count <= index < count}
+    return tuple(state if index in kept else None for index, state in enumerate(states))

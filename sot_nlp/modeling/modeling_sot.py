@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,7 +28,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .backbone import bare_backbone, first_position
+from .backbone import bare_backbone, first_position, selected_states
 from .class_token import DenseTransform, TransformedTokenHead
 from .configuration_sot import (
     SoTBertConfig,
@@ -54,24 +53,6 @@ class SoTClassifierOutput(SequenceClassifierOutput):
 
     word_logits: Tensor | None = None
     class_token_logits: Tensor | None = None
-
-
-def selected_states(
-    states: Sequence[Tensor] | None, wanted: bool | int | Sequence[int] | None
-) -> tuple[Tensor | None, ...] | None:
-    """Return the hidden states that `output_hidden_states` asks for, by transformers' rules.
-
-    True keeps all; indices, which may be negative, keep those and put None in the place of the others; False,
-    None, 0 and an empty list keep nothing.
-    """
-    if not wanted or states is None:
-        return None
-    if wanted is True:
-        return tuple(states)
-    count = len(states)
-    indices = [wanted] if isinstance(wanted, int) else wanted
-    kept = {index % count for index in indices if -count <= index < count}
-    return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 class SoTForSequenceClassification(PreTrainedModel):
