@@ -26,7 +26,8 @@ DEFAULTS: dict[str, Any] = {
 # The settings of a run that mean something here; another one that is given is refused.
 USED = {
     "task", "data_dir", "train_file", "validation_file", "dataset_name", "dataset_config_name",
-    "text_column_names", "label_column_name", "label_mapping", "validation_fraction", "drop_leaked",
+    "text_column_names", "label_column_name", "label_mapping", "problem_type", "quoting",
+    "validation_fraction", "drop_leaked",
     "max_length", "max_train_samples", "max_eval_samples", "cache_dir", "overwrite_cache",
     "model_name_or_path", "model_revision", "trust_remote_code", "attn_implementation",
     "per_device_train_batch_size", "learning_rate", "num_train_epochs", "lr_scheduler_type", "warmup_steps",

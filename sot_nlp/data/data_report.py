@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sot_nlp.data.file_format import list_names
+from sot_nlp.data.label_notes import label_notes
 from sot_nlp.errors import counted, printable
 
 if TYPE_CHECKING:
@@ -22,11 +23,18 @@ SHOWN_LINES = 5
 
 def columns_report(spec: TaskSpec, arguments: Any) -> dict[str, Any]:
     """The columns that were read, and which of them were guessed."""
-    own = arguments.task is None
-    guessed = list(spec.text_columns) if own and not arguments.text_column_names else []
-    if own and not arguments.label_column_name and spec.label_column is not None:
+    own = arguments.task is None or not spec.dataset_name
+    bare = arguments.task is None
+    guessed = list(spec.text_columns) if bare and not arguments.text_column_names else []
+    if bare and not arguments.label_column_name and spec.label_column is not None:
         guessed.append(spec.label_column)
-    return {"text": list(spec.text_columns), "label": spec.label_column, "guessed": guessed}
+    return {
+        "text": list(spec.text_columns),
+        "label": spec.label_column,
+        "guessed": guessed,
+        "own": own,
+        "problem_type": arguments.problem_type,
+    }
 
 
 def split_report(
@@ -50,6 +58,9 @@ def split_report(
         "unreadable": [list(pair) for pair in tokens.facts["unreadable"]],
         "empty_texts": int(tokens.arrays["empty"][rows].sum()),
         "nul_texts": tokens.facts["nul_texts"],
+        "padded_labels": tokens.facts["padded_labels"],
+        "decimal_labels": tokens.facts["decimal_labels"],
+        "notes": list(tokens.notes),
         "truncated": len(cut),
         "truncated_tokens_p95": float(np.percentile(cut, 95)) if len(cut) else 0.0,
         "max_length": int(split.lengths.max()) if len(split) else 0,
@@ -64,7 +75,12 @@ def label_summary(spec: TaskSpec, labels: np.ndarray | None) -> dict[str, Any] |
         return None
     if spec.kind == "regression":
         scores = labels.astype(np.float64)
-        return {"lowest": scores.min().item(), "highest": scores.max().item(), "mean": scores.mean().item()}
+        return {
+            "lowest": scores.min().item(),
+            "highest": scores.max().item(),
+            "mean": scores.mean().item(),
+            "values": len(np.unique(scores)),
+        }
     names = spec.labels or ()
     if spec.kind == "multi_label":
         counts = labels.sum(axis=0).astype(np.int64)
@@ -114,6 +130,7 @@ def describe(data: TaskData) -> list[str]:
             lines.append(f"{name}: streamed from {found['source']} window by window, and not stored")
             continue
         lines += [f"{name}: {line}" for line in _describe_split(found, report)]
+        lines += [f"{name}: {note}" for note in [*found["notes"], *_label_notes(name, found, report)]]
         if not data.caches[name].startswith(("built", "reused")):
             lines.append(f"{name}: token cache {data.caches[name]}")
     for name, found in report["duplicates"].items():
@@ -134,7 +151,15 @@ def describe_stream(report: dict[str, Any]) -> list[str]:
         what = "dropped" if found["leaked"]["dropped"] else "kept; --drop_leaked drops them"
         stand = counted(count, "example stands", "examples stand")
         lines.append(f"{stand} in the validation data too ({what})")
+    lines += _label_notes("train", found, report)
     return [f"train, as read: {line}" for line in lines]
+
+
+def _label_notes(split: str, found: dict[str, Any], report: dict[str, Any]) -> list[str]:
+    """What is odd about a split's labels; what they were taken for, of own training data alone."""
+    own = split == "train" and report["columns"]["own"]
+    asked = report["columns"]["problem_type"]
+    return label_notes(report["kind"], found, own=own, asked=asked is not None)
 
 
 def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from sot_nlp.data.file_format import list_names
 from sot_nlp.data.hub_reader import hub_splits
-from sot_nlp.data.label_values import LabelSurvey
+from sot_nlp.data.label_survey import LabelSurvey
+from sot_nlp.data.label_values import number
 from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
 from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError, did_you_mean, printable
@@ -78,7 +79,11 @@ def user_task(arguments: Any, trained: Trained | None = None) -> TaskSpec:
     else:
         raise UserError("give --task, or your own data with --train_file or --dataset_name")
     unknown = spec.labels is None and spec.kind != "regression"
+    if not unknown and arguments.problem_type not in (None, spec.kind):
+        raise UserError(f"--problem_type {arguments.problem_type}: task {spec.name} is a {spec.kind}")
     if unknown and trained is not None:
+        if arguments.problem_type not in (None, trained.kind):
+            raise UserError(f"--problem_type {arguments.problem_type}: the model is a {trained.kind}")
         spec = _of_kind(spec, trained.kind, trained.labels, "the model is")
         return _with_other_spellings(_with_mapping(spec, arguments), arguments)
     spec = _with_mapping(spec, arguments)
@@ -250,7 +255,20 @@ def _with_mapping(spec: TaskSpec, arguments: Any) -> TaskSpec:
             raise UserError(
                 f"--label_mapping: {printable(word)}={printable(name)} names no label of {spec.name}; {hint}"
             )
+    if spec.kind == "regression":
+        _check_scores(spec, mapping)
     return replace(spec, label_words=FrozenMapping({**spec.label_words, **mapping}))
+
+
+def _check_scores(spec: TaskSpec, mapping: dict[str, str]) -> None:
+    """Raise UserError for a word of --label_mapping that stands for no score."""
+    for word, name in mapping.items():
+        if number(name) is None:
+            raise UserError(
+                f"--label_mapping: {printable(word)}={printable(name)}: {spec.name} is a regression, whose "
+                "labels are scores without names; leave it out (in training on own files, --problem_type "
+                "classification makes the scores names)"
+            )
 
 
 def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
@@ -259,9 +277,15 @@ def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
     if split.startswith("test"):
         return replace(spec, label_column=None)
     survey, order = _survey(spec, split, table, arguments)
-    kind, labels = survey.finish(order)
+    kind, labels = survey.finish(order, arguments.problem_type)
     spec = _of_kind(spec, kind, labels, f"the labels of {table.name} make")
-    words = {word: name for word, name in spec.label_words.items() if labels is None or name in labels}
+    if labels is None:
+        _check_scores(spec, dict(spec.label_words))
+        return spec
+    words = {word: name for word, name in spec.label_words.items() if name in labels}
+    if spec.label_words and not words:
+        written, names = list_names(list(spec.label_words)), list_names(list(labels))
+        raise UserError(f"--label_mapping: {table.name} writes none of {written}; its labels are {names}")
     return replace(spec, label_words=FrozenMapping(words))
 
 
@@ -283,7 +307,12 @@ def _survey(
 def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, found: str) -> TaskSpec:
     """The task with its kind and labels (`found`: where from), and what is measured by default."""
     if spec.metrics and kind != spec.kind:
-        raise UserError(f"task {spec.name} is a {spec.kind}, but {found} a {kind}")
+        hint = (
+            ""
+            if spec.labels or kind == "classification"
+            else f" (`kind: {kind}` in its file, if they are right)"
+        )
+        raise UserError(f"task {spec.name} is a {spec.kind}, but {found} a {kind}{hint}")
     metrics = spec.metrics or default_metrics(kind)
     main_metric = spec.main_metric or metrics[0]
     return replace(spec, kind=kind, labels=labels, metrics=metrics, main_metric=main_metric)

@@ -1,37 +1,43 @@
-"""Labels as files write them -> what kind of task they make, and numbers for training.
+"""Labels as files write them -> what each looks like, and numbers for training.
 
 In text files a label is what it looks like: `3` a whole number, `0.5` a decimal one, `["a", "b"]` a list,
-anything else a text. JSON, Parquet and the Hub say themselves what a value is.
+anything else a text. JSON, Parquet and the Hub say themselves what a value is, but for lists that were
+written into a text. White space around a label is no part of it, in any format.
 """
 
 from __future__ import annotations
 
-import json
+import decimal
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from sot_nlp.data.file_format import list_names
-from sot_nlp.data.tables import Table
+from sot_nlp.data.list_text import read_list_text
 from sot_nlp.errors import UserError, printable
 
-# More different labels than this are more likely texts, or the examples' own numbers.
-MOST_LABELS = 10_000
-
 # Python reads no number of more than some thousand digits; one of more than these is no class's.
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,99})")
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_KINDS = {
-    "integer": "a whole number",
-    "decimal": "a decimal number",
-    "text": "a text",
-    "list": "a list",
-}
+COMMA_NUMBER = re.compile(r"[-+]?[0-9]+,[0-9]+")
+_MOST_DIGITS = 400
+
+# What to do, for messages.
+LIST_WAYS = (
+    'as JSON in a CSV\'s cell (["news", "sport"]) or as JSON lines, '
+    'df.to_json("data.jsonl", orient="records", lines=True)'
+)
+MINUS_ONE = "where -1 says that an example has no label, leave those rows out: df[df.label != -1]"
+DECIMAL_COMMA = (
+    "decimals are written with a point: "
+    'pandas.read_csv(..., decimal=",") reads commas, and its to_csv writes points'
+)
 
 Label = str | float | tuple[str, ...] | None
+_T = TypeVar("_T")
 
 
 def read_label(value: Any, typed: bool) -> tuple[str, Label]:
@@ -40,121 +46,100 @@ def read_label(value: Any, typed: bool) -> tuple[str, Label]:
     Whole numbers stay texts, as names of classes. ("null", None) is a missing label, ("other", None) what
     can be none. `typed`: the format tells numbers from texts; otherwise the text is looked at.
     """
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     if isinstance(value, str):
         if not (text := value.strip()):
             return "null", None
-        return ("text", value) if typed else _read_text(text)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return _read_text(text, typed)
+    if value is None or (isinstance(value, float | decimal.Decimal) and math.isnan(value)):
         return "null", None
     if isinstance(value, bool):
         return "text", str(value).lower()
     if isinstance(value, int):
         return "integer", str(value)
-    if isinstance(value, float):
-        return "decimal", value
+    if isinstance(value, decimal.Decimal):
+        # A DECIMAL column without a scale holds whole numbers, one with a scale 1.00 as well as 1.50.
+        exponent = value.as_tuple().exponent
+        return ("integer", str(value)) if exponent == 0 else ("decimal", float(value))
+    if isinstance(value, float | np.floating):
+        return "decimal", float(value)
     if isinstance(value, list):
         items = [read_label(item, typed=True) for item in value]
-        if all(kind in ("text", "integer") for kind, _ in items):
-            return "list", tuple(str(label) for _, label in items)
+        if all(kind in ("text", "integer") or _is_whole(label) for kind, label in items):
+            return "list", tuple(spelled(label) for _, label in items)  # type: ignore[arg-type]
     return "other", None
 
 
-def _read_text(text: str) -> tuple[str, Label]:
-    if _INTEGER.fullmatch(text):
-        return "integer", text
-    # A whole number written in another way, such as 007, is more likely a code.
-    if _NUMBER.fullmatch(text) and not text.lstrip("+-").isdecimal():
-        return "decimal", float(text)
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            return read_label(json.loads(text), typed=True)
-        except (ValueError, RecursionError):
-            pass
-    return "text", text
+def _read_text(text: str, typed: bool) -> tuple[str, Label]:
+    if not typed:
+        if INTEGER.fullmatch(text):
+            return "integer", text
+        # A whole number written in another way, such as 007, is more likely a code.
+        if _NUMBER.fullmatch(text) and not text.lstrip("+-").isdecimal():
+            return "decimal", float(text)
+    items = read_list_text(text)
+    return ("text", text) if items is None else read_label(items, typed=True)
 
 
-class LabelSurvey:
-    """What labels there are, seen chunk by chunk; `finish` says which kind of task they make."""
-
-    def __init__(self, table: Table, words: Mapping[str, str]):
-        self.name, self.where, self.typed = table.name, table.where, table.typed
-        self.words = words
-        self.names: set[str] = set()
-        self.first: dict[str, tuple[int, Any]] = {}
-        self._known: dict[tuple[type, Any], tuple[str, Label]] = {}
-
-    def add(self, values: Sequence[Any], lines: Sequence[int]) -> None:
-        """See the labels `values` of the examples at `lines`."""
-        for value, line in zip(values, lines, strict=True):
-            kind, label = self._read(value)
-            if kind not in self.first:
-                if kind in ("null", "other"):
-                    raise UserError(f"{self.where(line)} {_no_label(kind, value)}")
-                self.first[kind] = (line, value)
-            if len(self.names) <= MOST_LABELS and label is not None:
-                self.names.update(label if isinstance(label, tuple) else (str(label),))
-
-    def _read(self, value: Any) -> tuple[str, Label]:
-        if isinstance(value, list | dict):  # not hashable
-            kind, label = read_label(value, self.typed)
-            return kind, _renamed(label, self.words)
-        key = (type(value), value)
-        if (found := self._known.get(key)) is None:
-            kind, label = read_label(value, self.typed)
-            renamed = _renamed(label, self.words)
-            found = ("text" if renamed != label and kind != "list" else kind, renamed)
-            if len(self._known) <= MOST_LABELS:
-                self._known[key] = found
-        return found
-
-    def finish(self, order: tuple[str, ...] | None = None) -> tuple[str, tuple[str, ...] | None]:
-        """(kind of the task, names of the labels in the order of their ids; None for a regression).
-
-        The order is `order` where the source has one; whole numbers by size, texts by the alphabet.
-        Raises UserError for labels of mixed types, for one label alone, and for too many.
-        """
-        kinds = set(self.first)
-        if not kinds:
-            raise UserError(f"{self.name} holds no examples")
-        if kinds <= {"integer", "decimal"} and "decimal" in kinds:
-            return "regression", None
-        if len(kinds) > 1:
-            found = [
-                f"{self.where(line)}: {printable(value, 40)!r} is {_KINDS[kind]}"
-                for kind, (line, value) in self.first.items()
-            ]
-            raise UserError(f"labels of mixed types: {'; '.join(found)}; expected one type of label")
-        line = next(iter(self.first.values()))[0]
-        if len(self.names) > MOST_LABELS:
-            raise UserError(
-                f"{self.where(line)}: more than {MOST_LABELS} different labels; is this the label column "
-                "(--label_column_name)?"
-            )
-        if order is None:
-            numbers = all(_INTEGER.fullmatch(name) for name in self.names)
-            order = tuple(sorted(self.names, key=int if numbers else None))
-        kind = "multi_label" if "list" in kinds else "classification"
-        if not order:
-            raise UserError(f"{self.name}: every list of labels is empty; expected names of labels in some")
-        if kind == "multi_label" and self.names and self.names <= {"0", "1"}:
-            raise UserError(
-                f"{self.where(line)}: the labels are lists of zeros and ones; expected lists of the "
-                'names of the labels that hold, such as ["news", "sport"]'
-            )
-        if len(order) < 2 and kind == "classification":
-            raise UserError(
-                f"{self.where(line)}: every label is {list_names(list(order))}; expected at least two labels"
-            )
-        return kind, order
+def _is_whole(label: Any) -> bool:
+    return isinstance(label, float) and label.is_integer()
 
 
-def _renamed(label: Label, words: Mapping[str, str]) -> Label:
-    if isinstance(label, tuple):
-        return tuple(words.get(name, name) for name in label)
-    return label if label is None else words.get(str(label), label)
+def spelled(label: str | float) -> str:
+    """A label as the name of a class: 1.0 is `1`, 0.50 is `0.5`."""
+    if isinstance(label, str):
+        return label
+    return str(int(label)) if label.is_integer() else repr(label)
 
 
-def _no_label(kind: str, value: Any) -> str:
+def number(label: str | float) -> int | float | None:
+    """The number that a label is, however it is written (`1`, `+1`, `01` and `1.0` are one); else None."""
+    if isinstance(label, str):
+        if len(label) > _MOST_DIGITS or not _NUMBER.fullmatch(label):
+            return None
+        if label.lstrip("+-").isdecimal():
+            return int(label)
+        label = float(label)
+    return int(label) if label.is_integer() else label
+
+
+class Spellings(Generic[_T]):
+    """A value for each spelling of a label; of a number also for its other spellings, where that is clear."""
+
+    def __init__(self, values: Mapping[str, _T]):
+        self.exact = dict(values)
+        self.numbers: dict[int | float, _T] = {}
+        unclear = set()
+        for spelling, value in values.items():
+            key = number(spelling)
+            if key is not None and self.numbers.setdefault(key, value) != value:
+                unclear.add(key)
+        for key in unclear:
+            del self.numbers[key]
+
+    def get(self, label: str | float) -> _T | None:
+        """The value of `label`, None where it has none."""
+        if isinstance(label, str) and label in self.exact:
+            return self.exact[label]
+        key = number(label)
+        return None if key is None else self.numbers.get(key)
+
+
+def count_odd(values: Iterable[Any], kind: str) -> tuple[int, int]:
+    """How many labels have white space around them, and how many of a classification are decimals (`1.0`)."""
+    padded = decimals = 0
+    for value in values:
+        for item in value if isinstance(value, list) else (value,):
+            padded += isinstance(item, str) and item != item.strip()
+        if kind == "classification":
+            text = isinstance(value, str) and "." in value and _NUMBER.fullmatch(value.strip())
+            decimals += bool(isinstance(value, float) or text)
+    return padded, decimals
+
+
+def no_label(kind: str, value: Any) -> str:
+    """What is wrong with a value that is no label: `kind` is "null" or "other"."""
     if kind == "null":
         return "has no label"
     return f"has a label that is none: {printable(value, 40)}; expected a text, a number or a list of names"
@@ -177,8 +162,9 @@ class LabelEncoder:
         self.labels = labels or ()
         self.words = words
         self.score_range = score_range
-        self.ids = {name: i for i, name in enumerate(self.labels)}
-        self.ids |= {word: self.ids[name] for word, name in words.items()}
+        ids = {name: i for i, name in enumerate(self.labels)}
+        self.ids = Spellings(ids | {word: ids[name] for word, name in words.items() if name in ids})
+        self.scores = Spellings({word: name for word, name in words.items() if number(name) is not None})
 
     def settings(self) -> list[Any]:
         """What the numbers depend on besides the values, as JSON values."""
@@ -197,7 +183,8 @@ class LabelEncoder:
         """int64 (n,) class ids, float32 (n,) scores, or float32 (n, K) zeros and ones, by the task's kind."""
         if self.kind == "classification" and not typed:
             # The fast way for text files, whose labels are the names or words themselves.
-            found = [self.ids.get(value.strip()) for value in values]
+            known = self.ids.exact
+            found = [known.get(value.strip()) for value in values]
             if None not in found:
                 return np.array(found, dtype=np.int64)
         encode = {"regression": self._score, "multi_label": self._several}.get(self.kind, self._one)
@@ -205,7 +192,9 @@ class LabelEncoder:
         for value, line in zip(values, lines, strict=True):
             kind, label = read_label(value, typed)
             if label is None:
-                raise UserError(f"{where(line)} {_no_label(kind, value)}")
+                raise UserError(f"{where(line)} {no_label(kind, value)}")
+            if isinstance(value, str) and value in self.ids.exact:
+                label = value  # names of older models may have white space around them
             try:
                 encoded.append(encode(label))
             except ValueError as error:
@@ -215,18 +204,20 @@ class LabelEncoder:
         return np.array(encoded, dtype=dtype).reshape(shape)
 
     def _one(self, label: Label) -> int:
-        name = str(int(label)) if isinstance(label, float) and label.is_integer() else label
-        if isinstance(name, str) and name in self.ids:
-            return self.ids[name]
-        shown = list_names(list(label)) if isinstance(label, tuple) else label
-        raise ValueError(f"label {printable(shown, 40)!r} is not one of {self._known()}{self._hint(name)}")
+        found = None if isinstance(label, tuple) or label is None else self.ids.get(label)
+        if found is not None:
+            return found
+        shown = list_names(list(label)) if isinstance(label, tuple) else spelled(label or "")
+        raise ValueError(f"label {printable(shown, 40)!r} is not one of {self._known()}{self._hint(shown)}")
 
     def _score(self, label: Label) -> float:
+        if isinstance(label, tuple):
+            raise ValueError(f"score {printable(label, 40)!r} is not a number")
+        label = self.scores.get(label or "") or label
         if isinstance(label, str):
-            label = self.words.get(label, label)
-            if not _NUMBER.fullmatch(label):
-                raise ValueError(f"score {printable(label, 40)!r} is not a number")
-            label = float(label)
+            if (value := number(label)) is None:
+                raise ValueError(f"score {printable(label, 40)!r} is not a number{_comma_hint(label)}")
+            label = float(value) if abs(value) < 1e300 else math.inf
         if not isinstance(label, float) or not math.isfinite(np.float32(label)):
             raise ValueError(f"score {printable(label, 40)!r} is not a finite number")
         if self.score_range and not self.score_range[0] <= label <= self.score_range[1]:
@@ -236,25 +227,33 @@ class LabelEncoder:
 
     def _several(self, label: Label) -> np.ndarray:
         if not isinstance(label, tuple):
-            raise ValueError(f"label {printable(label, 40)!r} is not a list; expected a list of names")
+            raise ValueError(
+                f"label {printable(label, 40)!r} is not a list; expected a list of names, {LIST_WAYS}"
+            )
         row = np.zeros(len(self.labels), dtype=np.float32)
         for name in label:
-            if name not in self.ids:
+            if (column := self.ids.get(name)) is None:
                 raise ValueError(f"label {printable(name, 40)!r} is not one of {self._known()}")
-            if row[self.ids[name]]:
+            if row[column]:
                 raise ValueError(
                     f"label {printable(name, 40)!r} stands in the list twice; expected the names of the "
                     "labels that hold, not zeros and ones"
                 )
-            row[self.ids[name]] = 1
+            row[column] = 1
         return row
 
-    def _hint(self, label: Label) -> str:
+    def _hint(self, label: str) -> str:
         """What to do about a number where names are expected: which is which, only the user can say."""
-        if self.words or not _INTEGER.fullmatch(str(label)) or any(map(_INTEGER.fullmatch, self.labels)):
+        if label == "-1":
+            return f"; {MINUS_ONE}"
+        if self.words or not INTEGER.fullmatch(label) or any(map(INTEGER.fullmatch, self.labels)):
             return ""
         return f"; say what the numbers mean, --label_mapping {label}=NAME ..."
 
     def _known(self) -> str:
         written = [word for word in self.words if word not in self.labels]
         return list_names(list(self.labels)) + (f" (written {list_names(written)})" if written else "")
+
+
+def _comma_hint(text: str) -> str:
+    return f"; {DECIMAL_COMMA}" if COMMA_NUMBER.fullmatch(text) else ""

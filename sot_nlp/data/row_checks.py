@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from sot_nlp.data.label_values import LabelEncoder
+from sot_nlp.data.label_values import LabelEncoder, count_odd
 from sot_nlp.data.tables import Rows, Table
 from sot_nlp.errors import UserError, printable
 
@@ -52,7 +52,8 @@ class Checked:
 
     `indices` (n,) int64, their positions in the file; `digests` (n,) uint64, equal where texts are, but for
     white space around them; `empty` (n,) uint8, 1 where a text is empty; `labels` as `LabelEncoder` gives
-    them, or None. `unreadable` lists (line, why) of what was left out, `nul_texts` counts texts with a NUL.
+    them, or None. `unreadable` lists (line, why) of what was left out, `nul_texts` counts texts with a NUL,
+    `padded_labels` labels with white space around them, `decimal_labels` classes written as decimals.
     """
 
     indices: np.ndarray
@@ -61,6 +62,8 @@ class Checked:
     labels: np.ndarray | None
     unreadable: list[tuple[int, str]]
     nul_texts: int
+    padded_labels: int
+    decimal_labels: int
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -104,6 +107,8 @@ def check_source(source: Source, progress: bool = False) -> Checked:
         labels=labels.finish(),
         unreadable=unreadable,
         nul_texts=nul_texts,
+        padded_labels=labels.padded,
+        decimal_labels=labels.decimals,
     )
 
 
@@ -183,6 +188,7 @@ class _LabelColumn:
         self.source = source
         self.parts: list[np.ndarray] = []
         self.absent: bool | None = None
+        self.padded = self.decimals = 0
 
     def add(self, values: list[Any], lines: list[int]) -> None:
         where, encoder = self.source.table.where, self.source.encoder
@@ -196,6 +202,8 @@ class _LabelColumn:
                 raise UserError(f"{where(line)} {state[0]}, while the first example {state[1]}")
         if not self.absent:
             self.parts.append(encoder.encode(values, lines, where, self.source.table.typed))
+            padded, decimals = count_odd(values, encoder.kind)
+            self.padded, self.decimals = self.padded + padded, self.decimals + decimals
 
     def finish(self) -> np.ndarray | None:
         return np.concatenate(self.parts) if self.parts else None

@@ -31,6 +31,7 @@ class Table:
     """A source of examples: named columns, read in chunks as often as needed."""
 
     unit = "line"
+    notes: tuple[str, ...] = ()  # what a user should know of how it is read
     typed = True  # whether numbers and lists are told from texts by the format itself
 
     def __init__(self, name: str, columns: Sequence[str]):

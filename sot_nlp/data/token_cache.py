@@ -22,7 +22,7 @@ import numpy as np
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sync_folder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER = "header.json"
 _PIECE = 1 << 24
 

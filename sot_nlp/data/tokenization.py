@@ -38,11 +38,13 @@ REUSED = "reused"
 class Tokens:
     """A source's arrays (see the top of this file) and what was found while making them.
 
-    `source` names the table. `facts`: `unreadable` [[line, why], ...], `nul_texts`. `sha256` of the files,
-    None without any. `cache`: "built", "reused", or why it was rebuilt.
+    `source` names the table, `notes` say how it is read. `facts`: `unreadable` [[line, why], ...], and the
+    counts of `Checked`. `sha256` of the files, None without any. `cache`: "built", "reused", or why it was
+    rebuilt.
     """
 
     source: str
+    notes: tuple[str, ...] = ()
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
     sha256: str | None
@@ -109,7 +111,14 @@ def tokenize_sources(
             # Nothing can find it again, and what is mapped outlives its name.
             shutil.rmtree(folder, ignore_errors=True)
         found.append(
-            Tokens(source=source.table.name, arrays=arrays, facts=facts, sha256=content, cache=state)
+            Tokens(
+                source=source.table.name,
+                notes=source.table.notes,
+                arrays=arrays,
+                facts=facts,
+                sha256=content,
+                cache=state,
+            )
         )
     return found
 
@@ -177,7 +186,8 @@ def _tokenize(
     writer.append("empty", checked.empty)
     if checked.labels is not None:
         writer.append("labels", checked.labels)
-    writer.finish({"unreadable": checked.unreadable, "nul_texts": checked.nul_texts})
+    names = ("unreadable", "nul_texts", "padded_labels", "decimal_labels")
+    writer.finish({name: getattr(checked, name) for name in names})
 
 
 def encode_texts(

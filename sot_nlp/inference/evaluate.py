@@ -36,6 +36,8 @@ OWN_DATA = (
     "text_column_names",
     "label_column_name",
     "label_mapping",
+    "problem_type",
+    "quoting",
 )
 DATA = ("data_dir", "validation_fraction", "data_seed", "max_length", "cache_dir")
 

@@ -74,6 +74,18 @@ class Arguments:
     label_mapping: dict[str, str] | None = setting(
         None, "what the labels in the files mean, as pairs like 0=negative 1=positive", TASK
     )
+    problem_type: str | None = setting(
+        None,
+        "what the labels of own data are: classification, regression or multi_label; by their looks when not "
+        "given (whole numbers and texts are classes, decimals scores, lists several labels at once)",
+        TASK,
+    )
+    quoting: bool | None = setting(
+        None,
+        'whether a " in own CSV and TSV files quotes a field; when not given: in CSV it does, in TSV where '
+        "the whole file reads so",
+        TASK,
+    )
     validation_fraction: float = setting(
         0.1, "share of the training data held out (stratified) where no validation data is given", TASK
     )

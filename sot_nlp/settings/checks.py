@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sot_nlp.settings.arguments import Arguments
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "problem_type": ("classification", "regression", "multi_label"),
     "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
     "mixed_precision": ("auto", "no", "bf16", "fp16", "fp8"),
     "eval_strategy": ("epoch", "no"),
@@ -59,7 +60,7 @@ def check(arguments: Arguments) -> list[tuple[str, str]]:
     problems: list[tuple[str, str]] = []
     for name, choices in CHOICES.items():
         value = getattr(arguments, name)
-        if value not in choices:
+        if value is not None and value not in choices:
             problems.append((name, f"{printable(value)!r} is not one of {', '.join(choices)}"))
     for name, (low, inclusive, high) in RANGES.items():
         value = getattr(arguments, name)

@@ -47,7 +47,7 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
             continue
         options: dict[str, Any] = {"dest": name, "help": text, "metavar": _metavar(name)}
         hint = str(TYPES[name])
-        if TYPES[name] is bool:
+        if TYPES[name] in (bool, bool | None):
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}
         elif "list[" in hint or "dict[" in hint:
             options |= {"nargs": "+"}

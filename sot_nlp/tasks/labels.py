@@ -72,19 +72,20 @@ def label_names(id2label: Any) -> tuple[str, ...]:
 
 def other_spellings(names: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
     """Which of `labels` each of `names` is that is none of them, but for letter case, `-`, `_` and spaces."""
-    plain = {_plain(label): label for label in labels}
-    if len(plain) < len(labels):
+    known = {plain(label): label for label in labels}
+    if len(known) < len(labels):
         return {}
-    return {name: plain[_plain(name)] for name in names if name not in labels and _plain(name) in plain}
+    return {name: known[plain(name)] for name in names if name not in labels and plain(name) in known}
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A label's name without letter case, and with `_` for what joins its words."""
     return re.sub(r"[-_\s]+", "_", name.strip()).casefold()
 
 
 def _match(model: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:
     """The position of each of `labels` in `model`: by the exact names, else by names as users vary them."""
-    for key in (str, _plain):
+    for key in (str, plain):
         positions = {key(name): index for index, name in enumerate(model)}
         wanted = [key(label) for label in labels]
         if len(positions) == len(model) and len(set(wanted)) == len(wanted) and set(wanted) == set(positions):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sot_nlp.data.label_values import LabelEncoder, LabelSurvey, read_label
+from sot_nlp.data.label_survey import LabelSurvey
+from sot_nlp.data.label_values import LabelEncoder, read_label
 from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError
 

@@ -192,7 +192,8 @@ def test_report_is_json_and_the_same_from_the_cache(load, tmp_path):
     first, second = load(train_file=path), load(train_file=path)
     assert json.loads(json.dumps(first.report)) == first.report == second.report
     assert (first.caches["train"], second.caches["train"]) == ("built", "reused")
-    assert first.report["columns"] == {"text": ["words"], "label": "label", "guessed": ["words", "label"]}
+    columns = {"text": ["words"], "label": "label", "guessed": ["words", "label"]}
+    assert first.report["columns"] == {**columns, "own": True, "problem_type": None}
     assert first.report["kind"] == "regression"
     lines = describe(first)
     assert lines[0].startswith("guessed: columns words, label, kind regression")

@@ -1,0 +1,93 @@
+"""What is odd about the labels of a split, as lines for a terminal that say what to do where it is wrong."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from sot_nlp.data.file_format import list_names
+from sot_nlp.data.label_values import MINUS_ONE, number
+from sot_nlp.errors import counted, printable
+from sot_nlp.tasks.labels import plain
+
+# Whole numbers of more different values than this may be scores; scores of no more, classes.
+FEW_VALUES = 20
+# "No label" is rarer than a class: where -1, 0 and 1 are labels, -1 is worth a line below this share.
+RARE = 0.05
+_CLASSES = "--problem_type classification makes them names of classes"
+_SCORES = "--problem_type regression makes them scores"
+
+
+def label_notes(kind: str, found: Mapping[str, Any], *, own: bool, asked: bool) -> list[str]:
+    """Return the lines for one split of a task of `kind`; `found` is its part of the report.
+
+    `own`: the kind and the labels are what this split holds. `asked`: the kind is what the user named.
+    """
+    notes = []
+    if padded := found.get("padded_labels", 0):
+        have = counted(padded, "label has white space around it", "labels have white space around them")
+        notes.append(f"{have}: it is left out")
+    decimals = found.get("decimal_labels", 0)
+    if not own or not found.get("labels"):
+        return notes
+    if kind == "regression":
+        return notes if asked else notes + _score_notes(found["labels"])
+    counts: Mapping[str, int] = found["labels"]
+    if kind == "classification":
+        if decimals and not asked:
+            are = counted(decimals, "label is", "labels are")
+            notes.append(f"{are} written as decimals (1.0) and read as whole numbers (1); {_SCORES}")
+        notes += [] if asked else _kind_notes(counts)
+        notes += _minus_one_note(counts)
+    return notes + _spelling_notes(counts)
+
+
+def _score_notes(scores: Mapping[str, Any]) -> list[str]:
+    values = scores.get("values")
+    if values is None or values > FEW_VALUES:
+        return []
+    return [f"the scores have {counted(values, 'value', 'different values')} only; {_CLASSES}"]
+
+
+def _kind_notes(counts: Mapping[str, int]) -> list[str]:
+    """Where the labels of a classification may be something else."""
+    notes = []
+    values = _numbers(counts)
+    texts = [name for name in counts if name not in values]
+    if values and texts:
+        notes.append(f"numbers and texts ({list_names(texts, 5)}) are names of classes alike")
+    whole = all(isinstance(value, int) for value in values.values())
+    if not texts and whole and len(values) > FEW_VALUES:
+        notes.append(f"the labels are {len(values)} different whole numbers, read as classes; {_SCORES}")
+    return notes
+
+
+def _numbers(counts: Mapping[str, int]) -> dict[str, int | float]:
+    return {name: value for name in counts if (value := number(name)) is not None}
+
+
+def _minus_one_note(counts: Mapping[str, int]) -> list[str]:
+    values = _numbers(counts)
+    rest = sorted(value for value in values.values() if value != -1)
+    if "-1" not in values or len(values) < len(counts) or rest != list(range(len(rest))):
+        return []
+    if len(rest) < 3 and counts["-1"] >= RARE * sum(counts.values()):
+        return []  # a sign: negative, neutral, positive
+    examples = counted(counts["-1"], "example has", "examples have")
+    return [f"warning: {examples} the label -1 beside 0 to {rest[-1]}: a class of its own here; {MINUS_ONE}"]
+
+
+def _spelling_notes(counts: Mapping[str, int]) -> list[str]:
+    alike = defaultdict(list)
+    for name in counts:
+        value = number(name)
+        alike[plain(name) if value is None else value].append(name)
+    groups = [names for names in alike.values() if len(names) > 1]
+    return [
+        f"warning: the labels {list_names(names)} differ in their spelling alone, and are "
+        f"{len(names)} classes; --label_mapping "
+        + " ".join(f"{printable(name)}={printable(names[0])}" for name in names[1:])
+        + " makes them one"
+        for names in groups[:3]
+    ]

@@ -1,0 +1,68 @@
+"""Lists that were written into a text, as JSON, Python, numpy and pandas write them, read as lists again."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+_ITEM = re.compile(
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?[0-9]+(?:\.[0-9]*)?|True|False)(\s*,\s*|\s+|$)""", re.DOTALL
+)
+_ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
+
+
+def read_list_text(text: str) -> list[Any] | None:
+    """The texts and numbers of a list that `text` writes; None where it writes none.
+
+    Read are `["a", "b"]`, `['a', 'b']`, `['a' 'b']` (numpy), `[0 1 0]`, `[0. 1.]`, `array([0, 1])`,
+    `[np.str_('a')]`, `('a', 'b')`, `{'a', 'b'}`, `[]` and `set()`.
+    """
+    if not text.endswith((*_BRACKETS.values(),)) or not text.startswith((*_BRACKETS, "array(", "set(")):
+        return None
+    try:
+        found = json.loads(text)
+        return found if isinstance(found, list) else None
+    except (ValueError, RecursionError):
+        pass
+    if text == "set()":
+        return []
+    if array := _ARRAY.fullmatch(text):
+        text = array[1].strip()
+    text = _NUMPY_SCALAR.sub(r"\1", text)
+    if len(text) < 2 or _BRACKETS.get(text[0]) != text[-1]:
+        return None
+    if text[0] != "[" and "," not in text and not re.search("['\"]", text):
+        return None  # a name in brackets, such as (1)
+    return _items(text[1:-1].strip())
+
+
+def _items(text: str) -> list[Any] | None:
+    items: list[Any] = []
+    position = 0
+    while position < len(text):
+        item = _ITEM.match(text, position)
+        if item is None:
+            return None
+        token = item[1]
+        if token[0] in "'\"":
+            try:
+                items.append(ast.literal_eval(token))
+            except (ValueError, SyntaxError):
+                return None
+        elif token in ("True", "False"):
+            items.append(int(token == "True"))
+        else:
+            items.append(float(token) if "." in token else int(token))
+        position = item.end()
+    return items
+
+
+def looks_like_list(text: str) -> bool:
+    """Whether a text that can't be read as a list was meant as one, or as an object: `[news, sport]`."""
+    if text.startswith("{") and text.endswith("}"):
+        return ":" in text
+    return text.startswith("[") and text.endswith("]") and re.search(r"[,\s]", text.strip("[] ")) is not None
