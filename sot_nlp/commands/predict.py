@@ -23,6 +23,11 @@ def run(argv: Sequence[str], prog: str) -> int:
     )
     parser.add_argument("--text_column_names", nargs="+", metavar="NAME", help="default: the training data's")
     parser.add_argument(
+        "--quoting",
+        choices=("true", "false"),
+        help='whether a " quotes a field; default: CSV yes, TSV guessed',
+    )
+    parser.add_argument(
         "--per_device_eval_batch_size", type=int, metavar="N", help="default: 64, on a GPU 256"
     )
     parser.add_argument("--max_length", type=int, metavar="N", help="tokens; default: as in training")
@@ -45,6 +50,9 @@ def run(argv: Sequence[str], prog: str) -> int:
         mixed_precision=given.mixed_precision,
         cpu=given.cpu,
         revision=given.model_revision,
+        quoting=None if given.quoting is None else given.quoting == "true",
     )
+    for note in summary.notes:
+        print(note, file=sys.stderr)
     print(summary.report(), file=sys.stderr)
     return 0

@@ -7,24 +7,30 @@ that a file is known for broken lines (`tolerant`) does it go on, and hands them
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sot_nlp.data.file_format import MAX_LINE, check_file, file_format, text_lines
 from sot_nlp.data.json_reader import JsonTable
+from sot_nlp.data.quoting import is_quoted
 from sot_nlp.data.tables import CHUNK, Rows, Table
 from sot_nlp.errors import UserError, printable
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 DELIMITER_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+_SEPARATOR_LINE = re.compile(r"\"?sep=([^\"\w\s]|\t|\\t)\"?[,;\t]*", re.IGNORECASE)
+QUOTED_NOTE = "its quotes are those of quoted fields, and taken off (--quoting false keeps them)"
 
 
 class DelimitedTable(Table):
     """Comma or tab separated text. Without `quoting` a `"` is a character like any other.
 
-    `num_columns`: what each line must have in a file without a header. `tolerant`: lines with another
-    number of columns are left out and named.
+    A first line `sep=;`, which spreadsheets write, is no header, and names the delimiter. `num_columns`: what
+    each line must have in a file without a header. `tolerant`: lines with another number of columns are left
+    out and named.
     """
 
     typed = False
@@ -40,8 +46,10 @@ class DelimitedTable(Table):
         tolerant: bool = False,
     ):
         self.path = path
-        self.delimiter = delimiter
         self.quoting = quoting
+        named = _SEPARATOR_LINE.fullmatch(next(text_lines(path), "").rstrip("\r\n"))
+        self.skipped = int(named is not None)
+        self.delimiter = named[1].replace("\\t", "\t") if named else delimiter
         self.header = header
         self.tolerant = tolerant
         self.name = printable(path)
@@ -75,22 +83,22 @@ class DelimitedTable(Table):
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """(line that it begins at, fields) of each record, the header included."""
-        lines = text_lines(self.path)
+        lines = itertools.islice(text_lines(self.path), self.skipped, None)
         if not self.quoting:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(lines, 1 + self.skipped):
                 yield number, line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
             return
         # The module's limit on a field is 128 kB; a line's own limit is the one that holds here.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         while True:
-            begin = reader.line_num + 1
+            begin = reader.line_num + 1 + self.skipped
             try:
                 yield begin, next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                raise UserError(f"{self.name}, line {begin}: {_csv_mistake(error, reader)}") from None
+                raise UserError(f"{self.name}, line {begin}: {self._csv_mistake(error, reader)}") from None
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
         """As `Table.rows`; a line without content is left out at the end of the file only."""
@@ -127,6 +135,24 @@ class DelimitedTable(Table):
             rows.columns = _columns(kept, positions)
             yield rows
 
+    def _csv_mistake(self, error: csv.Error, reader: Any) -> str:
+        text = str(error)
+        if "unexpected end" in text:
+            return 'a quote (") that opens here never closes; --quoting false takes quotes as characters'
+        if "expected after" in text:
+            return (
+                f"a quoted field that begins here is wrong in line {reader.line_num + self.skipped}: after "
+                'its closing quote comes no delimiter (inside a field a quote is written ""; --quoting false '
+                "takes quotes as characters)"
+            )
+        if "new-line" in text:
+            return (
+                "a carriage return stands in a field without quotes; save the file with LF or CRLF line ends"
+            )
+        if "field limit" in text:
+            return f'a field is longer than {MAX_LINE >> 20} MiB: does a quote (") never close?'
+        return f"is not CSV: {text}"
+
     def _wrong_width(self, line: int, fields: list[str]) -> str:
         """Why the line is left out; UserError unless this file is known for such lines."""
         found = "is empty" if fields == [""] else f"has {len(fields)} column{'s' * (len(fields) > 1)}"
@@ -135,27 +161,15 @@ class DelimitedTable(Table):
         why += f"{DELIMITER_NAMES.get(self.delimiter, 'delimiter')}s"
         if self.tolerant:
             return why
+        if not self.quoting and any('"' in field for field in fields):
+            why += (
+                "; if its quotes are those of a field with a line break or a delimiter in it: --quoting true"
+            )
         raise UserError(f"{self.where(line)} {why}")
 
 
 def _columns(records: list[list[Any]], positions: list[int]) -> list[list[Any]]:
     return [[record[position] for record in records] for position in positions]
-
-
-def _csv_mistake(error: csv.Error, reader: Any) -> str:
-    text = str(error)
-    if "unexpected end" in text:
-        return 'a quote (") that opens here never closes'
-    if "expected after" in text:
-        return (
-            f"a quoted field that begins here is wrong in line {reader.line_num}: after its closing quote "
-            'comes no delimiter (inside a field a quote is written "")'
-        )
-    if "new-line" in text:
-        return "a carriage return stands in a field without quotes; save the file with LF or CRLF line ends"
-    if "field limit" in text:
-        return f'a field is longer than {MAX_LINE >> 20} MiB: does a quote (") never close?'
-    return f"is not CSV: {text}"
 
 
 class ParquetTable(Table):
@@ -228,8 +242,8 @@ def open_table(
     """The table in the file at `path`, its first line read and checked.
 
     `declared_format` is one of csv, tsv, json, jsonl, parquet; None goes by the file's name. `header`
-    None is yes; `quoting` None is yes for CSV, and no for TSV, as in GLUE. `flag` is the argument that
-    named the file, for the message. Raises UserError.
+    None is yes; `quoting` None is yes for CSV, and for TSV where `is_quoted` says so. `flag` is the argument
+    that named the file, for the message. Raises UserError.
     """
     check_file(path, flag)
     kind = file_format(path, declared_format)
@@ -237,11 +251,15 @@ def open_table(
         return ParquetTable(path)
     if kind in ("json", "jsonl"):
         return JsonTable(path)
-    return DelimitedTable(
+    guessed = quoting is None and kind == "tsv" and is_quoted(path, DELIMITERS[kind])
+    table = DelimitedTable(
         path,
         delimiter=DELIMITERS[kind],
-        quoting=kind == "csv" if quoting is None else quoting,
+        quoting=(kind == "csv" or guessed) if quoting is None else quoting,
         header=header is not False,
         num_columns=num_columns,
         tolerant=tolerant,
     )
+    if guessed:
+        table.notes = (QUOTED_NOTE,)
+    return table

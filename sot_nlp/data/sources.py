@@ -82,7 +82,7 @@ def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple
         flag=f"--{flag}",
         declared_format=entry.format,
         header=entry.header,
-        quoting=entry.quoting,
+        quoting=entry.quoting if arguments.quoting is None else arguments.quoting,
         num_columns=entry.num_columns,
         tolerant=entry.broken_lines,
     )

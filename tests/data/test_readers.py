@@ -1,10 +1,13 @@
+import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from sot_nlp.data import readers, tables
 from sot_nlp.data.readers import open_table
 from sot_nlp.data.tables import Table
+from sot_nlp.errors import UserError
 
 
 def write(path: Path, content: str) -> Path:
@@ -115,3 +118,69 @@ def test_glue_files_give_every_example_in_order(glue_folder, folder, columns, co
         for row, line in zip(found, lines, strict=True):
             assert all(f"\t{text}" in line for text in row[2:])
         assert [row[1] for row in found] == list(range(count))
+
+
+FRAME = {"text": ['she said "a zorp"', "the dax", "one\ntwo", "a\tb"], "label": ["x", "y", "x", "y"]}
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(1, 3), slice(1, 4), slice(0, 4), slice(3, 4)])
+def test_tsv_that_pandas_wrote_is_read_as_pandas_reads_it(tmp_path, rows):
+    frame = pd.DataFrame(FRAME)[rows]
+    for name, quotes in (("a", csv.QUOTE_MINIMAL), ("b", csv.QUOTE_ALL), ("c", csv.QUOTE_NONNUMERIC)):
+        path = tmp_path / f"{name}.tsv"
+        frame.to_csv(path, sep="\t", index=False, quoting=quotes)
+        table = open_table(path)
+        assert [row[2:] for row in examples(table, "text", "label")] == list(frame.itertuples(index=False))
+        assert "--quoting false" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"Hello."',  # a quotation, whole
+        '"Hello," she said',
+        'she said "hello"',
+        'a 5" nail',
+        '"open',
+        'close"',
+        '"a" and "b"',
+    ],
+)
+def test_quotes_of_a_text_stay_in_it(tmp_path, text):
+    path = write(tmp_path / "a.tsv", f"text\tlabel\nthe dax\tx\n{text}\ty\na wug\tx\n")
+    table = open_table(path)
+    assert [row[2] for row in examples(table, "text")] == ["the dax", text, "a wug"]
+    assert table.notes == ()
+
+
+def test_two_quotations_over_lines_are_no_field(tmp_path):
+    path = write(tmp_path / "a.tsv", 'text\tlabel\n"Hello\tx\nthe dax\ty\nwug"\ty\n')
+    assert [row[2] for row in examples(open_table(path), "text")] == ['"Hello', "the dax", 'wug"']
+
+
+def test_flag_decides_on_quotes_and_messages_name_it(tmp_path):
+    path = write(tmp_path / "a.tsv", 'text\tlabel\n"one\ntwo"\tx\na "b" c"\ty\n')
+    with pytest.raises(UserError, match=r"line 2 has 1 column; expected 2.*: --quoting true"):
+        examples(open_table(path), "text")
+    write(path, 'text\tlabel\n"one\ntwo"\tx\n')
+    assert examples(open_table(path, quoting=True), "text") == [(2, 0, "one\ntwo")]
+    path = write(tmp_path / "a.csv", 'text,label\n"a" b,x\n')
+    with pytest.raises(UserError, match="--quoting false takes quotes as characters"):
+        examples(open_table(path), "text")
+    assert examples(open_table(path, quoting=False), "text") == [(2, 0, '"a" b')]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "sep=,\ntext,label\na,x\n"),
+        ("a.csv", "\ufeffsep=;\r\ntext;label\r\na;x\r\n"),
+        ("a.csv", '"sep=;"\ntext;label\n"a";x\n'),
+        ("a.csv", "sep=\t\ntext\tlabel\na\tx\n"),
+        ("a.csv", "SEP=|\ntext|label\na|x\n"),
+        ("a.tsv", "sep=\t\ntext\tlabel\na\tx\n"),
+    ],
+)
+def test_spreadsheets_line_about_the_delimiter_is_no_header(tmp_path, name, content):
+    table = open_table(write(tmp_path / name, content))
+    assert (table.columns, examples(table, "text", "label")) == (("text", "label"), [(3, 0, "a", "x")])
