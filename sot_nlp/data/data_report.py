@@ -125,6 +125,11 @@ def describe(data: TaskData) -> list[str]:
     if guessed := report["columns"]["guessed"]:
         flags = "--text_column_names and --label_column_name"
         lines.append(f"guessed: columns {list_names(guessed)}, kind {report['kind']} ({flags} name others)")
+    if report["max_length"] < report["max_length_asked"]:
+        lines.append(
+            f"max_length is {report['max_length']}, the model's positions; the default is "
+            f"{report['max_length_asked']}"
+        )
     for name, found in report["splits"].items():
         if "windows" in found:
             lines.append(f"{name}: streamed from {found['source']} window by window, and not stored")

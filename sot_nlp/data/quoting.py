@@ -28,7 +28,8 @@ def is_quoted(path: Path, delimiter: str) -> bool:
 @functools.lru_cache
 def _is_quoted(path: Path, delimiter: str, modified: int, size: int) -> bool:
     field = re.compile(f'({_QUOTED}|[^"\r\n{re.escape(delimiter)}]*)({re.escape(delimiter)}|$)')
-    widths, plain_widths = set(), set()
+    widths: set[int] = set()
+    plain_widths: set[int] = set()
     doubled = header = False
     for place, record in enumerate(_records(path)):
         if record is None:

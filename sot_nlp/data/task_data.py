@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sot_nlp.tasks.spec import TaskSpec
 
+# Sources of settings that the user did not give now.
+NOT_GIVEN = ("recipe", "record", "demo")
 LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
 
 
@@ -64,7 +66,7 @@ def load_data(
         UserError: for whatever is wrong with files, columns, labels or lengths.
     """
     wanted = tuple(splits or ("train", *spec.validation_splits))
-    check_max_length(arguments.max_length, tokenizer, len(spec.text_columns), model_max_length)
+    max_length = sequence_length(arguments, tokenizer, len(spec.text_columns), model_max_length)
     held = held_out(spec, arguments)
     streamed = "train" in wanted and is_streamed(arguments)
     if streamed:
@@ -81,7 +83,7 @@ def load_data(
     tokenized = tokenize_sources(
         [open_source(spec, split, arguments) for split in first_of.values()],
         tokenizer,
-        max_length=arguments.max_length,
+        max_length=max_length,
         cache=cache_folder(arguments.cache_dir),
         overwrite=arguments.overwrite_cache,
         progress=not arguments.disable_tqdm,
@@ -99,7 +101,7 @@ def load_data(
         split: split_report(spec, found_splits[split], tokens[split], rows[split], held_out=split in held)
         for split in wanted
     }
-    stream = _stream(spec, arguments, tokenizer, tokens) if streamed else None
+    stream = _stream(spec, arguments, tokenizer, tokens, max_length) if streamed else None
     if stream is not None:
         found = stream_report(stream.source.table.name, {}, dropped=arguments.drop_leaked)
         reports = {"train": found, **reports}
@@ -107,7 +109,8 @@ def load_data(
         "columns": columns_report(spec, arguments),
         "kind": spec.kind,
         "labels": None if spec.labels is None else list(spec.labels),
-        "max_length": arguments.max_length,
+        "max_length": max_length,
+        "max_length_asked": arguments.max_length,
         "splits": reports,
         "duplicates": duplicates,
     }
@@ -127,14 +130,18 @@ def is_streamed(arguments: Any) -> bool:
 
 
 def _stream(
-    spec: TaskSpec, arguments: Any, tokenizer: PreTrainedTokenizerBase, tokens: dict[str, Tokens]
+    spec: TaskSpec,
+    arguments: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: dict[str, Tokens],
+    max_length: int,
 ) -> StreamedSplit:
     digests = [found.arrays["digests"] for split, found in tokens.items() if split.startswith("validation")]
     return StreamedSplit(
         open_source(spec, "train", arguments),
         spec,
         tokenizer,
-        max_length=arguments.max_length,
+        max_length=max_length,
         known=np.unique(np.concatenate(digests)) if digests else np.zeros(0, dtype=np.uint64),
         drop_leaked=arguments.drop_leaked,
     )
@@ -148,21 +155,31 @@ def cache_folder(cache_dir: str | None) -> Path:
     return Path(user).expanduser() / "sot-nlp" / "tokens"
 
 
-def check_max_length(
-    max_length: int,
+def sequence_length(
+    arguments: Any,
     tokenizer: PreTrainedTokenizerBase,
     num_texts: int,
     model_max_length: int | None = None,
-) -> None:
-    """Raise UserError unless sequences of `max_length` tokens fit the model and hold a token of each text."""
+) -> int:
+    """Return the tokens that an example is cut to: `max_length`, or the model's positions where it has fewer.
+
+    A `max_length` that the user gave is refused where the model has fewer; a default or recipe's is not.
+    Raises UserError unless a token of each text fits.
+    """
+    max_length: int = arguments.max_length
     most = min(tokenizer.model_max_length, model_max_length or tokenizer.model_max_length)
-    if max_length > most:
-        raise UserError(f"--max_length {max_length} is more than the model's {most} positions")
+    source = arguments.sources.get("max_length")
+    default = type(arguments).max_length if source is None else None
+    given = max_length != default if source is None else not source.startswith(NOT_GIVEN)
+    name = "--max_length" if source in (None, "flag") else f"max_length ({source})"
+    if max_length > most and given:
+        raise UserError(f"{name} {max_length} is more than the model's {most} positions")
+    max_length = min(max_length, most)
     least = tokenizer.num_special_tokens_to_add(pair=num_texts == 2) + num_texts
     if max_length < least:
-        raise UserError(
-            f"--max_length {max_length} leaves no room for text beside the special tokens: at least {least}"
-        )
+        what = f"{name} {max_length}" if max_length < most else f"a model of {most} positions"
+        raise UserError(f"{what} leaves no room for text beside the special tokens: at least {least}")
+    return max_length
 
 
 def _share(tokens: Tokens, arguments: Any) -> np.ndarray:

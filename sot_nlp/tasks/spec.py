@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -118,20 +120,36 @@ class TaskSpec:
         return tuple(split for split in self.splits if split.startswith("test"))
 
     def file_path(self, split: str, data_dir: str | Path | None) -> Path | None:
-        """Where the file of `split` should lie, whether or not it does; None where the task names none.
+        """Return where the file of `split` should lie, even if it does not; None where the task names none.
 
-        `data_dir` is the folder that holds GLUE's task folders, or this task's folder itself. Without
-        one, a user's own YAML file is what its paths are relative to.
+        `data_dir` is the folder that holds GLUE's task folders, or this task's folder itself: that which has
+        the task's files. Without one, a user's own YAML file is what its paths are relative to.
         """
         entry = self.files.get(split)
         if entry is None or (data_dir is None and self.folder is not None):
             return None
         if data_dir is None:
             return Path(self.source_path).parent / entry.file
-        base = Path(data_dir)
-        if self.folder is None or base.resolve().name.casefold() == self.folder.casefold():
-            return base / entry.file
-        return base / self.folder / entry.file
+        return self._folder_in(Path(data_dir)) / entry.file
+
+    def _folder_in(self, base: Path) -> Path:
+        """The folder of the task's files: `base` or one in it, whatever the case of its name."""
+        if self.folder is None:
+            return base
+        names = {_key(name) for name in (self.folder, self.name, *self.aliases)}
+        named = _key(base.resolve().name) in names
+        exact = base / self.folder
+        inner = [exact]
+        with contextlib.suppress(OSError):  # what is wrong with `base` is said where its file is opened
+            inner += sorted(path for path in base.iterdir() if _key(path.name) in names and path != exact)
+        # In the folder of another task, files of the same names are that task's.
+        own = named or _key(base.resolve().name) not in _task_folders()
+        candidates = [base, *inner] if named else [*inner, *([base] if own else [])]
+        with contextlib.suppress(OSError):
+            for folder in candidates:
+                if any((folder / entry.file).is_file() for entry in self.files.values()):
+                    return folder
+        return base if named else exact
 
     def to_dict(self) -> dict[str, Any]:
         """The task as JSON values; `from_dict` gives an equal task back."""
@@ -196,6 +214,13 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
             return spec
     hint = did_you_mean(wanted, known)
     raise UserError(f"--task: unknown task {printable(text)!r}; {hint} (or a path that ends in .yaml)")
+
+
+@functools.lru_cache
+def _task_folders() -> frozenset[str]:
+    """What the folders of all tasks are called, as `_key` gives it."""
+    specs = [read_task(path) for path in tasks_folder().glob("*.yaml")]
+    return frozenset(_key(spec.folder) for spec in specs if spec.folder)
 
 
 def _key(name: str) -> str:

@@ -276,3 +276,31 @@ def test_real_cola_becomes_tokens(load, glue_folder):
     both = sum(text in dev for text in texts[0])
     assert data.report["duplicates"]["validation"]["train_examples"] == both
     assert not any("warning" in line for line in describe(data))
+
+
+@pytest.mark.parametrize("source", [None, "recipe of cola", "record", "flag", "settings.yaml"])
+def test_length_that_was_not_given_is_the_models_where_that_is_less(tmp_path, source):
+    path = write(tmp_path / "a.csv", "text,label", *(f"{'wug ' * 90},{i % 2}" for i in range(4)))
+    sources = {} if source is None else {"max_length": source}
+    settings = {"train_file": path, "validation_file": path, "cache_dir": str(tmp_path)}
+    arguments = Arguments(**settings, disable_tqdm=True, sources=sources)
+    spec, tokenizer = user_task(arguments), tiny.tokenizer("bert")
+    if source in ("flag", "settings.yaml"):
+        name = "--max_length" if source == "flag" else r"max_length \(settings.yaml\)"
+        with pytest.raises(UserError, match=f"{name} 128 is more than the model's 64 positions"):
+            load_data(spec, arguments, tokenizer, model_max_length=64)
+        return
+    data = load_data(spec, arguments, tokenizer, model_max_length=64)
+    assert data.splits["train"].lengths.tolist() == [64] * 4
+    assert data.report["max_length"] == 64
+    assert "max_length is 64, the model's positions; the default is 128" in describe(data)
+    longer = load_data(spec, arguments, tokenizer, model_max_length=92)
+    assert longer.splits["train"].lengths.tolist() == [92] * 4
+    assert load_data(spec, arguments, tokenizer).splits["train"].lengths.tolist() == [92] * 4
+
+
+def test_model_of_too_few_positions_is_refused(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label", "a,x", "b,y")
+    arguments = Arguments(train_file=path, cache_dir=str(tmp_path), disable_tqdm=True)
+    with pytest.raises(UserError, match="a model of 2 positions leaves no room for text"):
+        load_data(user_task(arguments), arguments, tiny.tokenizer("bert"), model_max_length=2)

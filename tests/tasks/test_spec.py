@@ -412,3 +412,35 @@ def test_the_layout_is_that_of_glue_s_own_files(glue_folder, name):
                 assert all(low <= float(score) <= high for score in found)
             else:
                 assert {spec.label_words.get(word, word) for word in found} == set(spec.labels)
+
+
+@pytest.mark.parametrize(
+    ("task", "data_dir", "place"),
+    [
+        ("wnli", "x", "x/WNLI"),
+        ("wnli", "x/WNLI", "x/WNLI"),
+        ("wnli", "x/wnli", "x/wnli/WNLI"),
+        ("wnli", "x/wnli", "x/wnli"),
+        ("wnli", "x", "x/wnli"),
+        ("wnli", "mine", "mine"),
+        ("mnli", "mnli", "mnli/MNLI"),
+        ("mnli", "mnli", "mnli"),
+        ("sst2", "x", "x/sst2"),
+        ("sst2", "SST2", "SST2"),
+        ("stsb", "x", "x/sts_b"),
+        ("cola", "glue", "glue/cola"),
+    ],
+)
+def test_data_dir_is_where_the_files_are(tmp_path, task, data_dir, place):
+    (tmp_path / place).mkdir(parents=True)
+    spec = load_task(task)
+    for entry in spec.files.values():
+        (tmp_path / place / entry.file).write_text("x")
+    for split, entry in spec.files.items():
+        assert spec.file_path(split, tmp_path / data_dir).samefile(tmp_path / place / entry.file)
+
+
+def test_another_tasks_folder_is_not_taken(tmp_path):
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/train.tsv").write_text("x")
+    assert load_task("wnli").file_path("train", tmp_path / "RTE") == tmp_path / "RTE/WNLI/train.tsv"
