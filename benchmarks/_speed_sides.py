@@ -7,6 +7,7 @@ more run of the same work took. So the sides can be timed in turn, and each has 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import resource
@@ -215,9 +216,9 @@ def our_frozen_training(task: str, data_dir: str, model: str, examples: int, **g
     arguments = _arguments(task, data_dir, model, **settings)
 
     def run() -> dict[str, float]:
-        arguments.output_dir = tempfile.mkdtemp(dir=".")
+        fresh = dataclasses.replace(arguments, output_dir=tempfile.mkdtemp(dir="."))
         with contextlib.redirect_stdout(io.StringIO()):
-            record = run_command(arguments)
+            record = run_command(fresh)
         return {
             "epoch_seconds": record["timings"]["train_seconds"] / arguments.num_train_epochs,
             "examples_per_second": record["train_examples_per_second"],

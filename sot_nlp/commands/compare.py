@@ -16,7 +16,7 @@ from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.report import write
-from sot_nlp.studies.study import Study, finished, flat_settings, published_command, shown_command
+from sot_nlp.studies.study import GRID_FLAGS, Study, finished, flat_settings, published_command, shown_command
 from sot_nlp.studies.study_display import Lines, LiveTable
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.studies.study_runner import Start, Stopped, StudyRunner, slots
@@ -138,12 +138,3 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         if getattr(own, name):
             changes[name] = True
     return finished(dataclasses.replace(study, **changes))
-
-
-GRID_FLAGS = {
-    "task": "--tasks",
-    "model_name_or_path": "--models",
-    "head": "--heads",
-    "seed": "--seeds",
-    "data_seed": "--seeds",
-}

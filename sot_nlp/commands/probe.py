@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
+from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import parse_flags, read_config
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies.comparison import compare
@@ -24,16 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
 }
 # The settings of a run that mean something here; another one that is given is refused.
-USED = {
-    "task", "data_dir", "train_file", "validation_file", "dataset_name", "dataset_config_name",
-    "text_column_names", "label_column_name", "label_mapping", "problem_type", "quoting",
-    "validation_fraction", "drop_leaked",
-    "max_length", "max_train_samples", "max_eval_samples", "cache_dir", "overwrite_cache",
-    "model_name_or_path", "model_revision", "trust_remote_code", "attn_implementation",
-    "per_device_train_batch_size", "learning_rate", "num_train_epochs", "lr_scheduler_type", "warmup_steps",
-    "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "label_smoothing", "seed", "cpu", "output_dir", "disable_tqdm",
-}  # fmt: skip
+USED = [name for name, traits in TRAITS.items() if traits.probe]
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -41,9 +32,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     own, rest = _parser(prog).parse_known_args(argv)
     if own.help:
         _parser(prog).print_help()
-        print(
-            f"\nsettings of a run that apply:\n  {', '.join('--' + name for name in FIELDS if name in USED)}"
-        )
+        print(f"\nsettings of a run that apply:\n  {', '.join('--' + name for name in USED)}")
         return 0
     arguments = _arguments(rest, prog, own.learning_rates)
     for arm in own.arms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError
@@ -32,7 +33,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     if arguments.task == "demo" and arguments.data_dir is None:
         from sot_nlp.demo.comparison import ensure_demo_data
 
-        arguments.data_dir = str(ensure_demo_data())
+        arguments = dataclasses.replace(arguments, data_dir=str(ensure_demo_data()))
     runner.run(arguments)
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies.report.cells import percent
@@ -90,8 +91,8 @@ def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Stud
     flags, config = parse_flags(rest, prog, SUMMARY)
     if config:
         raise UserError("--config: give the fixed settings as flags")
-    for name in ("head", "seed", "data_seed"):
-        if name in flags:
+    for name in flags:
+        if TRAITS[name].grid in ("--heads", "--seeds"):
             raise UserError(f"--{name} is set by the search; use --heads and --seeds")
     model = flags.pop("model_name_or_path", None)
     if model is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.demo.grammar import PHENOMENA, generate, phenomenon, write_corpus
 from sot_nlp.errors import UserError, printable
-from sot_nlp.settings.arguments import FIELDS, HUB, LOGS, OUTPUT, Arguments, build_arguments
+from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -157,9 +157,8 @@ def finished_runs(planned: Mapping[Key, dict[str, Any]]) -> dict[Key, dict[str, 
         if record.get("status") != records.FINISHED:
             continue
         now, then = build_arguments([("demo", settings)]).to_dict(), record["arguments"]
-        # Where things lie and what is printed may differ.
-        shaping = [name for name in now if FIELDS[name].metadata["group"] not in (OUTPUT, LOGS, HUB)]
-        for name in sorted({*shaping} - {"data_dir", "model_name_or_path", "cache_dir"}):
+        shaping = {name for name, traits in TRAITS.items() if traits.kind == "result"}
+        for name in sorted(shaping - {"model_name_or_path"}):  # the demo's own, wherever the folder is
             if then.get(name) != now[name]:
                 raise UserError(
                     f"--output_dir: {printable(path)} holds a run with {name} {printable(then.get(name))}, "

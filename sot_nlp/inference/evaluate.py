@@ -17,7 +17,7 @@ from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
 from sot_nlp.runs.runner import say, write_rows
-from sot_nlp.settings.arguments import FIELDS, Arguments, build_arguments
+from sot_nlp.settings.arguments import FIELDS, TRAITS, Arguments, build_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -29,17 +29,8 @@ if TYPE_CHECKING:
 
 
 # What a run's settings say of data of the user's own, and of data in general.
-OWN_DATA = (
-    *FILE_FLAGS.values(),
-    "dataset_name",
-    "dataset_config_name",
-    "text_column_names",
-    "label_column_name",
-    "label_mapping",
-    "problem_type",
-    "quoting",
-)
-DATA = ("data_dir", "validation_fraction", "data_seed", "max_length", "cache_dir")
+OWN_DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "own")
+DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "any")
 
 
 def evaluate_saved(arguments: Arguments) -> dict[str, Any]:

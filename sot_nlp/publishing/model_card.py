@@ -16,6 +16,7 @@ from typing import Any
 from sot_nlp.errors import printable
 from sot_nlp.files import write_atomic
 from sot_nlp.publishing.training_plot import evaluations_of, mapping, training_plot
+from sot_nlp.settings.arguments import TRAITS
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
@@ -40,34 +41,6 @@ HUB_METRICS = {
     "spearman": ("spearmanr", "Spearman correlation"),
 }
 NOT_SCORES = {"epoch", "step", "split", "loss", "seconds", "examples", "num_examples", "examples_per_second"}
-TRAINING_SETTINGS = (
-    "learning_rate",
-    "head_learning_rate",
-    "layerwise_lr_decay",
-    "num_train_epochs",
-    "max_train_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "warmup_ratio",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing",
-    "class_weights",
-    "freeze_backbone",
-    "trainable_layers",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "max_length",
-    "seed",
-    "data_seed",
-)
-LORA_ONLY = {"lora_alpha", "lora_dropout"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~$@]|:(?=//))")
 
@@ -311,11 +284,11 @@ def _settings_table(title: str, settings: Mapping[str, Any]) -> str:
 
 def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     arguments = mapping(record, "arguments")
-    lora = arguments.get("lora_r") is not None
     settings = {
         name: arguments[name]
-        for name in TRAINING_SETTINGS
-        if arguments.get(name) is not None and (lora or name not in LORA_ONLY)
+        for name, traits in TRAITS.items()
+        if traits.card and arguments.get(name) is not None
+        if traits.needs is None or arguments.get(traits.needs) is not None
     }
     environment = mapping(record, "environment")
     for name in ("processes", "mixed_precision", "device_name"):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
         if unfinished is not None and arguments.resume_from_checkpoint is None:
-            arguments.resume_from_checkpoint = "latest"
+            arguments = replace(arguments, resume_from_checkpoint="latest")
         precision = (
             folders.precision(arguments.resume_from_checkpoint, folder / folders.FOLDER)
             if main_process
@@ -82,7 +82,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         )
         accelerator = loop.create_accelerator(arguments, folder, precision_before=precision)
         stack.enter_context(lost_process_told(accelerator, arguments))
-        [arguments.resume_from_checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
+        [checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
+        arguments = replace(arguments, resume_from_checkpoint=checkpoint)
         tokenizer = preparation.load_tokenizer(arguments)
         splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
         data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)

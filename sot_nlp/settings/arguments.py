@@ -1,7 +1,9 @@
-"""One dataclass is the command line, its `--help`, the YAML of `--config` and the saved record.
+"""`Arguments`: every setting of a run, which is the command line, `--config`, and what a record holds.
 
-Four layers, the later over the earlier: the defaults below, the task's recipe, the `--config` file, flags.
-Names are those of transformers' `run_glue.py` and `run_glue_no_trainer.py` wherever they mean the same.
+Each field is declared, with all that is known of it, in `data_and_model.py` or `training_and_output.py`.
+Four layers give the values, the later over the earlier: the defaults there, the task's recipe, the `--config`
+file, flags. Names are those of transformers' `run_glue_no_trainer.py` and `TrainingArguments` wherever they
+mean the same.
 This module imports neither torch nor transformers, so that `--help` answers at once.
 """
 
@@ -16,223 +18,52 @@ from dataclasses import dataclass, field
 from typing import Any, Union, get_args, get_origin
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.modeling.head_config import DEFAULT_PRESET, TEXT_FAMILY
+from sot_nlp.modeling.head_config import TEXT_FAMILY
 from sot_nlp.settings.checks import check
+from sot_nlp.settings.data_and_model import DataSettings, ModelSettings
+from sot_nlp.settings.training_and_output import (
+    HubSettings,
+    LogSettings,
+    OutputSettings,
+    SpeedSettings,
+    TrainingSettings,
+)
+from sot_nlp.settings.traits import Traits
 
 HEAD_PREFIX = "head."
+# The titles of `--help`, in its order.
+GROUPS: dict[str, type] = {
+    "task and data": DataSettings,
+    "model and head": ModelSettings,
+    "training": TrainingSettings,
+    "batches, precision and speed": SpeedSettings,
+    "output, checkpoints and evaluation": OutputSettings,
+    "logging": LogSettings,
+    "Hugging Face Hub": HubSettings,
+}
 
 
-def setting(default: Any, description: str, group: str) -> Any:
-    """A field of `Arguments`: its default, the text of its `--help`, and the group it is shown in."""
-    metadata = {"help": description, "group": group}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+# A dataclass takes its fields from the last base to the first.
+@dataclass(frozen=True, kw_only=True)
+class Arguments(
+    HubSettings, LogSettings, OutputSettings, SpeedSettings, TrainingSettings, ModelSettings, DataSettings
+):
+    """Every setting of a run. `build_arguments` makes one from the layers and checks it as a whole.
 
+    `sources` says which layer each setting that was given comes from.
+    """
 
-TASK = "task and data"
-MODEL = "model and head"
-TRAINING = "training"
-SPEED = "batches, precision and speed"
-OUTPUT = "output, checkpoints and evaluation"
-LOGS = "logging"
-HUB = "Hugging Face Hub"
-
-
-@dataclass(kw_only=True)
-class Arguments:
-    """Every setting of a run. `build_arguments` makes one from the layers and checks it as a whole."""
-
-    task: str | None = setting(
-        None, "a task of `sot-nlp tasks` (cola, rte, ..., demo) or the path of a task's YAML file", TASK
-    )
-    data_dir: str | None = setting(
-        None,
-        "folder with GLUE's own files (CoLA/train.tsv, ...); without it the data comes from the Hub",
-        TASK,
-    )
-    train_file: str | None = setting(None, "own training data: CSV, TSV, JSON, JSONL or Parquet", TASK)
-    validation_file: str | None = setting(
-        None, "own validation data; without it, --validation_fraction of the training data is held out", TASK
-    )
-    test_file: str | None = setting(None, "own data without labels, for --do_predict", TASK)
-    dataset_name: str | None = setting(None, "a data set of the Hub", TASK)
-    dataset_config_name: str | None = setting(None, "its configuration", TASK)
-    streaming: bool = setting(
-        False,
-        "read a data set of the Hub without storing it: only its tokens lie on disk, and for this run alone; "
-        "with --max_train_steps the training data, also --train_file, is read window by window and not even "
-        "its tokens are stored (an epoch of the record is then a window)",
-        TASK,
-    )
-    text_column_names: list[str] | None = setting(
-        None, "the one or two columns that hold text; guessed and printed when not given", TASK
-    )
-    label_column_name: str | None = setting(
-        None, "the column that holds labels; guessed and printed when not given", TASK
-    )
-    label_mapping: dict[str, str] | None = setting(
-        None, "what the labels in the files mean, as pairs like 0=negative 1=positive", TASK
-    )
-    problem_type: str | None = setting(
-        None,
-        "what the labels of own data are: classification, regression or multi_label; by their looks when not "
-        "given (whole numbers and texts are classes, decimals scores, lists several labels at once)",
-        TASK,
-    )
-    quoting: bool | None = setting(
-        None,
-        'whether a " in own CSV and TSV files quotes a field; when not given: in CSV it does, in TSV where '
-        "the whole file reads so",
-        TASK,
-    )
-    validation_fraction: float = setting(
-        0.1, "share of the training data held out (stratified) where no validation data is given", TASK
-    )
-    drop_leaked: bool = setting(False, "drop training examples that also stand in the validation data", TASK)
-    max_length: int = setting(
-        128, "longest sequence in tokens, no more than the model's positions; what is cut is counted", TASK
-    )
-    max_train_samples: int | None = setting(
-        None,
-        "use only N training examples, drawn at random by --data_seed (by 0 when not given, so that runs of "
-        "several seeds share them); of a stream the first N",
-        TASK,
-    )
-    max_eval_samples: int | None = setting(
-        None, "use only the first N examples of every validation split, in the file's order", TASK
-    )
-    max_predict_samples: int | None = setting(
-        None, "use only the first N examples of every test split, in the file's order", TASK
-    )
-    cache_dir: str | None = setting(None, "where tokenised data is cached", TASK)
-    overwrite_cache: bool = setting(False, "tokenise again even if a cache exists", TASK)
-
-    model_name_or_path: str = setting(
-        "google-bert/bert-base-cased", "backbone or SoT checkpoint: a folder or a name on the Hub", MODEL
-    )
-    model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", MODEL)
-    trust_remote_code: bool = setting(False, "run model code that a checkpoint brings along", MODEL)
-    head: str = setting(DEFAULT_PRESET, "preset of the head: sot, text, vision, words or stock", MODEL)
-    head_overrides: dict[str, Any] = setting(
-        {}, "single fields of the head, as --head.FIELD VALUE (e.g. --head.alpha 0.7)", MODEL
-    )
-    freeze_backbone: bool = setting(False, "train the head alone", MODEL)
-    trainable_layers: int | None = setting(None, "train the head and only the top N backbone layers", MODEL)
-    lora_r: int | None = setting(None, "rank of LoRA on the backbone (needs peft)", MODEL)
-    lora_alpha: int = setting(16, "LoRA's scale: its update counts lora_alpha / lora_r", MODEL)
-    lora_dropout: float = setting(0.05, "dropout of LoRA", MODEL)
-    lora_target_modules: list[str] | None = setting(
-        None, "modules that LoRA wraps; by model family when not given", MODEL
-    )
-
-    per_device_train_batch_size: int = setting(32, "examples a device and step", TRAINING)
-    learning_rate: float = setting(2e-5, "AdamW's peak learning rate", TRAINING)
-    head_learning_rate: float | None = setting(
-        None, "peak rate of the head; --learning_rate when not given", TRAINING
-    )
-    layerwise_lr_decay: float = setting(1.0, "factor on the rate for each layer further down", TRAINING)
-    num_train_epochs: float = setting(3.0, "passes over the training data", TRAINING)
-    max_train_steps: int | None = setting(None, "updates; overrides --num_train_epochs", TRAINING)
-    gradient_accumulation_steps: int = setting(1, "steps an update", TRAINING)
-    lr_scheduler_type: str = setting(
-        "linear", "linear, cosine, constant, constant_with_warmup or inverse_sqrt", TRAINING
-    )
-    warmup_steps: int | None = setting(None, "updates of linear warm-up", TRAINING)
-    warmup_ratio: float = setting(0.0, "share of all updates spent on warm-up", TRAINING)
-    weight_decay: float = setting(0.0, "decoupled weight decay (not on biases and norms)", TRAINING)
-    adam_beta1: float = setting(0.9, "AdamW's beta 1", TRAINING)
-    adam_beta2: float = setting(0.999, "AdamW's beta 2", TRAINING)
-    adam_epsilon: float = setting(1e-8, "AdamW's epsilon", TRAINING)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", TRAINING)
-    label_smoothing: float = setting(0.0, "label smoothing of the cross-entropy", TRAINING)
-    class_weights: str | None = setting(
-        None, "'balanced', or one number a class in the order of the labels: 1.0,2.5", TRAINING
-    )
-    early_stopping_patience: int | None = setting(
-        None, "stop after N evaluations without a better main metric", TRAINING
-    )
-    seed: int = setting(42, "seed of the new weights and of dropout", TRAINING)
-    data_seed: int | None = setting(
-        None,
-        "seed of the order of the data, --seed when not given; and of what --validation_fraction and "
-        "--max_train_samples draw, 0 when not given",
-        TRAINING,
-    )
-    on_nan: str = setting("stop", "at a loss or gradient that is not finite: stop or skip", TRAINING)
-    max_nan_skips: int = setting(10, "with --on_nan skip: how many updates may be skipped", TRAINING)
-
-    group_by_length: bool = setting(True, "batches of similar length (hardly any padding)", SPEED)
-    max_tokens_per_batch: int | None = setting(
-        None, "bound a batch by its padded tokens instead of by examples", SPEED
-    )
-    mixed_precision: str = setting(
-        "auto", "auto (bf16 where this device is faster with it), no, bf16, fp16 or fp8", SPEED
-    )
-    torch_compile: bool = setting(False, "compile the model", SPEED)
-    cuda_graphs: bool = setting(
-        True, "on one GPU: launch the passes of a shape met before as one CUDA graph", SPEED
-    )
-    gradient_checkpointing: bool = setting(False, "trade time for memory in the backbone", SPEED)
-    attn_implementation: str | None = setting(
-        None, "the backbone's attention: sdpa, eager, flash_attention_2, ...", SPEED
-    )
-    cpu: bool = setting(False, "do not use a GPU", SPEED)
-
-    output_dir: str | None = setting(
-        None, "folder of this run; runs/<task>-<model>-<head>-seed<seed> when not given", OUTPUT
-    )
-    overwrite_output_dir: bool = setting(
-        False, "start anew: replace the run in the output folder, finished or not", OUTPUT
-    )
-    eval_strategy: str = setting(
-        "epoch", "when to evaluate: at each epoch's end, or no: only after the last", OUTPUT
-    )
-    per_device_eval_batch_size: int | None = setting(
-        None, "examples a device and step in evaluation; 64, or 256 on a GPU, when not given", OUTPUT
-    )
-    do_predict: bool = setting(False, "predict the test split too", OUTPUT)
-    checkpointing_steps: str | None = setting(
-        None, "write a checkpoint every N updates, or at each 'epoch'", OUTPUT
-    )
-    save_total_limit: int | None = setting(2, "keep only the newest N checkpoints", OUTPUT)
-    resume_from_checkpoint: str | None = setting(
-        None, "'latest' or the folder of a checkpoint; an unfinished run resumes by itself", OUTPUT
-    )
-    save_remote_code: bool = setting(
-        True, "save the model's code beside it, so that it loads without sot-nlp", OUTPUT
-    )
-
-    logging_steps: int = setting(10, "updates between two log lines", LOGS)
-    disable_tqdm: bool = setting(False, "no progress bar", LOGS)
-    with_tracking: bool = setting(False, "report to experiment trackers", LOGS)
-    report_to: str = setting("all", "the tracker: tensorboard, trackio, wandb, ... or all", LOGS)
-
-    push_to_hub: bool = setting(False, "push model, tokenizer and model card at the end", HUB)
-    hub_model_id: str | None = setting(None, "the repository, e.g. me/cola-sot", HUB)
-    hub_private_repo: bool = setting(False, "make the repository private", HUB)
-    hub_strategy: str = setting("end", "push at the end, or at every_save", HUB)
-    hub_token: str | None = setting(None, "the token; by default the one of `hf auth login`", HUB)
-
-    sources: dict[str, str] = field(default_factory=dict, metadata={"hidden": True})
+    sources: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as JSON-able values, without the token and without where each came from."""
+        """Return all settings as JSON-able values, without secrets and without where each came from."""
         values = dataclasses.asdict(self)
-        for secret in ("sources", "hub_token"):
-            values.pop(secret)
-        return values
+        return {name: values[name] for name in FIELDS if TRAITS[name].kind != "secret"}
 
 
-FIELDS = {f.name: f for f in dataclasses.fields(Arguments) if not f.metadata.get("hidden")}
+FIELDS = {each.name: each for each in dataclasses.fields(Arguments) if "traits" in each.metadata}
+TRAITS: dict[str, Traits] = {name: each.metadata["traits"] for name, each in FIELDS.items()}
 TYPES = typing.get_type_hints(Arguments)
-# Two ways to say the same thing: the one that a later layer gives sets aside the other of the layers below.
-RIVALS = {
-    "warmup_steps": "warmup_ratio",
-    "warmup_ratio": "warmup_steps",
-    "num_train_epochs": "max_train_steps",
-    "max_train_steps": "num_train_epochs",
-}
 TRUE_WORDS = {"true", "yes", "1", "on"}
 FALSE_WORDS = {"false", "no", "0", "off"}
 
@@ -285,6 +116,20 @@ def convert(name: str, value: Any) -> Any:
     return str(value)
 
 
+def head_value(text: Any) -> Any:
+    """Return the value of a head's field as a flag or a file writes it: a truth, a number or a text."""
+    if not isinstance(text, str):
+        return text
+    if text.lower() in (TRUE_WORDS | FALSE_WORDS) - {"0", "1"}:
+        return text.lower() in TRUE_WORDS
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def _convert_mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
@@ -331,8 +176,10 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
         folded = _fold_head(layer)
         if "head" in folded and _kind(folded["head"]) != _kind(values.get("head")):
             values.pop("head_overrides", None)
-        for name, rival in RIVALS.items():
-            if name in folded and rival not in folded:
+        # Two settings that say the same: the one that a later layer gives drops the other.
+        for name in folded:
+            rival = TRAITS[name].rival if name in TRAITS else None
+            if rival is not None and rival not in folded:
                 values.pop(rival, None)
                 sources.pop(rival, None)
         for name, value in folded.items():

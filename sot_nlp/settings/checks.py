@@ -2,74 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from typing import TYPE_CHECKING
 
 from sot_nlp.errors import printable
 
 if TYPE_CHECKING:
     from sot_nlp.settings.arguments import Arguments
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "problem_type": ("classification", "regression", "multi_label"),
-    "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
-    "mixed_precision": ("auto", "no", "bf16", "fp16", "fp8"),
-    "eval_strategy": ("epoch", "no"),
-    "on_nan": ("stop", "skip"),
-    "hub_strategy": ("end", "every_save"),
-}
-# name -> (lowest allowed, whether it is itself allowed, highest allowed)
-RANGES: dict[str, tuple[float, bool, float]] = {
-    "max_length": (1, True, math.inf),
-    "per_device_train_batch_size": (1, True, math.inf),
-    "per_device_eval_batch_size": (1, True, math.inf),
-    "gradient_accumulation_steps": (1, True, math.inf),
-    "num_train_epochs": (0, False, math.inf),
-    "max_train_steps": (1, True, math.inf),
-    "max_train_samples": (1, True, math.inf),
-    "max_eval_samples": (1, True, math.inf),
-    "max_predict_samples": (1, True, math.inf),
-    "max_tokens_per_batch": (1, True, math.inf),
-    "learning_rate": (0, False, math.inf),
-    "head_learning_rate": (0, False, math.inf),
-    "layerwise_lr_decay": (0, False, 1),
-    "warmup_steps": (0, True, math.inf),
-    "warmup_ratio": (0, True, 1),
-    "weight_decay": (0, True, math.inf),
-    "adam_beta1": (0, True, 0.999999),
-    "adam_beta2": (0, True, 0.999999),
-    "adam_epsilon": (0, False, math.inf),
-    "max_grad_norm": (0, False, math.inf),
-    "label_smoothing": (0, True, 0.999999),
-    "validation_fraction": (0, False, 0.9),
-    "early_stopping_patience": (1, True, math.inf),
-    "seed": (0, True, 2**32 - 1),
-    "data_seed": (0, True, 2**32 - 1),
-    "max_nan_skips": (0, True, math.inf),
-    "trainable_layers": (0, True, math.inf),
-    "lora_r": (1, True, math.inf),
-    "lora_alpha": (1, True, math.inf),
-    "lora_dropout": (0, True, 0.999999),
-    "save_total_limit": (1, True, math.inf),
-    "logging_steps": (1, True, math.inf),
-}
+    from sot_nlp.settings.traits import Traits
 
 
 def check(arguments: Arguments) -> list[tuple[str, str]]:
     """Every `(field, problem)` of `arguments` that can be seen without loading anything."""
     problems: list[tuple[str, str]] = []
-    for name, choices in CHOICES.items():
-        value = getattr(arguments, name)
-        if value is not None and value not in choices:
-            problems.append((name, f"{printable(value)!r} is not one of {', '.join(choices)}"))
-    for name, (low, inclusive, high) in RANGES.items():
-        value = getattr(arguments, name)
-        if value is None:
+    for each in dataclasses.fields(arguments):
+        traits: Traits | None = each.metadata.get("traits")
+        value = getattr(arguments, each.name)
+        if traits is None or value is None:
             continue
-        if value < low or (value == low and not inclusive) or value > high:
-            least = f"at least {low:g}" if inclusive else f"above {low:g}"
-            most = "" if high == math.inf else f" and at most {high:g}"
-            problems.append((name, f"{value} is out of range: it must be {least}{most}"))
+        if traits.choices and value not in traits.choices:
+            problems.append((each.name, f"{printable(value)!r} is not one of {', '.join(traits.choices)}"))
+        elif problem := traits.range_problem(value):
+            problems.append((each.name, problem))
     steps = arguments.checkpointing_steps
     if steps not in (None, "epoch") and not (str(steps).isdecimal() and int(str(steps)) > 0):
         problems.append(

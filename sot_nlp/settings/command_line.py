@@ -6,67 +6,63 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import yaml
+from typing import Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, TYPES
-from sot_nlp.settings.checks import CHOICES
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(printable(message, limit=1000))
+from sot_nlp.settings.arguments import FIELDS, GROUPS, HEAD_PREFIX, TRAITS, TYPES, convert, head_value
+from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.yaml_file import read_yaml_mapping
 
 
 def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a run's flags; only flags that were given appear in what it returns."""
-    parser = _Parser(
+    """Return the parser of a run's flags; only flags that were given appear in what it returns."""
+    parser = FlagParser(
         prog=prog,
         usage="%(prog)s [--task NAME] [flags]",
         description=description,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", metavar="YAML", help="a YAML file of these settings; flags override what it says"
     )
-    groups: dict[str, Any] = {}
-    for name, each in FIELDS.items():
-        title = each.metadata["group"]
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        group = groups[title]
-        default = each.default if each.default is not dataclasses.MISSING else None
-        shown = "" if default in (None, False) else f" (default: {default})"
-        text = (each.metadata["help"] + shown).replace("%", "%%")
-        if name == "head_overrides":
-            group.add_argument("--head.FIELD", dest="_unused", metavar="VALUE", help=text)
-            continue
-        options: dict[str, Any] = {"dest": name, "help": text, "metavar": _metavar(name)}
-        hint = str(TYPES[name])
-        if TYPES[name] in (bool, bool | None):
-            options |= {"nargs": "?", "const": True, "metavar": "true|false"}
-        elif "list[" in hint or "dict[" in hint:
-            options |= {"nargs": "+"}
-        group.add_argument(f"--{name}", **options)
+    for title, settings in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for each in dataclasses.fields(settings):
+            _add_flag(group, each)
     return parser
 
 
+def _add_flag(group: Any, each: dataclasses.Field) -> None:
+    name, default = each.name, each.default
+    shown = "" if default in (None, False, dataclasses.MISSING) else f" (default: {default})"
+    text = (TRAITS[name].help + shown).replace("%", "%%")
+    if name == "head_overrides":
+        group.add_argument("--head.FIELD", dest="_unused", metavar="VALUE", help=text)
+        return
+    options: dict[str, Any] = {"dest": name, "help": text, "metavar": _metavar(name)}
+    if TYPES[name] in (bool, bool | None):
+        options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+    elif _is_list(name):
+        options |= {"nargs": "+"}
+    group.add_argument(f"--{name}", **options)
+
+
+def _is_list(name: str) -> bool:
+    return any(kind in str(TYPES[name]) for kind in ("list[", "dict["))
+
+
 def _metavar(name: str) -> str:
-    hint = str(TYPES[name])
-    if name in CHOICES:
-        return "|".join(CHOICES[name])
+    if TRAITS[name].choices:
+        return "|".join(TRAITS[name].choices)
     for word, shown in (("float", "X"), ("int", "N"), ("dict", "KEY=VALUE"), ("list", "NAME")):
-        if word in hint:
+        if word in str(TYPES[name]):
             return shown
     return "DIR" if name.endswith("_dir") else "PATH" if name.endswith("_file") else "TEXT"
 
 
 def parse_flags(argv: Sequence[str], prog: str, description: str) -> tuple[dict[str, Any], str | None]:
-    """`argv` -> (the settings that flags gave, the path of `--config` or None). UserError for a bad flag."""
+    """Return the settings that flags gave, and the path of `--config` or None. UserError for a bad flag."""
     rest, overrides = _split_head_flags(argv)
     parser = make_parser(prog, description)
     known, unknown = parser.parse_known_args(rest)
@@ -97,38 +93,37 @@ def _split_head_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             value = next(words, "--")
             if value.startswith("--"):
                 raise UserError(f"--{HEAD_PREFIX}{printable(name)} needs a value")
-        overrides[name] = yaml.safe_load(value)
+        overrides[name] = head_value(value)
     return rest, overrides
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """The settings of a `--config` YAML file. UserError names the file and the line of every problem."""
-    file = Path(path)
+    """Return the settings of a `--config` YAML file. UserError names the line of every mistake."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {printable(path)}: cannot be read: {printable(error)}") from None
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "is not YAML"
-        raise UserError(f"--config {printable(path)}{where}: {printable(reason)}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"--config {printable(path)}: expected `setting: value` lines")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in getattr(tree, "value", [])}
-    problems = [
-        f"line {lines[str(key)]}: unknown setting {printable(key)!r}: {did_you_mean(str(key), FIELDS)}"
-        for key in values
-        if str(key) not in FIELDS and not str(key).startswith(HEAD_PREFIX)
-    ]
-    if problems:
-        raise UserError(f"--config {printable(path)}: " + "; ".join(problems))
+        top = read_yaml_mapping(Path(path), may_be_empty=True)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
+    values: dict[str, Any] = {}
+    for key in top.values:
+        if key in FIELDS or key.startswith(HEAD_PREFIX):
+            value = top.written(key)  # a label `no` is a text
+            try:
+                values[key] = _config_value(key, value)
+            except ValueError as error:
+                top.problem(f"{printable(value)!r} is not {error}", key=key)
+        else:
+            top.asked[key] = None
+            top.problem(f"unknown setting; {did_you_mean(key, FIELDS)}", key=key)
+    top.finish()
     return values
+
+
+def _config_value(key: str, value: Any) -> Any:
+    if key.startswith(HEAD_PREFIX):
+        return head_value(value)
+    if key in ("head", "head_overrides") and isinstance(value, dict):
+        return {name: item if name == "preset" else head_value(item) for name, item in value.items()}
+    return convert(key, value)
 
 
 def _near_flags(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -141,6 +141,25 @@ class YamlMapping:
         self.children.append(child)
         return child
 
+    def written(self, key: str) -> Any:
+        """Return the key's value with every scalar as the text in the file; None where it is `null`."""
+        self.asked[key] = None
+        node = self.values[key]
+        if isinstance(node, yaml.ScalarNode):
+            return None if _is_null(node) else node.value
+        if isinstance(node, yaml.MappingNode):
+            child = self.mapping(key)
+            assert child is not None
+            child.asked = dict.fromkeys(child.values)
+            items = child.values
+        else:
+            items = dict(enumerate(node.value))
+        if not all(isinstance(item, yaml.ScalarNode) for item in items.values()):
+            self.problem("must hold single values", key=key)
+            return None
+        written = {name: item.value for name, item in items.items()}
+        return written if isinstance(node, yaml.MappingNode) else list(written.values())
+
     def is_text(self, key: str) -> bool:
         """Whether the key's value is a single word or number rather than a list or a mapping."""
         return isinstance(self.values.get(key), yaml.ScalarNode)
@@ -150,7 +169,7 @@ class YamlMapping:
         node = self.values.get(key)
         if node is None and required:
             self.problem(f"the key {key!r} is missing")
-        empty = isinstance(node, yaml.ScalarNode) and not node.style and node.value in ("", "~", "null")
+        empty = node is not None and _is_null(node)
         if empty and required:
             self.problem("has no value", key=key)
         return None if empty else node
@@ -173,6 +192,10 @@ class YamlMapping:
         return value
 
 
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and not node.style and node.value in ("", "~", "null")
+
+
 def scalar(node: yaml.ScalarNode) -> Scalar:
     """A scalar's value: quoted text stays text; `2e-5` is a number, which YAML 1.1 takes for text."""
     text = node.value
@@ -185,8 +208,8 @@ def scalar(node: yaml.ScalarNode) -> Scalar:
     return text
 
 
-def read_yaml_mapping(path: Path) -> YamlMapping:
-    """The mapping that the YAML file at `path` holds; UserError where it can't be read or is no mapping."""
+def read_yaml_mapping(path: Path, *, may_be_empty: bool = False) -> YamlMapping:
+    """Return the mapping that the YAML file at `path` holds; UserError where it can't be read or is none."""
     shown = printable(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
@@ -212,6 +235,8 @@ def read_yaml_mapping(path: Path) -> YamlMapping:
         raise UserError(f"{shown}: is not valid YAML: {printable(error)}") from None
     except RecursionError:
         raise UserError(f"{shown}: is nested too deeply") from None
+    if node is None and may_be_empty:
+        node = yaml.MappingNode("tag:yaml.org,2002:map", [])
     if node is None:
         raise UserError(f"{shown}: is empty")
     if not isinstance(node, yaml.MappingNode):

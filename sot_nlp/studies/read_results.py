@@ -13,7 +13,7 @@ from typing import Any
 
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
-from sot_nlp.settings.arguments import Arguments
+from sot_nlp.settings.arguments import TRAITS, Arguments
 from sot_nlp.studies.results import (
     BEST,
     FAILED,
@@ -28,15 +28,8 @@ from sot_nlp.studies.results import (
 )
 
 STUDY_NAME = "study.json"
-# What differs between runs without making them another arm: names, places, speed and logs.
-NOT_AN_ARM = {
-    "task", "data_dir", "model_name_or_path", "head", "seed", "data_seed", "output_dir", "cache_dir",
-    "overwrite_cache", "overwrite_output_dir", "per_device_eval_batch_size", "do_predict", "cpu",
-    "cuda_graphs",
-    "checkpointing_steps", "save_total_limit", "resume_from_checkpoint", "save_remote_code", "logging_steps",
-    "disable_tqdm", "with_tracking", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
-    "hub_strategy",
-}  # fmt: skip
+# What differs between runs without making them another arm.
+NOT_AN_ARM = {name for name, traits in TRAITS.items() if traits.grid or traits.kind != "result"}
 
 
 def read_results(path: str | Path, *, baseline: str | None = None, allow_mixed: bool = False) -> Results:

@@ -19,7 +19,7 @@ from typing import Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
-from sot_nlp.settings.arguments import HEAD_PREFIX, Arguments, build_arguments
+from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
@@ -27,19 +27,12 @@ FORMAT_VERSION = 1
 # The order of the data has a seed of its own, which differs from the initialisation's in every pair.
 DATA_SEED_OFFSET = 10_000
 # What a run may spend: arms that are compared must agree on it.
-BUDGET = (
-    "num_train_epochs",
-    "max_train_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_tokens_per_batch",
-    "max_train_samples",
-    "early_stopping_patience",
-)
-# What the grid itself sets.
-GRID = ("task", "model_name_or_path", "seed", "data_seed", "output_dir")
+BUDGET = tuple(name for name, traits in TRAITS.items() if traits.budget)
+# What the grid itself sets, and the flag of `sot-nlp compare` that does; and what it sets for every run.
+GRID_FLAGS = {name: traits.grid for name, traits in TRAITS.items() if traits.grid}
+GRID = (*(name for name in GRID_FLAGS if name != "head"), "output_dir")
 # Settings that change neither the weights nor the scores: a cell with other ones is the same cell.
-NO_MATTER = NOT_AN_ARM - {"task", "model_name_or_path", "head", "seed", "data_seed"}
+NO_MATTER = NOT_AN_ARM - GRID_FLAGS.keys()
 
 
 @dataclass(frozen=True, kw_only=True)

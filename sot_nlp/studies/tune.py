@@ -26,10 +26,10 @@ import yaml
 from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert, head_value
 from sot_nlp.studies import claims, read_results
 from sot_nlp.studies.read_results import NOT_AN_ARM
-from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, GRID, Study
+from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
 from sot_nlp.tasks.spec import load_task
 from sot_nlp.training.logs import METRICS_NAME
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     import optuna
 
 POLL_SECONDS = 0.5
-# Names, places and what changes no score; an arm is a head.
-NO_SEARCH = NOT_AN_ARM | {"head_overrides", "hub_token"}
 SPACE = (
     "learning_rate=1e-5:2e-4:log",
     "head_learning_rate=1e-4:1e-2:log",
@@ -76,7 +74,8 @@ def _dimension(word: str) -> Dimension:
     name, separator, text = word.partition("=")
     if not separator or not text:
         raise UserError(f"--search {printable(word)}: give NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C")
-    searchable = [each for each in FIELDS if each not in (*NO_SEARCH, *GRID)]
+    # An arm is a head; names, places and what changes no score are not searched.
+    searchable = [each for each in FIELDS if each not in NOT_AN_ARM and each != "head_overrides"]
     if name not in searchable and not name.startswith(HEAD_PREFIX):
         hint = did_you_mean(name, searchable)
         raise UserError(f"--search {printable(name)}: not a setting that can be searched; {hint}")
@@ -94,7 +93,7 @@ def _dimension(word: str) -> Dimension:
 
 def _value(name: str, text: str) -> Any:
     if name.startswith(HEAD_PREFIX):
-        return yaml.safe_load(text)
+        return head_value(text)
     try:
         return convert(name, text)
     except ValueError as error:

@@ -6,48 +6,12 @@ import json
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import TRAITS
 
-# They change how long a run is, what it writes or how its work is cut; the updates stay the checkpoint's.
-# Batch size, accumulation and precision are here because what they come to (examples an update, the
-# precision that "auto" chose) is compared itself, as is what the data files hold.
-MAY_CHANGE = {
-    "num_train_epochs",
-    "max_train_steps",
-    "early_stopping_patience",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_tokens_per_batch",
-    "mixed_precision",
-    "on_nan",
-    "max_nan_skips",
-    "cpu",
-    "cuda_graphs",
-    "data_dir",
-    "train_file",
-    "validation_file",
-    "cache_dir",
-    "overwrite_cache",
-    "test_file",
-    "do_predict",
-    "max_predict_samples",
-    "eval_strategy",
-    "per_device_eval_batch_size",
-    "output_dir",
-    "checkpointing_steps",
-    "save_total_limit",
-    "save_remote_code",
-    "logging_steps",
-    "disable_tqdm",
-    "with_tracking",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_strategy",
-    "processes",
-}
-# How a run is to begin is no part of what it is.
-IGNORED = {"resume_from_checkpoint", "overwrite_output_dir"}
+# Some may differ because what they come to is compared itself: batch size and accumulation (the examples per
+# update), the precision that "auto" chose, and what the data files hold.
+MAY_CHANGE = {name for name, traits in TRAITS.items() if traits.on_resume == "free"} | {"processes"}
+IGNORED = {name for name, traits in TRAITS.items() if traits.on_resume == "unseen"}
 MISSING = "(not given)"
 
 

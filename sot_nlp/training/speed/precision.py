@@ -8,7 +8,7 @@ import time
 import torch
 
 from sot_nlp.errors import UserError
-from sot_nlp.settings.checks import CHOICES
+from sot_nlp.settings.arguments import TRAITS
 
 # bf16 must win the trial by this much: below it, its rounding buys nothing.
 WORTHWHILE = 1.2
@@ -26,7 +26,7 @@ def choose(requested: str, device: torch.device, before: str | None = None) -> t
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if requested == "auto" and launched != "no":
         requested = launched
-    elif requested == "auto" and before is not None and before in CHOICES["mixed_precision"]:
+    elif requested == "auto" and before is not None and before in TRAITS["mixed_precision"].choices:
         # A trial may come out otherwise than that of the start, and the run would be another.
         requested, reason = before, "the checkpoint's"
     if requested == "auto":

@@ -1,0 +1,204 @@
+"""Declare the settings of training, speed and output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sot_nlp.settings.traits import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Set the optimisation: length, learning rates, regularisation, seeds."""
+
+    per_device_train_batch_size: int = setting(
+        32, "examples a device and step", on_resume="free", low=1, budget=True, probe=True, card=True
+    )
+    learning_rate: float = setting(2e-5, "AdamW's peak learning rate", above=0, probe=True, card=True)
+    head_learning_rate: float | None = setting(
+        None, "peak rate of the head; --learning_rate when not given", above=0, card=True
+    )
+    layerwise_lr_decay: float = setting(
+        1.0, "factor on the rate for each layer further down", above=0, high=1, card=True
+    )
+    num_train_epochs: float = setting(
+        3.0,
+        "passes over the training data",
+        on_resume="free",
+        above=0,
+        rival="max_train_steps",
+        budget=True,
+        probe=True,
+        card=True,
+    )
+    max_train_steps: int | None = setting(
+        None,
+        "updates; overrides --num_train_epochs",
+        on_resume="free",
+        low=1,
+        rival="num_train_epochs",
+        budget=True,
+        card=True,
+    )
+    gradient_accumulation_steps: int = setting(
+        1, "steps an update", on_resume="free", low=1, budget=True, card=True
+    )
+    lr_scheduler_type: str = setting(
+        "linear",
+        "linear, cosine, constant, constant_with_warmup or inverse_sqrt",
+        choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
+        probe=True,
+        card=True,
+    )
+    warmup_steps: int | None = setting(
+        None, "updates of linear warm-up", low=0, rival="warmup_ratio", probe=True, card=True
+    )
+    warmup_ratio: float = setting(
+        0.0,
+        "share of all updates spent on warm-up",
+        low=0,
+        high=1,
+        rival="warmup_steps",
+        probe=True,
+        card=True,
+    )
+    weight_decay: float = setting(
+        0.0, "decoupled weight decay (not on biases and norms)", low=0, probe=True, card=True
+    )
+    adam_beta1: float = setting(0.9, "AdamW's beta 1", low=0, high=0.999999, probe=True, card=True)
+    adam_beta2: float = setting(0.999, "AdamW's beta 2", low=0, high=0.999999, probe=True, card=True)
+    adam_epsilon: float = setting(1e-8, "AdamW's epsilon", above=0, probe=True, card=True)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0, probe=True, card=True)
+    label_smoothing: float = setting(
+        0.0, "label smoothing of the cross-entropy", low=0, high=0.999999, probe=True, card=True
+    )
+    class_weights: str | None = setting(
+        None, "'balanced', or one number a class in the order of the labels: 1.0,2.5", card=True
+    )
+    early_stopping_patience: int | None = setting(
+        None, "stop after N evaluations without a better main metric", on_resume="free", low=1, budget=True
+    )
+    seed: int = setting(
+        42,
+        "seed of the new weights and of dropout",
+        low=0,
+        high=2**32 - 1,
+        grid="--seeds",
+        probe=True,
+        card=True,
+    )
+    data_seed: int | None = setting(
+        None,
+        "seed of the order of the data, --seed when not given; and of what --validation_fraction and "
+        "--max_train_samples draw, 0 when not given",
+        low=0,
+        high=2**32 - 1,
+        grid="--seeds",
+        data="any",
+        card=True,
+    )
+    on_nan: str = setting(
+        "stop",
+        "at a loss or gradient that is not finite: stop or skip",
+        on_resume="free",
+        choices=("stop", "skip"),
+    )
+    max_nan_skips: int = setting(
+        10, "with --on_nan skip: how many updates may be skipped", on_resume="free", low=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedSettings:
+    """Set how batches are made, in which precision and how fast they are computed."""
+
+    group_by_length: bool = setting(True, "batches of similar length (hardly any padding)")
+    max_tokens_per_batch: int | None = setting(
+        None,
+        "bound a batch by its padded tokens instead of by examples",
+        on_resume="free",
+        low=1,
+        budget=True,
+    )
+    mixed_precision: str = setting(
+        "auto",
+        "auto (bf16 where this device is faster with it), no, bf16, fp16 or fp8",
+        on_resume="free",
+        choices=("auto", "no", "bf16", "fp16", "fp8"),
+    )
+    torch_compile: bool = setting(False, "compile the model")
+    cuda_graphs: bool = setting(
+        True, "on one GPU: launch the passes of a shape met before as one CUDA graph", kind="speed"
+    )
+    gradient_checkpointing: bool = setting(False, "trade time for memory in the backbone")
+    attn_implementation: str | None = setting(
+        None, "the backbone's attention: sdpa, eager, flash_attention_2, ...", probe=True
+    )
+    cpu: bool = setting(False, "do not use a GPU", kind="speed", probe=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """Say where a run writes, and when it evaluates and saves."""
+
+    output_dir: str | None = setting(
+        None,
+        "folder of this run; runs/<task>-<model>-<head>-seed<seed> when not given",
+        kind="place",
+        probe=True,
+    )
+    overwrite_output_dir: bool = setting(
+        False,
+        "start anew: replace the run in the output folder, finished or not",
+        kind="place",
+        on_resume="unseen",
+    )
+    eval_strategy: str = setting(
+        "epoch",
+        "when to evaluate: at each epoch's end, or no: only after the last",
+        on_resume="free",
+        choices=("epoch", "no"),
+    )
+    per_device_eval_batch_size: int | None = setting(
+        None,
+        "examples a device and step in evaluation; 64, or 256 on a GPU, when not given",
+        kind="speed",
+        low=1,
+    )
+    do_predict: bool = setting(False, "predict the test split too", kind="output")
+    checkpointing_steps: str | None = setting(
+        None, "write a checkpoint every N updates, or at each 'epoch'", kind="output"
+    )
+    save_total_limit: int | None = setting(2, "keep only the newest N checkpoints", kind="output", low=1)
+    resume_from_checkpoint: str | None = setting(
+        None,
+        "'latest' or the folder of a checkpoint; an unfinished run resumes by itself",
+        kind="place",
+        on_resume="unseen",
+    )
+    save_remote_code: bool = setting(
+        True, "save the model's code beside it, so that it loads without sot-nlp", kind="output"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Say what is logged, and where."""
+
+    logging_steps: int = setting(10, "updates between two log lines", kind="output", low=1)
+    disable_tqdm: bool = setting(False, "no progress bar", kind="output", probe=True)
+    with_tracking: bool = setting(False, "report to experiment trackers", kind="output")
+    report_to: str = setting("all", "the tracker: tensorboard, trackio, wandb, ... or all", kind="output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSettings:
+    """Say whether and where a model is pushed."""
+
+    push_to_hub: bool = setting(False, "push model, tokenizer and model card at the end", kind="output")
+    hub_model_id: str | None = setting(None, "the repository, e.g. me/cola-sot", kind="output")
+    hub_private_repo: bool = setting(False, "make the repository private", kind="output")
+    hub_strategy: str = setting(
+        "end", "push at the end, or at every_save", kind="output", choices=("end", "every_save")
+    )
+    hub_token: str | None = setting(None, "the token; by default the one of `hf auth login`", kind="secret")
