@@ -147,18 +147,17 @@ class YamlMapping:
         node = self.values[key]
         if isinstance(node, yaml.ScalarNode):
             return None if _is_null(node) else node.value
-        if isinstance(node, yaml.MappingNode):
-            child = self.mapping(key)
-            assert child is not None
+        child = self.mapping(key) if isinstance(node, yaml.MappingNode) else None
+        if child is not None:
             child.asked = dict.fromkeys(child.values)
-            items = child.values
+            items: list[yaml.Node] = list(child.values.values())
         else:
-            items = dict(enumerate(node.value))
-        if not all(isinstance(item, yaml.ScalarNode) for item in items.values()):
+            items = list(node.value)
+        if not all(isinstance(item, yaml.ScalarNode) for item in items):
             self.problem("must hold single values", key=key)
             return None
-        written = {name: item.value for name, item in items.items()}
-        return written if isinstance(node, yaml.MappingNode) else list(written.values())
+        texts = [item.value for item in items]
+        return texts if child is None else dict(zip(child.values, texts, strict=True))
 
     def is_text(self, key: str) -> bool:
         """Whether the key's value is a single word or number rather than a list or a mapping."""
