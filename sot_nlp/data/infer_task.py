@@ -13,7 +13,7 @@ from sot_nlp.data.hub_reader import hub_splits
 from sot_nlp.data.label_survey import LabelSurvey
 from sot_nlp.data.label_values import number
 from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
-from sot_nlp.data.tables import Table
+from sot_nlp.data.tables import Rows, Table, plain_column
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.tasks.labels import other_spellings
 from sot_nlp.tasks.metrics import default_metrics
@@ -48,7 +48,10 @@ LABELS = (
     "label", "labels", "gold_label", "class", "target", "category", "score", "rating", "stars", "sentiment",
     "intent", "is_duplicate", "y",
 )  # fmt: skip
-NUMBERS = ("", "id", "idx", "index", "guid", "unnamed: 0")
+NUMBERS = re.compile(
+    r"|_?id|idx|index|guid|(row|example|text|sentence|pair)_?id|level_\d+|unnamed: \d+|__index_level_\d+__"
+)
+FLAGS = {"0", "1", "0.0", "1.0", "True", "False", "true", "false"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +97,28 @@ def guess_label(columns: Sequence[str], texts: Sequence[str] = ()) -> str | None
     """The column that holds labels: one of a known name, or the only one beside `texts`; None if none."""
     for name in LABELS:
         for column in columns:
-            if column.lower() == name and column not in texts:
+            if plain_column(column).lower() == name and column not in texts:
                 return column
-    rest = [column for column in columns if column not in texts and column.lower() not in NUMBERS]
+    rest = [column for column in columns if column not in texts and not _is_number(column)]
     return rest[0] if len(rest) == 1 and texts else None
 
 
 def guess_texts(columns: Sequence[str], label: str | None = None) -> tuple[str, ...]:
     """The one or two columns that hold text: of known names, or the only one beside `label`; () if none."""
-    lowered = {column.lower(): column for column in columns if column != label}
+    lowered = {plain_column(column).lower(): column for column in columns if column != label}
     for first, second in TEXT_PAIRS:
         if first in lowered and second in lowered:
             return lowered[first], lowered[second]
     for name in TEXTS:
         if name in lowered:
             return (lowered[name],)
-    rest = [column for name, column in lowered.items() if name not in NUMBERS]
+    rest = [column for column in lowered.values() if not _is_number(column)]
     return (rest[0],) if len(rest) == 1 else ()
+
+
+def _is_number(column: str) -> bool:
+    """Whether a column's name says that it numbers the rows."""
+    return NUMBERS.fullmatch(plain_column(column).lower()) is not None
 
 
 def _empty_task(arguments: Any) -> TaskSpec:
@@ -226,12 +234,32 @@ def _guessed(spec: TaskSpec, arguments: Any, trained: Trained | None) -> TaskSpe
     label = label or guess_label(table.columns, texts)
     present = f"{table.name} has the columns {list_names(list(table.columns))}"
     if not texts:
-        raise UserError(f"{present}: name the one or two that hold text with --text_column_names")
+        hint = _flag_columns_hint(table, texts)
+        raise UserError(f"{present}: name the one or two that hold text with --text_column_names{hint}")
     if label is None and not split.startswith("test"):
-        raise UserError(f"{present}: name the one that holds labels with --label_column_name")
+        hint = _flag_columns_hint(table, texts)
+        raise UserError(f"{present}: name the one that holds labels with --label_column_name{hint}")
     if label in texts:
         raise UserError(f"--label_column_name: {printable(label)!r} is a text column too")
     return replace(spec, text_columns=texts, label_column=label)
+
+
+def _flag_columns_hint(table: Table, texts: Sequence[str]) -> str:
+    """What to do with several columns of zeros and ones, one for each label; "" where there are none."""
+    rows = next(iter(table.rows(table.columns)), Rows([]))
+    flags = [
+        name
+        for name, values in zip(table.columns, rows.columns, strict=False)
+        if name not in texts and not _is_number(name) and {str(value).strip() for value in values} <= FLAGS
+    ]
+    if len(flags) < 2:
+        return ""
+    return (
+        f"; if {list_names(flags, 4)} say of each label whether it holds, write them as "
+        f"one column of lists: df['label'] = "
+        f"[[name for name in {printable(flags)} if row[name]] for _, row in df.iterrows()], "
+        'and df.to_json("data.jsonl", orient="records", lines=True)'
+    )
 
 
 def _with_validation(spec: TaskSpec) -> TaskSpec:

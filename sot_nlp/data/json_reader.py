@@ -12,6 +12,8 @@ from sot_nlp.data.file_format import BYTE_ORDER_MARK, list_names, text_lines
 from sot_nlp.data.tables import CHUNK, Rows, Table
 from sot_nlp.errors import UserError, printable
 
+RECORDS = 'df.to_json("data.jsonl", orient="records", lines=True) writes it so'
+_TWO_ITEMS = re.compile(r"}\s*,\s*{")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -24,10 +26,31 @@ class JsonTable(Table):
         with path.open("rb") as file:
             start = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
         self.is_list = start.startswith(b"[")
+        if self.is_list and _TWO_ITEMS.search(next(text_lines(path), "")):
+            self.unit = "row"  # where a line holds several examples, it is no place
+        if start.startswith(b"{"):
+            self._check_lines()
         first = next(self._objects(), None)
         if first is None:
             raise UserError(f"{self.name} holds no examples; expected JSON objects")
         super().__init__(self.name, list(first[1]))
+
+    def _check_lines(self) -> None:
+        """Raise UserError for a file that is one object around all examples."""
+        lines = (line for line in text_lines(self.path) if not line.isspace())
+        first = next(lines)
+        try:
+            json.loads(first)
+            if next(lines, None) is not None:
+                return
+        except _JSON_ERRORS:
+            pass
+        try:
+            content = json.loads("".join(text_lines(self.path)))
+        except _JSON_ERRORS:
+            return  # the mistake is told with its line
+        if shape := _shape(content):
+            raise UserError(f"{self.name} {shape}; expected one object per example: {RECORDS}")
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
         """As `Table.rows`; a key that an object lacks is a UserError."""
@@ -50,7 +73,9 @@ class JsonTable(Table):
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for line, value in self._list_items() if self.is_list else self._line_values():
             if not isinstance(value, dict):
-                raise UserError(f"{self.where(line)} is {_json_kind(value)}; expected an object a row")
+                raise UserError(
+                    f"{self.where(line)} is {_json_kind(value)}; expected an object per row: {RECORDS}"
+                )
             yield line, value
 
     def _line_values(self) -> Iterator[tuple[int, Any]]:
@@ -69,23 +94,29 @@ class JsonTable(Table):
         text = "".join(text_lines(self.path))
         position, line = _skip_space(text, 0, 1)
         opening = "["
+        by_row = self.unit == "row"
+        row = 0
         while True:
             if not text.startswith(opening, position):
-                raise UserError(f"{self.where(line)}: expected `,` or `]` after an item of the JSON list")
+                place = row if by_row else line
+                raise UserError(f"{self.where(place)}: expected `,` or `]` after an item of the JSON list")
+            row += 1
             position, line = _skip_space(text, position + 1, line)
             if opening == "[" and text.startswith("]", position):
                 break
             try:
                 value, end = decode(text, position)
             except _JSON_ERRORS as error:
-                raise self._mistake(line, text[position : position + 100], error) from None
-            yield line, value
+                place = row if by_row else line
+                raise self._mistake(place, text[position : position + 100], error) from None
+            yield row if by_row else line, value
             position, line = _skip_space(text, end, line + text.count("\n", position, end))
             if text.startswith("]", position):
                 break
             opening = ","
         if text[position + 1 :].strip():
-            raise UserError(f"{self.where(line)}: text follows the end of the JSON list")
+            place = row if by_row else line
+            raise UserError(f"{self.where(place)}: text follows the end of the JSON list")
 
     def _mistake(self, line: int, text: str, error: Exception) -> UserError:
         if isinstance(error, _RepeatedKeyError):
@@ -95,6 +126,20 @@ class JsonTable(Table):
             f"{self.where(line)} is not JSON ({what}): {printable(text.strip(), 40)!r}; expected a list of "
             "objects, or one object a line"
         )
+
+
+def _shape(content: dict[str, Any]) -> str | None:
+    """What the one object in a file is, where it is not an example."""
+    for key, value in content.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            return f"has its {len(value)} examples in a list under {printable(key)!r}"
+    if isinstance(content.get("columns"), list) and isinstance(content.get("data"), list):
+        return 'has names and values apart, as pandas\'s orient="split" writes them'
+    if content and all(isinstance(value, dict) for value in content.values()):
+        return "is an object of objects, as pandas's to_json writes a frame by default"
+    if len(content) > 1 and all(isinstance(value, list) for value in content.values()):
+        return "is an object of columns, each a list"
+    return None
 
 
 class _RepeatedKeyError(ValueError):

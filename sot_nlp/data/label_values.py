@@ -141,7 +141,7 @@ def count_odd(values: Iterable[Any], kind: str) -> tuple[int, int]:
 def no_label(kind: str, value: Any) -> str:
     """What is wrong with a value that is no label: `kind` is "null" or "other"."""
     if kind == "null":
-        return "has no label"
+        return "has no label; leave the rows without one out"
     return f"has a label that is none: {printable(value, 40)}; expected a text, a number or a list of names"
 
 

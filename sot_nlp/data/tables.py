@@ -27,6 +27,11 @@ class Rows:
     unreadable: list[tuple[int, str]] = field(default_factory=list)
 
 
+def plain_column(name: str) -> str:
+    """A column's name without white space, or a byte order mark, around it."""
+    return name.strip("\ufeff \t\r\n\u00a0")
+
+
 class Table:
     """A source of examples: named columns, read in chunks as often as needed."""
 
@@ -57,6 +62,9 @@ class Table:
             raise UserError(f"{self.name} has {len(self.columns)} columns; expected a column {column}")
         if column in self.columns:
             return self.columns.index(column)
+        plain = [plain_column(name) for name in self.columns]
+        if plain.count(plain_column(column)) == 1:
+            return plain.index(plain_column(column))
         present = list_names(list(self.columns))
         raise UserError(f"{self.name} has no column {printable(column)!r}; its columns are {present}")
 

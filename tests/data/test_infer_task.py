@@ -117,3 +117,20 @@ def test_yaml_task_of_another_kind_than_its_labels_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"is a classification, but the labels of .*a.csv make a regression"):
         user_task(Arguments(task=str(tmp_path / "my.yaml")))
+
+
+@pytest.mark.parametrize(
+    "extra", ["", "Unnamed: 0", "__index_level_0__", "level_0", "_id", "index", "row_id"]
+)
+def test_columns_that_number_the_rows_are_neither_text_nor_label(extra):
+    assert guess_texts([extra, "words", "label"], "label") == ("words",)
+    assert guess_label([extra, "text", "mood"], ("text",)) == "mood"
+
+
+@pytest.mark.parametrize("columns", ["text,toxic,insult,threat", "id,comment_text,toxic,insult,threat"])
+def test_a_column_of_zeros_and_ones_per_label_is_named_with_the_way(tmp_path, columns):
+    row = "1,a zorp,0,1,0" if columns.startswith("id") else "a zorp,0,1,0"
+    with pytest.raises(UserError, match=r"if toxic, insult, threat say of each label .*df.to_json\("):
+        task(tmp_path, f"{columns}\n{row}\n")
+    with pytest.raises(UserError, match=r"--label_column_name$"):
+        task(tmp_path, "text,a,b\nx,y,z\n")

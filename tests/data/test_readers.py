@@ -184,3 +184,64 @@ def test_flag_decides_on_quotes_and_messages_name_it(tmp_path):
 def test_spreadsheets_line_about_the_delimiter_is_no_header(tmp_path, name, content):
     table = open_table(write(tmp_path / name, content))
     assert (table.columns, examples(table, "text", "label")) == (("text", "label"), [(3, 0, "a", "x")])
+
+
+PANDAS = pd.DataFrame({"text": ["a zorp", "the dax"], "label": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"data": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}',
+            "2 examples in a list under 'data'",
+        ),
+        ('{"version": 1,\n "rows": [{"text": "a"}]}', "1 examples in a list under 'rows'"),
+        (PANDAS.to_json(), "is an object of objects"),
+        (PANDAS.to_json(indent=1), "is an object of objects"),
+        (PANDAS.to_json(orient="index"), "is an object of objects"),
+        (PANDAS.to_json(orient="split"), 'as pandas\'s orient="split" writes'),
+        (PANDAS.to_json(orient="table"), "2 examples in a list under 'data'"),
+        ('{"text": ["a", "b"], "label": ["x", "y"]}', "an object of columns"),
+        (PANDAS.to_json(orient="values"), "row 1 is a list|line 1 is a list"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_json_around_all_examples_is_named_with_the_call_that_writes_it_right(
+    tmp_path, content, message, ending
+):
+    with pytest.raises(
+        UserError, match=rf"({message}).*df.to_json\(.*orient=\"records\", lines=True\)"
+    ) as caught:
+        open_table(write(tmp_path / f"a.{ending}", content))
+    assert "\n" not in str(caught.value)
+
+
+def test_one_example_is_json_lines(tmp_path):
+    table = open_table(write(tmp_path / "a.json", '{"text": "a", "label": ["x", "y"]}'))
+    assert examples(table, "text", "label") == [(1, 0, "a", ["x", "y"])]
+
+
+def test_list_on_one_line_names_the_row(tmp_path):
+    path = write(tmp_path / "a.json", '[{"a": 1}, {"a": 2}, {"b": 3}]')
+    table = open_table(path)
+    assert table.where(3) == f"{path}, row 3"
+    with pytest.raises(UserError, match=r"a.json, row 3 has no 'a'"):
+        examples(table, "a")
+    with pytest.raises(UserError, match=r"a.json, row 3 is not JSON"):
+        examples(open_table(write(path, '[{"a": 1}, {"a": 2}, {"b" 3}]')), "a")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_columns_are_known_without_white_space_and_byte_order_marks(tmp_path, ending):
+    frame = PANDAS.rename(columns={"text": "\ufefftext", "label": "label "})
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    elif ending == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False)
+    assert examples(open_table(path), "text", "label") == [
+        (i + (2 if ending == "csv" else 1), i, *row) for i, row in enumerate(PANDAS.itertuples(index=False))
+    ]
