@@ -1,7 +1,8 @@
 """Fine-tune text classifiers with the second-order (SoT) head on Hugging Face transformers.
 
 Importing this package imports neither torch nor transformers; its names do, when they are first used.
-transformers' Auto classes know the SoT models from here on.
+transformers' Auto classes know the SoT models from here on, and where torch is not imported yet, its
+waiting threads will sleep (`sot_nlp.training.speed.threads`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.modeling import registration
+from sot_nlp.training.speed import threads
 
 if TYPE_CHECKING:
     from .errors import UserError
@@ -88,6 +90,7 @@ __all__ = [
 ]
 
 registration.install()
+threads.let_waiting_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.training.signals import Interrupted, LostProcessError
+from sot_nlp.training.speed import threads
 
 USER_MISTAKE = 2
 LOST_PROCESS = 1
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
             return 0
         if words[0] not in COMMANDS:
             raise UserError(f"unknown command {printable(words[0])!r}: {did_you_mean(words[0], COMMANDS)}")
+        for line in threads.check_environment():
+            _say(f"{prog}: {line}")
         name = prog if prog != "sot-nlp" else f"{prog} {words[0]}"
         command = importlib.import_module(f"sot_nlp.commands.{words[0]}")
         return int(command.run(words[1:], name))
@@ -98,10 +101,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
 
 
 def _report(message: str, prog: str) -> int:
-    """Print a user's mistake once a machine, whatever the number of processes: it may be that machine's."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{prog}: error: {message}", file=sys.stderr)
+    _say(f"{prog}: error: {message}")
     return USER_MISTAKE
+
+
+def _say(line: str) -> None:
+    """Print a line to standard error once per machine, whatever the number of processes."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

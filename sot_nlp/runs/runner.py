@@ -71,6 +71,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from sot_nlp.training import loop
         from sot_nlp.training.checkpointing import folders
         from sot_nlp.training.distributed import lost_process_told
+        from sot_nlp.training.speed.threads import threads_for
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
         if unfinished is not None and arguments.resume_from_checkpoint is None:
@@ -95,6 +96,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             say(accelerator, [f"note: {alignment.note}"])
         if arguments.lora_r is not None:
             model = lora.with_lora(model, arguments.lora_r, arguments)
+        stack.enter_context(threads_for(model, accelerator.device))
         if arguments.freeze_backbone:
             from sot_nlp.data.task_data import cache_folder
             from sot_nlp.training.speed.cached_backbone import backbone_run_once

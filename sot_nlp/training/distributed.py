@@ -68,7 +68,7 @@ def create_accelerator(
     cpu = arguments.cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
     state = PartialState(cpu=cpu, timeout=TIMEOUT)
     mode, reason = precision.choose(arguments.mixed_precision, state.device, precision_before)
-    # A trial may come out differently on another process; the main one's counts.
+    # The processes' machines may differ; the main one's counts.
     mode, reason = broadcast_object_list([mode, reason])
     trackers = tracker_names(arguments)
     try:

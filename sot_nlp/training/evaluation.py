@@ -15,6 +15,7 @@ import torch
 from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, evaluation_batches
 from sot_nlp.training.speed.fast_cpu import pass_context
+from sot_nlp.training.speed.threads import threads_for
 
 # Batches between two looks at whether a signal came to any process: each look is a collective.
 LOOK_EVERY = 16
@@ -61,6 +62,7 @@ def predict(
             stack.enter_context(torch.inference_mode())
             stack.enter_context(accelerator.autocast())
             stack.enter_context(attention_of_any_shape())
+            stack.enter_context(threads_for(forward, accelerator.device))
             stack.enter_context(pass_context(accelerator.device, forward)())
             for number, shares in enumerate(steps):
                 _stop_if_signalled(accelerator, number)

@@ -1,45 +1,51 @@
-"""Which number format the matrix products of a run use: what the device has, and what is faster on it."""
+"""Choose the number format of a run's matrix products: by what the device reports, never by a clock.
+
+The same machine gives the same answer whatever else it does, so the arms of a comparison agree, and a saved
+model is scored as it was trained.
+"""
 
 from __future__ import annotations
 
 import os
-import time
 
 import torch
 
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import TRAITS
-
-# bf16 must win the trial by this much: below it, its rounding buys nothing.
-WORTHWHILE = 1.2
 
 
 def choose(requested: str, device: torch.device, before: str | None = None) -> tuple[str, str]:
-    """`(mixed_precision for accelerate, why)` for "auto", "no", "bf16", "fp16" or "fp8" on `device`.
+    """Return `(mixed_precision for accelerate, why)` for "auto", "no", "bf16", "fp16" or "fp8" on `device`.
 
     "auto" takes what `accelerate launch --mixed_precision` asked for (unless that is "no", its default), else
-    what the run had `before` it was stopped, else bf16 on a GPU with bf16 units and on a CPU that reports
-    them and where a trial of milliseconds is faster with it. Raises UserError for a format that the device
-    can't compute in at all.
+    what the run had `before`, if the device has that, else bf16 on a GPU or CPU that reports units for it and
+    on which it runs. Raises UserError for a format that was asked for and that the device can't compute in.
     """
     reason = "asked for"
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if requested == "auto" and launched != "no":
         requested = launched
-    elif requested == "auto" and before is not None and before in TRAITS["mixed_precision"].choices:
-        # A trial may come out otherwise than that of the start, and the run would be another.
-        requested, reason = before, "the checkpoint's"
     if requested == "auto":
-        return _automatic(device)
-    if requested == "fp16" and device.type == "cpu":
-        raise UserError("--mixed_precision fp16: a CPU has no fp16 training; give bf16, no or auto")
-    if requested == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError(
-            f"--mixed_precision bf16: {torch.cuda.get_device_name(device)} has no bf16; give fp16, no or auto"
-        )
+        # The run may be from another machine, and would be another one in another precision.
+        if before not in TRAITS["mixed_precision"].choices or before == "auto":
+            return _automatic(device)
+        if _refusal(before, device):
+            return _automatic(device)
+        requested, reason = before, "the checkpoint's"
+    if refusal := _refusal(requested, device):
+        raise UserError(f"--mixed_precision {requested}: {refusal}")
     if requested == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         return "bf16", f"{reason}; this processor has no bf16 units, so it is emulated and slower than fp32"
     return requested, reason
+
+
+def _refusal(mode: str, device: torch.device) -> str | None:
+    """Return why `device` can't train in `mode` at all, and what would do; None where it can."""
+    if mode == "fp16" and device.type == "cpu":
+        return "a CPU has no fp16 training; give bf16, no or auto"
+    if mode == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return f"{torch.cuda.get_device_name(device)} has no bf16; give fp16, no or auto"
+    return None
 
 
 def _automatic(device: torch.device) -> tuple[str, str]:
@@ -48,32 +54,30 @@ def _automatic(device: torch.device) -> tuple[str, str]:
             return "bf16", "this GPU has bf16 units"
         return "no", "this GPU has no bf16 units"
     if device.type != "cpu":
-        return "no", f"no trial is made on {device.type}"
+        return "no", f"bf16 is asked for by name on {device.type}"
     if not cpu_has_bf16():
         return "no", "this processor has no bf16 units"
-    ratio = bf16_speedup()
-    return ("bf16" if ratio >= WORTHWHILE else "no"), f"bf16 ran {ratio:.1f} times as fast as fp32 in a trial"
+    problem = bf16_problem()
+    if problem is not None:
+        return "no", f"this processor has bf16 units, but torch can't use them: {problem}"
+    return "bf16", "this processor has bf16 units"
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor reports instructions for bf16 products (AVX-512 BF16, AMX; BF16 on Arm)."""
+    """Return whether the CPU reports instructions for bf16 products (AVX-512 BF16, AMX; BF16 on Arm)."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
     return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
 
 
-def bf16_speedup(rounds: int = 8) -> float:
-    """How many times faster a feed-forward layer's forward and backward run in bf16 on this CPU.
-
-    The two take turns, and the best of the rounds counts: other work on the machine must not decide.
-    """
-    x = torch.ones(512, 384)
-    weight = torch.ones(1536, 384, requires_grad=True)
-    best = {False: float("inf"), True: float("inf")}
-    for _ in range(rounds):
-        for enabled in best:
-            start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                y = torch.nn.functional.linear(x, weight)
-            torch.autograd.grad(y.float().sum(), weight)
-            best[enabled] = min(best[enabled], time.perf_counter() - start)
-    return best[False] / best[True]
+def bf16_problem() -> str | None:
+    """Return why a product in bf16, forward and backward, does not run on this CPU; None where it does."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return "oneDNN, which computes bf16 products on a CPU, is not available"
+    weight = torch.ones(32, 32, requires_grad=True)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            product = torch.nn.functional.linear(torch.ones(32, 32), weight)
+        torch.autograd.grad(product.float().sum(), weight)
+    except RuntimeError as error:
+        return printable(str(error).partition("\n")[0], 200)
+    return None
