@@ -5,6 +5,7 @@ Shapes: B sentences, N tokens, M masked tokens, V pieces.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import string
 import tempfile
@@ -60,30 +61,36 @@ def train_vocabulary(sentences: Sequence[str]) -> BertTokenizer:
 def train_tiny_bert(
     sentences: Sequence[str], tokenizer: BertTokenizer, *, updates: int, seed: int
 ) -> BertForMaskedLM:
-    """A BERT of random weights after `updates` of masked-language modelling on `sentences`, on the CPU.
+    """Return a BERT of random weights after `updates` of masked-language modelling on `sentences`, on the CPU.
 
     A function of its arguments (and of the number of threads): torch's own random state is left alone.
     """
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    with torch.random.fork_rng(devices=[]):
+    from sot_nlp.training.speed.threads import threads_for
+
+    encoded = tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
+    all_ids, all_masks = encoded["input_ids"], encoded["attention_mask"]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(seed)
         model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES)).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+        stack.enter_context(threads_for(model, model.device))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
         # A tenth of the updates up, the rest down, both linearly.
         peak = max(1, updates // 10)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda k: min((k + 1) / peak, (updates - k) / max(1, updates - peak))
         )
         for _ in range(updates):
-            chosen = torch.randint(len(sentences), (BATCH_SIZE,)).tolist()
-            texts = [sentences[i] for i in chosen]
-            batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-            input_ids, masked = mask(batch["input_ids"], tokenizer.mask_token_id)
-            hidden = model.bert(input_ids, attention_mask=batch["attention_mask"]).last_hidden_state
+            chosen = torch.randint(len(sentences), (BATCH_SIZE,))
+            longest = int(all_masks[chosen].sum(1).max())
+            whole, attention_mask = all_ids[chosen, :longest], all_masks[chosen, :longest]
+            input_ids, masked = mask(whole, tokenizer.mask_token_id)
+            hidden = model.bert(input_ids, attention_mask=attention_mask).last_hidden_state
             logits = model.cls(hidden[masked])  # (M, V): the other tokens' are not asked for
-            loss = torch.nn.functional.cross_entropy(logits, batch["input_ids"][masked])
+            loss = torch.nn.functional.cross_entropy(logits, whole[masked])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

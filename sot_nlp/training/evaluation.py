@@ -63,7 +63,10 @@ def predict(
             stack.enter_context(accelerator.autocast())
             stack.enter_context(attention_of_any_shape())
             stack.enter_context(threads_for(forward, accelerator.device))
-            stack.enter_context(pass_context(accelerator.device, forward)())
+            autocast = accelerator.mixed_precision != "no"
+            stack.enter_context(
+                pass_context(accelerator.device, forward, autocast=autocast, training=False)()
+            )
             for number, shares in enumerate(steps):
                 _stop_if_signalled(accelerator, number)
                 share = shares[accelerator.process_index]

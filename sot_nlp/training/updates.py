@@ -94,14 +94,23 @@ class Updater:
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.later = READ_LATER if accelerator.device.type == "cuda" else 0
         self.pass_context = pass_context(
-            accelerator.device, model, recomputes=arguments.gradient_checkpointing
+            accelerator.device,
+            model,
+            autocast=accelerator.mixed_precision != "no",
+            recomputes=arguments.gradient_checkpointing,
         )
         # accelerate puts the forward pass of a model under autocast, but not one that it shards by FSDP 2.
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
         self.graphs: GraphedPasses | None = None
         if can_be_graphed(unwrapped, accelerator, arguments):
-            self.graphs = GraphedPasses(self._passes, self.parameters, accelerator.device, warn)
+            self.graphs = GraphedPasses(
+                self._passes,
+                self.parameters,
+                accelerator.device,
+                warn,
+                keep_host_copies=not arguments.torch_compile,
+            )
         self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
 
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:

@@ -8,14 +8,18 @@ numbers (dropout) are drawn anew at each replay, from the generator's seed at th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from sot_nlp.errors import printable
 from sot_nlp.training.evaluation import to_device
@@ -26,6 +30,9 @@ Passes = Callable[[dict[str, Tensor], Tensor], Tensor]
 MOST_GRAPHS = 128
 # What graphs hold, passes that run as they are cannot use: half of the device is left to them.
 MOST_MEMORY = 0.5
+HOST = torch.device("cpu")
+# By these a forward brings to the GPU what it has on the host.
+COPYING = frozenset({Tensor.to, Tensor.cuda, torch.tensor, torch.as_tensor})
 # Where Python drops whole layers at random, a graph would drop the same ones at every replay.
 LAYER_DROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
@@ -72,6 +79,59 @@ def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Any) -> bool
     )
 
 
+class HostCopies(TorchFunctionMode):
+    """Keep what a pass copies from the host to `device`, and hand it out again where a copy is forbidden.
+
+    Some families compute their relative positions on the host in every forward (MPNet in versions of
+    transformers before 5.20); a capture refuses to copy them. They depend on the batch's shape alone, so the
+    capture of a shape uses what the shape's first, plain pass copied: bit for bit the same.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        # Of each call that may copy: what was given, and the copy on the device; None if it made none.
+        self.calls: list[tuple[Any, Tensor | None]] = []
+        self.next: int | None = None  # the call to be answered; None while they are noted
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """Answer the calls of the same pass inside by what was noted.
+
+        Raises RuntimeError inside where it does not copy the same.
+        """
+        self.next = 0
+        with self:
+            yield
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Called by torch for every function of it."""
+        kwargs = kwargs or {}
+        if func not in COPYING or not args or getattr(args[0], "device", HOST).type != "cpu":
+            return func(*args, **kwargs)
+        given = args[0]
+        if self.next is None:
+            result: Tensor = func(*args, **kwargs)
+            on_device = result.device.type == self.device.type
+            source = given.clone() if isinstance(given, Tensor) else given
+            self.calls.append((source, result.clone() if on_device else None))
+            return result
+        if self.next == len(self.calls) or not _same(given, self.calls[self.next][0]):
+            raise RuntimeError("what it copies to the GPU differs from batch to batch")
+        copy = self.calls[self.next][1]
+        self.next += 1
+        # (Cloned, since what is done to it in place would be done anew at every replay.)
+        return func(*args, **kwargs) if copy is None else copy.clone()
+
+
+def _same(given: Any, before: Any) -> bool:
+    if isinstance(given, Tensor) and isinstance(before, Tensor):
+        return torch.equal(given, before)
+    return type(given) is type(before) and bool(np.array_equal(given, before))
+
+
 @dataclass
 class _Graph:
     graph: Any
@@ -84,7 +144,8 @@ class GraphedPasses:
 
     The gradients of `parameters` are accumulated into the same tensors all the time, so they must be zeroed
     in place. Where a capture fails, as for a backbone whose forward waits for the GPU, `warn` is told once,
-    `failed` is set, and all passes are run as they are from then on.
+    `failed` is set, and all passes are run as they are from then on. With `keep_host_copies` what a forward
+    copies from the host is no obstacle (`HostCopies`; not for compiled models, whose compiler it would stop).
     """
 
     def __init__(
@@ -93,11 +154,14 @@ class GraphedPasses:
         parameters: Sequence[torch.nn.Parameter],
         device: torch.device,
         warn: Callable[[str], None],
+        *,
+        keep_host_copies: bool = True,
     ) -> None:
+        self.keep_host_copies = keep_host_copies
         self.passes, self.parameters, self.device, self.warn = passes, list(parameters), device, warn
         self.weight = torch.ones((), device=device)
         self.stream = torch.cuda.Stream(device)
-        self.met: set[Any] = set()
+        self.met: dict[Any, HostCopies | None] = {}
         self.graphs: dict[Any, _Graph] = {}
         self.gradients: list[Tensor | None] = []
         self.pool = torch.cuda.graph_pool_handle()
@@ -116,8 +180,12 @@ class GraphedPasses:
         if graph is None and shape in self.met and self._has_room():
             graph = self._capture(shape, batch)
         if graph is None:
-            self.met.add(shape)
-            return self.passes(to_device(batch, self.device), self.weight)
+            on_device = to_device(batch, self.device)
+            if shape in self.met or self.failed:
+                return self.passes(on_device, self.weight)
+            copies = self.met[shape] = HostCopies(self.device) if self.keep_host_copies else None
+            with copies or contextlib.nullcontext():
+                return self.passes(on_device, self.weight)
         for name, tensor in batch.items():
             graph.batch[name].copy_(tensor.pin_memory(), non_blocking=True)
         graph.graph.replay()
@@ -130,7 +198,7 @@ class GraphedPasses:
         return torch.cuda.memory_reserved(self.device) < MOST_MEMORY * whole
 
     def _capture(self, shape: Any, batch: dict[str, Tensor]) -> _Graph | None:
-        static = to_device(batch, self.device)
+        static, copies = to_device(batch, self.device), self.met[shape]
         self.gradients = [parameter.grad for parameter in self.parameters]
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
@@ -139,17 +207,19 @@ class GraphedPasses:
             with torch.cuda.stream(self.stream):
                 graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
                 try:
-                    loss = self.passes(static, self.weight)
+                    with copies.again() if copies else contextlib.nullcontext():
+                        loss = self.passes(static, self.weight)
                 finally:
                     graph.capture_end()
         except RuntimeError as error:  # CUDA's, for what a graph can't hold
             self.failed = True
             self._end_broken_capture()
             self._forget()
-            # The end of a broken capture fails too; what broke it stands behind that.
-            lines = str(error.__context__ or error).strip().splitlines()
-            reason = printable(lines[0] if lines else repr(error), 200)
-            self.warn(f"this model's passes can't be held as CUDA graphs, so they run without: {reason}")
+            # The end of a broken capture fails too; what broke it is the error before that.
+            self.warn(
+                "this model's passes can't be held as CUDA graphs, so they run without: "
+                + _reason(error.__context__ or error)
+            )
             return None
         self.graphs[shape] = _Graph(graph, static, loss)
         return self.graphs[shape]
@@ -170,3 +240,14 @@ class GraphedPasses:
     def _same_gradients(self) -> bool:
         pairs = zip(self.parameters, self.gradients, strict=True)
         return all(parameter.grad is gradient for parameter, gradient in pairs)
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's first line, and the file and line of the model's code that it comes from."""
+    lines = str(error).strip().splitlines()
+    folder = Path(torch.__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [
+        f"{Path(f.filename).name}, line {f.lineno}" for f in frames if folder not in Path(f.filename).parents
+    ]
+    return printable(lines[0] if lines else repr(error), 200) + (f" ({places[-1]})" if places else "")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sot_nlp.modeling.layers import draw_kept, keep_factors
+from sot_nlp.modeling.layers import UniformDropout, draw_kept, keep_factors
 
 # Backbones (transformers' model types) that compute positions in the precision of the embeddings.
 POSITIONS_IN_STREAM = frozenset({"ctrl", "funnel", "reformer"})
@@ -83,19 +83,40 @@ def softmax(scores: Tensor) -> Tensor:
 
 
 def pass_context(
-    device: torch.device, model: nn.Module, *, recomputes: bool = False
+    device: torch.device,
+    model: nn.Module,
+    *,
+    autocast: bool = True,
+    training: bool = True,
+    recomputes: bool = False,
 ) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """What makes the context of a pass of `model`: `QuickCPU` on a CPU, else nothing.
+    """Return what makes the context of a pass of `model`: `QuickCPU`, or nothing where nothing is to gain.
 
-    Nothing for a compiled model, whose compiler it would stop. Where the backward pass `recomputes`
-    activations, without its dropout and attention, since torch leaves the mode for all of that.
+    That is not on a CPU, or without `autocast` where no dropout is drawn, in `training` or because the model
+    has none: calling every function of torch through the mode is a tenth of a tiny model's update. Nothing,
+    too, for a compiled model, whose compiler it would stop. Where the backward pass `recomputes` activations,
+    without its dropout and attention, since torch leaves the mode for all of that.
     """
     modules = list(model.modules())
     compiled = any(is_compiled_module(m) or getattr(m, "_compiled_call_impl", None) for m in modules)
-    if device.type != "cpu" or compiled:
+    if device.type != "cpu" or compiled or not (autocast or (training and _has_dropout(model))):
         return contextlib.nullcontext
     kinds = {getattr(getattr(module, "config", None), "model_type", None) for module in modules}
     return functools.partial(QuickCPU, dropout=not recomputes, stream=kinds.isdisjoint(POSITIONS_IN_STREAM))
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    """Return whether `model` may draw dropout by torch's own function (the head has one of its own)."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        rates = [getattr(module, "p", 0)] if isinstance(module, nn.Dropout) else []
+        if config is not None and hasattr(config, "to_dict"):
+            rates += [value for name, value in config.to_dict().items() if "drop" in name]
+        if not isinstance(module, UniformDropout) and any(
+            isinstance(r, float | int) and r > 0 for r in rates
+        ):
+            return True
+    return False
 
 
 class QuickCPU(TorchFunctionMode):

@@ -152,7 +152,7 @@ def tiny_bert(**given):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return BertModel(BertConfig(vocab_size=30, **sizes, **rates, **given)).train()
+    return BertModel(BertConfig(vocab_size=30, **sizes, **(rates | given))).train()
 
 
 def test_under_autocast_all_layers_give_bf16_and_what_fp32_gives_but_for_rounding():
@@ -190,6 +190,27 @@ def test_a_compiled_model_and_a_gpu_are_left_alone():
     model.compile(backend="eager")
     around = torch.nn.Sequential(model)  # as the wrapper of several processes is
     assert not isinstance(pass_context(torch.device("cpu"), around)(), QuickCPU)
+
+
+def test_the_mode_is_left_out_where_it_has_nothing_to_do():
+    """Without autocast it replaces dropout alone, and the head's own is no function of torch's."""
+    cpu, none, hidden, attention = (
+        torch.device("cpu"),
+        *(
+            tiny_bert(hidden_dropout_prob=a, attention_probs_dropout_prob=b)
+            for a, b in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1))
+        ),
+    )
+    for model, autocast, training, wanted in (
+        (none, False, True, False),
+        (none, True, True, True),
+        (hidden, False, True, True),
+        (attention, False, True, True),  # (no module draws it)
+        (hidden, False, False, False),
+        (hidden, True, False, True),
+    ):
+        context = pass_context(cpu, model, autocast=autocast, training=training)()
+        assert isinstance(context, QuickCPU) == wanted
 
 
 def test_where_activations_are_recomputed_the_stream_is_bf16_and_dropout_torchs():
