@@ -6,9 +6,11 @@ same order, and get the same updates and learning rates; what the table shows is
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
 from sot_nlp.demo.grammar import PHENOMENA, generate, phenomenon, write_corpus
+from sot_nlp.demo.workers import Workers, started
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
+from sot_nlp.training.speed.threads import usable_cores
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FOLDER = Path("runs") / "demo"
 BASELINE = "stock"
-# One policy for both heads; flags override it for both. Rate and epochs were set from runs of the stock head;
-# grammar and sizes were chosen with the scores of both heads in view, on one seed.
+# One policy for both heads; flags override it for both. The rate was set from runs of the stock head; grammar
+# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by what a minute holds.
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 5,
+    "num_train_epochs": 4,
     "learning_rate": 7e-4,
     "per_device_train_batch_size": 32,
     "warmup_ratio": 0.1,
@@ -41,7 +45,7 @@ Key = tuple[str, int]  # a head and a seed
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much the demo does: made for about 90 seconds on two cores."""
+    """How much the demo does: made for a minute on two cores."""
 
     train_size: int = 8000
     validation_size: int = 1000
@@ -95,22 +99,57 @@ def run_demo(
     """
     if arguments.push_to_hub:
         raise UserError("--push_to_hub: the demo trains several models; push one with `sot-nlp push FOLDER`")
-    started = time.time()
+    begun = time.time()
     budget = budget or Budget()
     folder = Path(arguments.output_dir or FOLDER)
     heads = list(dict.fromkeys((BASELINE, arguments.head)))
     seeds = range(arguments.seed, arguments.seed + budget.seeds)
     planned = {(head, seed): run_settings(arguments, folder, head, seed) for seed in seeds for head in heads}
     done = {} if arguments.overwrite_output_dir else finished_runs(planned)
-    say(f"writing the corpus and training a vocabulary and a tiny BERT on it: {printable(folder)}")
-    prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
-    for key, settings in planned.items():
-        if key not in done:
-            done[key] = (train_one or _run)(settings)
+    waiting = {key: settings for key, settings in planned.items() if key not in done}
+    # A launcher's processes train each run together.
+    at_once = 1 if train_one or "RANK" in os.environ else min(len(waiting), usable_cores())
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(started(folder, at_once)) if at_once > 1 else None
+        say(f"writing the corpus and training a vocabulary and a tiny BERT on it: {printable(folder)}")
+        prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
+        if workers is None:
+            done |= {key: (train_one or _run)(settings) for key, settings in waiting.items()}
+        else:
+            done |= _train_at_once(workers, waiting, at_once)
     found = {head: [done[head, seed] for seed in seeds] for head in heads}
+    _check_precision(found)
     if os.environ.get("RANK", "0") == "0":
-        show(folder, found, seeds, time.time() - started)
+        show(folder, found, seeds, time.time() - begun)
     return found
+
+
+def _train_at_once(
+    workers: Workers, waiting: Mapping[Key, dict[str, Any]], at_once: int
+) -> dict[Key, dict[str, Any]]:
+    """Train the runs `at_once`, a line for each that is finished; returns the records."""
+    say(f"training {len(waiting)} models, {at_once} at once")
+    done = {}
+
+    def finished(key: Key) -> None:
+        done[key] = record = records.read(waiting[key]["output_dir"])
+        best, seconds = record["best"], record["timings"]["total_seconds"]
+        say(f"  {key[0]}, seed {key[1]}: {best['metric']} {best['value']:.3f} ({seconds:.0f} s)")
+
+    # The baseline's take less time than the others', and fill what those leave.
+    order = sorted(waiting, key=lambda key: key[0] == BASELINE)
+    workers.train({key: {**waiting[key], "disable_tqdm": True} for key in order}, finished)
+    return done
+
+
+def _check_precision(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse to compare runs of different precision, as where some were made on another machine."""
+    modes = {run.get("environment", {}).get("mixed_precision") for runs in found.values() for run in runs}
+    if len(modes) > 1:
+        raise UserError(
+            f"--output_dir: holds runs of different precision ({' and '.join(sorted(map(str, modes)))}), "
+            "which do not compare; give another folder, or --overwrite_output_dir"
+        )
 
 
 def _run(settings: dict[str, Any]) -> dict[str, Any]:
@@ -213,18 +252,32 @@ def score_table(folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: 
     return table
 
 
+def minimal_pair() -> list[str]:
+    """Return an acceptable and an unacceptable sentence that differ in one word."""
+    examples = generate("validation", 20, CORPUS_SEED)
+    pair = next(e.pair for e in examples if e.construction.startswith("agree"))
+    return [e.sentence for e in examples if e.pair == pair]
+
+
 def snippet(model: Path) -> str:
-    """Python that loads a model of the demo and judges a minimal pair of its own."""
-    pair = next(e.pair for e in generate("validation", 20, CORPUS_SEED) if e.construction.startswith("agree"))
-    both = [e.sentence for e in generate("validation", 20, CORPUS_SEED) if e.pair == pair]
+    """Return Python that loads a model of the demo and judges a minimal pair of its own."""
     return "\n".join(
         [
             "import sot_nlp",
             "from transformers import pipeline",
             f'classify = pipeline("text-classification", model={str(model)!r})',
-            f"print(classify({json.dumps(both)}))",
+            f"print(classify({json.dumps(minimal_pair())}))",
         ]
     )
+
+
+def next_commands(model: Path) -> list[str]:
+    """Return commands to go on with: what a model answers, and why."""
+    folder, sentence = shlex.quote(str(model)), shlex.quote(minimal_pair()[0])
+    return [
+        f"echo {sentence} | sot-nlp predict {folder}",
+        f"sot-nlp explain {folder} --text {sentence}",
+    ]
 
 
 def show(
@@ -245,5 +298,11 @@ def show(
         "",
         *(f"    {line}" for line in snippet(model).splitlines()),
         "",
+        "What next: ask a model, and see which words decided;",
+        "",
+        *(f"    {line}" for line in next_commands(model)),
+        "",
+        "train on a table of your own, with a column of text and one of labels, from any model:",
+        "sot-nlp train --train_file FILE --model_name_or_path MODEL --output_dir out",
     ]
     print("\n".join(lines), flush=True)

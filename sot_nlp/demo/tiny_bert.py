@@ -61,7 +61,7 @@ def train_vocabulary(sentences: Sequence[str]) -> BertTokenizer:
 def train_tiny_bert(
     sentences: Sequence[str], tokenizer: BertTokenizer, *, updates: int, seed: int
 ) -> BertForMaskedLM:
-    """Return a BERT of random weights after `updates` of masked-language modelling on `sentences`, on the CPU.
+    """Return a BERT from random weights, after `updates` of masked-language modelling on the CPU.
 
     A function of its arguments (and of the number of threads): torch's own random state is left alone.
     """

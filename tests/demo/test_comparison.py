@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sot_nlp import records
 from sot_nlp.cli import main
-from sot_nlp.demo import comparison
+from sot_nlp.demo import comparison, workers
 from sot_nlp.demo.grammar import PHENOMENA, generate
 from sot_nlp.demo.tiny_bert import SPECIAL, mask, save_tiny_bert, train_tiny_bert, train_vocabulary
 from sot_nlp.errors import UserError
@@ -105,6 +107,7 @@ def shown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "Budget", lambda: SMALL)
+        patch.setattr(comparison, "usable_cores", lambda: 1)
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
             assert main(["train", "--task", "demo", "--output_dir", str(folder), *ONE_STEP]) == 0
@@ -137,9 +140,64 @@ def test_both_heads_are_trained_alike_and_shown_side_by_side(shown):
 def test_the_printed_snippet_loads_the_model_and_judges(shown, capsys):
     _, text = shown
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    code = "\n".join(lines[lines.index("import sot_nlp") :])
+    start = lines.index("import sot_nlp")
+    code = "\n".join(lines[start : start + 4])
     exec(code, {})
     assert len(re.findall(r"'label': '(un)?acceptable'", capsys.readouterr().out)) == 2
+
+
+def test_the_commands_that_are_printed_next_work(shown, monkeypatch, capsys):
+    _, text = shown
+    lines = [line.strip() for line in text.splitlines()]
+    [predict] = [line for line in lines if "sot-nlp predict" in line]
+    [explain] = [line for line in lines if line.startswith("sot-nlp explain")]
+    asked, _, command = predict.partition(" | ")
+    [_, sentence] = shlex.split(asked)
+    stdin = types.SimpleNamespace(buffer=io.BytesIO(sentence.encode() + b"\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert main([*shlex.split(command)[1:], "--cpu"]) == 0
+    assert "acceptable" in capsys.readouterr().out.splitlines()[1]
+    assert main(shlex.split(explain)[1:]) == 0
+    assert sentence.split()[1] in capsys.readouterr().out
+
+
+def test_workers_train_what_one_process_trains(shown, tmp_path):
+    """The same record, run for run, and a run that fails is named."""
+    folder, _ = shown
+    before = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "sot")}
+    runs = {
+        head: {**run["arguments"], "output_dir": str(tmp_path / head), "disable_tqdm": True}
+        for head, run in before.items()
+    }
+    finished: list[str] = []
+    with workers.started(tmp_path, 1) as started:
+        started.train(runs, finished.append)
+        assert finished == ["stock", "sot"]
+        wrong = {**runs["stock"], "output_dir": str(tmp_path / "wrong"), "data_dir": str(tmp_path / "none")}
+        with pytest.raises(UserError, match="none"):
+            started.train({"wrong": wrong, "never": runs["sot"]}, finished.append)
+        assert finished == ["stock", "sot"]
+    assert all(process.returncode is not None for process in started.processes)
+    for head, run in before.items():
+        again = records.read(tmp_path / head)
+        assert again["evaluations"] == run["evaluations"]
+        assert again["best"] == run["best"]
+        weights = [
+            (path / "model.safetensors").read_bytes() for path in (folder / f"{head}-seed42", tmp_path / head)
+        ]
+        assert weights[0] == weights[1]
+
+
+def test_runs_of_different_precision_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "prepare_demo", lambda *_, **__: None)
+    monkeypatch.setattr(comparison, "show", lambda *_: pytest.fail("shown"))
+    arguments = build_arguments([("flag", {"head": "sot", "output_dir": str(tmp_path)})])
+
+    def train_one(settings):
+        return {"environment": {"mixed_precision": "no" if settings["head"] == "sot" else "bf16"}}
+
+    with pytest.raises(UserError, match=r"different precision \(bf16 and no\)"):
+        comparison.run_demo(arguments, train_one)
 
 
 def test_finished_runs_are_shown_again_and_other_settings_are_refused(shown, monkeypatch, capsys):
