@@ -250,6 +250,25 @@ def test_graphs_give_the_weights_of_plain_passes(
 
 
 @needs_gpu
+@pytest.mark.parametrize("family", tiny.OTHER_BACKBONES)
+def test_every_family_is_held_as_graphs_or_says_why_not(
+    family: str, captured: list[Any], tmp_path: Path
+) -> None:
+    config = AutoConfig.for_model(family, **tiny.OTHER_BACKBONES[family])
+    model = AutoSoTForSequenceClassification.from_config(config, num_labels=2)
+    plain = AutoSoTForSequenceClassification.from_config(config, num_labels=2)
+    plain.load_state_dict(model.state_dict())
+    trained, result = on_gpu(tmp_path / "graphs", model)
+    expected, _ = on_gpu(tmp_path / "plain", plain, cuda_graphs=False)
+
+    refusals = [warning for warning in result.warnings if "can't be held as CUDA graphs" in warning]
+    print(family, refusals or f"{len(captured)} graphs")  # `pytest -rP` shows it
+    assert len(refusals) == (captured == [None])
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-3, rtol=0)
+
+
+@needs_gpu
 def test_class_weights_are_no_obstacle(captured: list[Any], tmp_path: Path) -> None:
     weights = np.array([1.0, 3.0])
     graphed, result = on_gpu(tmp_path / "graphs", tiny_model(), class_weights=weights)
