@@ -116,14 +116,14 @@ def shown(tmp_path_factory):
 
 def test_both_heads_are_trained_alike_and_shown_side_by_side(shown):
     folder, text = shown
-    runs = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "sot")}
+    runs = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "text")}
     same = {
         **runs["stock"]["arguments"],
-        "head": "sot",
-        "output_dir": runs["sot"]["arguments"]["output_dir"],
+        "head": "text",
+        "output_dir": runs["text"]["arguments"]["output_dir"],
     }
-    assert runs["sot"]["arguments"] == same
-    assert runs["sot"]["arguments"]["learning_rate"] == comparison.TRAINING["learning_rate"]
+    assert runs["text"]["arguments"] == same
+    assert runs["text"]["arguments"]["learning_rate"] == comparison.TRAINING["learning_rate"]
     for head, record in runs.items():
         assert record["head"] == head
         [line] = [line for line in text.splitlines() if re.match(rf"│ {head}\s+│", line)]
@@ -164,7 +164,7 @@ def test_the_commands_that_are_printed_next_work(shown, monkeypatch, capsys):
 def test_workers_train_what_one_process_trains(shown, tmp_path):
     """The same record, run for run, and a run that fails is named."""
     folder, _ = shown
-    before = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "sot")}
+    before = {head: records.read(folder / f"{head}-seed42") for head in ("stock", "text")}
     runs = {
         head: {**run["arguments"], "output_dir": str(tmp_path / head), "disable_tqdm": True}
         for head, run in before.items()
@@ -172,11 +172,11 @@ def test_workers_train_what_one_process_trains(shown, tmp_path):
     finished: list[str] = []
     with workers.started(tmp_path, 1) as started:
         started.train(runs, finished.append)
-        assert finished == ["stock", "sot"]
+        assert finished == ["stock", "text"]
         wrong = {**runs["stock"], "output_dir": str(tmp_path / "wrong"), "data_dir": str(tmp_path / "none")}
         with pytest.raises(UserError, match="none"):
-            started.train({"wrong": wrong, "never": runs["sot"]}, finished.append)
-        assert finished == ["stock", "sot"]
+            started.train({"wrong": wrong, "never": runs["text"]}, finished.append)
+        assert finished == ["stock", "text"]
     assert all(process.returncode is not None for process in started.processes)
     for head, run in before.items():
         again = records.read(tmp_path / head)
