@@ -13,6 +13,8 @@ import torch
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import TRAITS
 
+KNOWN = frozenset(TRAITS["mixed_precision"].choices) - {"auto"}
+
 
 def choose(requested: str, device: torch.device, before: str | None = None) -> tuple[str, str]:
     """Return `(mixed_precision for accelerate, why)` for "auto", "no", "bf16", "fp16" or "fp8" on `device`.
@@ -27,9 +29,7 @@ def choose(requested: str, device: torch.device, before: str | None = None) -> t
         requested = launched
     if requested == "auto":
         # The run may be from another machine, and would be another one in another precision.
-        if before not in TRAITS["mixed_precision"].choices or before == "auto":
-            return _automatic(device)
-        if _refusal(before, device):
+        if before is None or before not in KNOWN or _refusal(before, device):
             return _automatic(device)
         requested, reason = before, "the checkpoint's"
     if refusal := _refusal(requested, device):
