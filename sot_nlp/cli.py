@@ -29,12 +29,14 @@ COMMANDS = {
     "tune": "search settings for every head with the same budget",
     "probe": "train heads on a frozen backbone's features, many seeds at once",
     "explain": "show which words drive a saved model's decision",
-    "demo": "serve a page on this machine to try a saved model",
+    "serve": "serve a page to try a saved model, or write it as a Hugging Face Space",
     "export": "write a saved model as ONNX, checked against torch",
     "push": "push a run's model and its card to the Hugging Face Hub",
     "submission": "gather test predictions into the zip that GLUE's server takes",
     "tasks": "list the tasks that come with the package",
 }
+# They say what they are called now.
+FORMER_COMMANDS = ("demo",)
 
 
 def usage(prog: str) -> str:
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
 
             print(f"sot-nlp {__version__}")
             return 0
-        if words[0] not in COMMANDS:
+        if words[0] not in (*COMMANDS, *FORMER_COMMANDS):
             raise UserError(f"unknown command {printable(words[0])!r}: {did_you_mean(words[0], COMMANDS)}")
         for line in threads.check_environment():
             _say(f"{prog}: {line}")
