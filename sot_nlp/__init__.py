@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         SoTRobertaForSequenceClassification,
     )
     from .modeling.tokenizer import load_tokenizer
+    from .tasks.metrics import register_metric
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ _HOMES = {
         "SoTRobertaForSequenceClassification",
     ),
     "modeling.tokenizer": ("load_tokenizer",),
+    "tasks.metrics": ("register_metric",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -86,6 +88,7 @@ __all__ = [
     "explain",
     "load_tokenizer",
     "lora_target_modules",
+    "register_metric",
     "resolve_head",
 ]
 

@@ -11,7 +11,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.studies.report.cells import percent
+from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.study import Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
 from sot_nlp.studies.study_runner import slots
@@ -49,11 +49,11 @@ def run(argv: Sequence[str], prog: str) -> int:
     tuner.run()
     best = tuner.best()
     for arm, (score, settings) in best.items():
-        shown = ", ".join(
+        chosen = ", ".join(
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in settings.items()
         )
-        print(f"{printable(arm)}: {percent(score)} with {shown}")
+        print(f"{printable(arm)}: {shown(score, tuner.metric.times)} with {chosen}")
     for failure in tuner.failures:
         print(f"failed: {failure}")
     if tuner.signum:

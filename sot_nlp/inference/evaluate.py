@@ -18,6 +18,7 @@ from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
 from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.settings.arguments import FIELDS, TRAITS, Arguments, build_arguments
+from sot_nlp.tasks import metrics
 
 if TYPE_CHECKING:
     import torch
@@ -176,6 +177,7 @@ def _record(
         "seed": arguments.seed,
         "labels": None if scorer.labels is None else list(scorer.labels),
         "main_metric": main_metric,
+        "main_metric_traits": metrics.traits(main_metric).to_dict(),
         "best": {"metric": main_metric, "value": first[main_metric]} if first else None,
         "evaluations": [scoring.entry(scores)] if scores else [],
         "arguments": arguments.to_dict(),

@@ -17,6 +17,7 @@ from sot_nlp.errors import printable
 from sot_nlp.files import write_atomic
 from sot_nlp.publishing.training_plot import evaluations_of, mapping, training_plot
 from sot_nlp.settings.arguments import TRAITS
+from sot_nlp.tasks.metrics import METRICS, traits
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
@@ -30,16 +31,6 @@ CITATION = """@article{xie2021sot,
   year    = {2021}
 }"""
 
-# Our metrics' names -> the names that the Hub knows them by, and for readers.
-HUB_METRICS = {
-    "matthews_correlation": ("matthews_correlation", "Matthews correlation"),
-    "accuracy": ("accuracy", "Accuracy"),
-    "f1": ("f1", "F1"),
-    "micro_f1": ("f1", "F1 (micro)"),
-    "macro_f1": ("f1", "F1 (macro)"),
-    "pearson": ("pearsonr", "Pearson correlation"),
-    "spearman": ("spearmanr", "Spearman correlation"),
-}
 NOT_SCORES = {"epoch", "step", "split", "loss", "seconds", "examples", "num_examples", "examples_per_second"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~$@]|:(?=//))")
@@ -65,7 +56,7 @@ def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) ->
 
 def plot_of(record: Mapping[str, Any]) -> bytes | None:
     """The plot of a run's training; None without curves or without matplotlib (extra `plots`)."""
-    return training_plot(record, {name: title for name, (_, title) in HUB_METRICS.items()})
+    return training_plot(record)
 
 
 def own_card(folder: Path) -> str | None:
@@ -122,7 +113,8 @@ def _metadata(record: Mapping[str, Any], repo_id: str | None, license: str | Non
     results = []
     for evaluation in best_evaluations(record):
         for metric, value in scores_of(evaluation).items():
-            kind, title = HUB_METRICS.get(metric, (metric, metric))
+            kind = METRICS[metric].hub_name if metric in METRICS else metric
+            title = traits(metric, record).title
             results.append(
                 EvalResult(
                     task_type="text-classification",
@@ -225,7 +217,7 @@ def _scores(record: Mapping[str, Any]) -> str:
         scores = scores_of(entry)
         found = (f"{scores[name]:.4f}" if name in scores else "" for name in names)
         rows.append([escape(entry["split"]), *found])
-    heading = ["Split", *(escape(HUB_METRICS.get(name, (name, name))[1]) for name in names)]
+    heading = ["Split", *(escape(_heading(name, record)) for name in names)]
     parts = ["## Scores", table(heading, rows)]
     best = mapping(record, "best")
     epochs = {str(entry["epoch"]) for entry in evaluations_of(record)}
@@ -239,6 +231,11 @@ def _scores(record: Mapping[str, Any]) -> str:
     if isinstance(warnings, list):
         parts += [f"**Warning:** {escape(warning)}" for warning in warnings]
     return "\n\n".join(parts)
+
+
+def _heading(metric: str, record: Mapping[str, Any]) -> str:
+    known = traits(metric, record)
+    return known.title if known.higher_is_better else f"{known.title} (lower is better)"
 
 
 def _data(record: Mapping[str, Any]) -> str:

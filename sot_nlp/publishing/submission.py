@@ -20,6 +20,7 @@ from typing import Any
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
+from sot_nlp.tasks.metrics import higher_is_better
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 HEADER = "index\tprediction"
@@ -226,10 +227,11 @@ def _best(spec: TaskSpec, folders: list[Path], notes: list[str]) -> Path:
                 f"{spec.name}: several runs, and no {spec.main_metric} to choose by: give one of {listed}"
             )
         values.append(best["value"])
-    folder = folders[values.index(max(values))]
+    value = (max if higher_is_better(spec.main_metric) else min)(values)
+    folder = folders[values.index(value)]
     notes.append(
         f"{spec.name}: of {len(folders)} runs, {printable(folder)} has the best "
-        f"{spec.main_metric} on validation, {max(values):.4f}"
+        f"{spec.main_metric} on validation, {value:.4f}"
     )
     return folder
 

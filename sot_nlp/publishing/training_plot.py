@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sot_nlp.errors import printable
+from sot_nlp.tasks.metrics import traits
 
 
-def training_plot(record: Mapping[str, Any], titles: Mapping[str, str]) -> bytes | None:
+def training_plot(record: Mapping[str, Any]) -> bytes | None:
     """Loss and main metric over the updates, as PNG; the same bytes for the same record.
 
-    `titles` are metrics' names for readers. None where the record holds no curve or
-    matplotlib (extra `plots`) is not installed.
+    None where the record holds no curve or matplotlib (extra `plots`) is not installed.
     """
     # The log has the evaluations too, which have no rate.
     losses = _points((each for each in entries(record, "log_history") if "learning_rate" in each), "loss")
@@ -41,7 +41,9 @@ def training_plot(record: Mapping[str, Any], titles: Mapping[str, str]) -> bytes
     if isinstance(best.get("step"), int) and isinstance(best.get("value"), (int, float)):
         right.axvline(best["step"], color="#999999", linewidth=0.8, linestyle=":", label="kept")
     left.set_ylabel("loss")
-    right.set_ylabel(printable(titles.get(metric, metric), 40).replace("$", r"\$"))
+    known = traits(metric, record)
+    direction = "" if known.higher_is_better else " (lower is better)"
+    right.set_ylabel((printable(known.title, 40) + direction).replace("$", r"\$"))
     for axes in (left, right):
         axes.set_xlabel("update")
         axes.xaxis.get_major_locator().set_params(integer=True)

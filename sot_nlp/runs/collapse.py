@@ -1,4 +1,4 @@
-"""Fine-tuning that failed, told as such: one predicted class, a loss that did not fall, no correlation."""
+"""Detect collapsed runs: constant predictions, a loss that did not fall, a score of no skill."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sot_nlp.errors import printable
+from sot_nlp.tasks.metrics import METRICS
 
 REMEDY = "try another --seed, warm-up (--warmup_ratio 0.1), a lower --learning_rate, or more epochs"
 # The mean loss of the last tenth of a run must lie at least this share below that of its first tenth.
 LEAST_FALL = 0.02
-# A correlation below this is what chance gives on a few hundred examples.
-NO_CORRELATION = 0.01
-CORRELATIONS = ("matthews_correlation", "pearson", "spearman")
+# A score this near to that of predictions that know nothing is what chance gives on a few hundred examples.
+NO_SKILL = 0.01
 
 
 def collapse_warnings(
-    predictions: Sequence[Any], losses: Sequence[float], scores: Mapping[str, float], kind: str
+    predictions: Sequence[Any], losses: Sequence[float], scores: Mapping[str, float | None], kind: str
 ) -> list[str]:
     """One sentence for each sign of a collapsed run; empty for a sound one.
 
@@ -35,9 +35,10 @@ def collapse_warnings(
         signs.append(f"every validation example is given the same {what} ({shown})")
     if not fell(losses):
         signs.append("the training loss did not fall")
-    for metric in CORRELATIONS:
-        if metric in scores and abs(scores[metric]) < NO_CORRELATION:
-            signs.append(f"{metric} is {scores[metric]:.3f}, which is chance")
+    for name, score in scores.items():
+        no_skill = METRICS[name].no_skill if name in METRICS else None
+        if no_skill is not None and score is not None and abs(score - no_skill) < NO_SKILL:
+            signs.append(f"{name} is {score:.3f}, which is chance")
     return [f"collapsed run: {sign}; {REMEDY}" for sign in signs]
 
 

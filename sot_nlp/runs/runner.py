@@ -18,6 +18,7 @@ from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation
 from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.tasks import metrics
 from sot_nlp.training.run_lock import run_lock
 from sot_nlp.training.signals import Interrupted
 
@@ -142,7 +143,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 vocabulary=preparation.vocabulary(arguments, data, tokenizer),
                 fingerprint=fingerprint(record),
                 on_log=record["log_history"].append,
-                higher_is_better=True,
+                higher_is_better=metrics.higher_is_better(spec.main_metric),
                 main_metric=spec.main_metric,
             )
             finish(current, record, result)
@@ -202,6 +203,7 @@ def new_record(run: Run) -> dict[str, Any]:
         "data_seed": arguments.seed if arguments.data_seed is None else arguments.data_seed,
         "labels": None if data.labels is None else list(data.labels),
         "main_metric": spec.main_metric,
+        "main_metric_traits": metrics.traits(spec.main_metric).to_dict(),
         "best": None,
         "evaluations": [],
         "train_examples_per_second": None,
@@ -357,6 +359,6 @@ def outcome(folder: Path, record: dict[str, Any]) -> list[str]:
     """What came out, and where it lies."""
     best = record["best"]
     lines = [*describe_stream(record["data"]), *(f"warning: {warning}" for warning in record["warnings"])]
-    if best:
+    if best and best["value"] is not None:
         lines.append(f"best {best['metric']} {best['value']:.4f} at epoch {best['epoch']:g}")
     return [*lines, f"model, record and predictions: {printable(folder)}"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError
-from sot_nlp.tasks import metrics
 from sot_nlp.training import evaluation
+from sot_nlp.training.logs import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,13 +54,13 @@ class Scorer:
         )
         return logits if self.alignment is None else logits[:, self.alignment.columns]
 
-    def score(self, split: TokenSplit, logits: np.ndarray) -> dict[str, float]:
-        """Loss and metrics of `logits` (n, K) against the labels of `split`."""
+    def score(self, split: TokenSplit, logits: np.ndarray) -> dict[str, float | None]:
+        """Return loss and metrics of `logits` (n, K) on `split`; None for what is not finite."""
         kind = self.spec.kind
         if split.labels is None:
             raise UserError(f"the split {split.name} has no labels to score against")
-        scores = metrics.compute(self.spec.metrics, decisions(logits, kind), split.labels)
-        return {"loss": evaluation.loss(logits, split.labels, kind), **scores}
+        scores = metrics_of_logits(self.spec.metrics, logits, split.labels, kind)
+        return finite({"loss": evaluation.loss(logits, split.labels, kind), **scores})
 
     def rows(self, split: TokenSplit, logits: np.ndarray) -> list[dict[str, Any]]:
         """What `predictions.json` holds: one row an example, in the file's order.
@@ -86,10 +87,20 @@ class Scorer:
         return self.labels[prediction]
 
 
-def entry(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+def entry(scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     """`{split, loss, <metric>...}` of the first split of `scores`; with several, all under `splits`."""
     first = next(iter(scores))
     return {"split": first, **scores[first], **({"splits": scores} if len(scores) > 1 else {})}
+
+
+def metrics_of_logits(
+    names: Iterable[str], logits: np.ndarray, labels: np.ndarray, kind: str
+) -> dict[str, float]:
+    """Return the metrics `names` of `logits` (n, K) against `labels`, by their `evaluate` modules."""
+    from sot_nlp.tasks import metric_modules  # `evaluate` is needed from the first score on
+
+    probabilities = None if kind == "regression" else evaluation.probabilities(logits, kind)
+    return metric_modules.compute(names, decisions(logits, kind), labels, probabilities=probabilities)
 
 
 def decisions(logits: np.ndarray, kind: str) -> np.ndarray:

@@ -14,6 +14,8 @@ HOLM_FAMILIES = {
     "all": "all comparisons of the study",
 }
 
+OF_METRIC = ("metric", "higher_is_better", "times")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
@@ -60,6 +62,8 @@ class Group:
     model: str
     setting: str
     metric: str
+    higher_is_better: bool = True
+    times: int = 100
     arms: tuple[ArmResult, ...]
 
     @property
@@ -103,8 +107,10 @@ def compare(results: Results) -> list[Group]:
                     published=results.published.get(name, {}).get(model, {}).get(task),
                 )
             )
-        metric = next((cell.metric for cells in arms.values() for cell in cells if cell.metric), "")
-        groups.append(Group(task=task, model=model, setting=setting, metric=metric, arms=tuple(found)))
+        scored = next((cell for cells in arms.values() for cell in cells if cell.metric), None)
+        of_metric = {} if scored is None else {name: getattr(scored, name) for name in OF_METRIC}
+        place = {"task": task, "model": model, "setting": setting, "metric": ""}
+        groups.append(Group(**{**place, **of_metric}, arms=tuple(found)))
     return _with_holm(groups, results.holm)
 
 

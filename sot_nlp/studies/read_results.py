@@ -26,6 +26,7 @@ from sot_nlp.studies.results import (
     check_comparable,
     read_file,
 )
+from sot_nlp.tasks.metrics import METRICS, traits
 
 STUDY_NAME = "study.json"
 # What differs between runs without making them another arm.
@@ -119,9 +120,12 @@ def cell_of_record(
         versions["precision"] = str(precision)
     version_hash = short_hash(versions)
     found[version_hash] = versions
+    known = traits(metric, record)
     common: dict[str, Any] = {
         **names,
         "metric": metric,
+        "higher_is_better": known.higher_is_better,
+        "times": known.times,
         "seconds": _number((record.get("timings") or {}).get("train_seconds")),
         "examples_per_second": _number(record.get("train_examples_per_second")),
         "data": data_hash(record),
@@ -130,8 +134,11 @@ def cell_of_record(
     curve = _curve(record, metric)
     if not curve:
         return Cell(**common, status=FAILED, reason=f"the record holds no score named {printable(metric)}")
-    epoch, score = max(curve, key=lambda point: point[1]) if rule == BEST else curve[-1]
-    collapsed = bool(record.get("collapsed")) or (metric == "matthews_correlation" and score == 0)
+    best = max if known.higher_is_better else min
+    epoch, score = best(curve, key=lambda point: point[1]) if rule == BEST else curve[-1]
+    # The last epoch may have collapsed where the kept one, which the record judges, has not.
+    no_skill = METRICS[metric].no_skill if metric in METRICS else None
+    collapsed = bool(record.get("collapsed")) or score == no_skill
     return Cell(**common, status=FINISHED, score=score, epoch=epoch, curve=tuple(curve), collapsed=collapsed)
 
 

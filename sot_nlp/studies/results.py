@@ -29,7 +29,7 @@ FINISHED, FAILED, RUNNING, MISSING = "finished", "failed", "running", "missing"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One seed of one arm. `score` and `curve` are in the metric's own unit (a correlation, a share)."""
+    """One seed of one arm. `score` and `curve` are in the metric's own unit (a share, an error)."""
 
     task: str
     model: str
@@ -40,6 +40,8 @@ class Cell:
     status: str = MISSING
     reason: str = ""
     metric: str = ""
+    higher_is_better: bool = True
+    times: int = 100  # what tables multiply the score by: 1 for an error, whose unit is its own
     score: float | None = None
     epoch: float | None = None
     curve: tuple[tuple[float, float], ...] = ()

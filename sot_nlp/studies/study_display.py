@@ -15,8 +15,8 @@ from rich.text import Text
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.studies import read_results
-from sot_nlp.studies.report.cells import percent
-from sot_nlp.studies.results import FINISHED
+from sot_nlp.studies.report.cells import mean_and_sd as mean_and_sd_text
+from sot_nlp.studies.results import FINISHED, Cell
 from sot_nlp.studies.statistics import mean_and_sd
 from sot_nlp.studies.study import Study, StudyCell
 from sot_nlp.studies.study_runner import State
@@ -59,7 +59,7 @@ class LiveTable:
     def __init__(self, console: Console, study: Study, folder: Path):
         self.study = study
         self.folder = folder
-        self.scores: dict[str, float | None] = {}
+        self.scored: dict[str, Cell | None] = {}
         self.started = time.monotonic()
         self.live = Live(console=console, refresh_per_second=2, transient=True)
 
@@ -78,17 +78,17 @@ class LiveTable:
     def update(self, state: State) -> None:
         """Draw the table anew."""
         for cell in state.cells:
-            if cell.folder in state.finished and cell.folder not in self.scores:
-                self.scores[cell.folder] = self._score(cell)
+            if cell.folder in state.finished and cell.folder not in self.scored:
+                self.scored[cell.folder] = self._scored(cell)
         self.live.update(self.table(state))
 
-    def _score(self, cell: StudyCell) -> float | None:
+    def _scored(self, cell: StudyCell) -> Cell | None:
         try:
             record = records.read(self.folder / "runs" / cell.folder)
         except UserError:
             return None
         found = read_results.cell_of_record(record, cell.names(), self.study.score, {})
-        return found.score if found.status == FINISHED else None
+        return found if found.status == FINISHED else None
 
     def table(self, state: State) -> Table:
         """The table of `state`."""
@@ -109,10 +109,9 @@ class LiveTable:
         for group, arm in shown:
             cells = rows[group, arm]
             folders = {cell.folder for cell in cells}
-            known = [self.scores[name] for name in folders if self.scores.get(name) is not None]
-            scores = [score for score in known if score is not None]
-            mean, sd = mean_and_sd(scores) if scores else (None, None)
-            score = "" if mean is None else percent(mean) + ("" if sd is None else f" ± {percent(sd)}")
+            scored = [found for name in folders if (found := self.scored.get(name)) is not None]
+            scores = [found.score for found in scored if found.score is not None]
+            score = mean_and_sd_text(*mean_and_sd(scores), scored[0].times) if scores else ""
             running = len(folders & (state.running.keys() | state.elsewhere.keys()))
             failed = len(folders & state.failed.keys())
             table.add_row(

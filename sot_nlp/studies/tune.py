@@ -31,6 +31,7 @@ from sot_nlp.studies import claims, read_results
 from sot_nlp.studies.read_results import NOT_AN_ARM
 from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
+from sot_nlp.tasks.metrics import traits
 from sot_nlp.tasks.spec import load_task
 from sot_nlp.training.logs import METRICS_NAME
 
@@ -147,6 +148,8 @@ class Tuner:
         self.space = tuple(space)
         self.trials = trials
         self.slots = slots
+        (task,) = study.tasks.values()
+        self.metric = traits(load_task(task).main_metric)
         self.stopped = threading.Event()
         self.signum = 0
         self.lock = threading.Lock()
@@ -162,7 +165,7 @@ class Tuner:
                 arm: optuna.create_study(
                     study_name=self._name(arm),
                     storage=opened,
-                    direction="maximize",
+                    direction="maximize" if self.metric.higher_is_better else "minimize",
                     load_if_exists=True,
                     sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
                     pruner=pruner,

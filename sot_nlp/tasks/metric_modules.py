@@ -1,85 +1,86 @@
-"""The metrics as `evaluate.Metric` classes, for users of evaluate: no network, no downloaded code.
+"""The registered metrics as modules of `evaluate`: no network, no downloaded code.
 
-`evaluate.combine([MatthewsCorrelation(), Accuracy()])` gives both. In a run of several processes, gather
-one prediction an example first, as this package does, and compute on one: evaluate's `num_process` scores
-the examples that pad the last batch a second time.
+`evaluate.combine([module("matthews_correlation"), module("accuracy")])` gives both. In a run of several
+processes, gather one prediction per example first, as this package does, and compute on one: evaluate's
+`num_process` scores the examples that pad the last batch a second time.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import functools
+from collections.abc import Iterable
+from typing import Any
 
 import datasets
 import evaluate
 
 from sot_nlp.tasks import metrics
+from sot_nlp.tasks.metrics import Metric
 
-_ONE = {
-    "classification": {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")},
-    "regression": {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")},
-    "multi_label": {
-        "predictions": datasets.Sequence(datasets.Value("int64")),
-        "references": datasets.Sequence(datasets.Value("int64")),
-    },
+_ID, _SCORE = datasets.Value("int64"), datasets.Value("float64")
+_LAYOUTS = {
+    "classification": {"predictions": _ID, "references": _ID},
+    "regression": {"predictions": _SCORE, "references": _SCORE},
+    "multi_label": {"predictions": datasets.Sequence(_ID), "references": datasets.Sequence(_ID)},
 }
 
 
-class _Module(evaluate.Metric):
-    """An evaluate module of the metric called `metric`; its result's one key is that name."""
+class MetricModule(evaluate.Metric):
+    """An evaluate module of a registered metric; its result's one key is that metric's name.
 
-    metric: ClassVar[str]
+    Predictions and references stay in memory unless `cache_dir` or `num_process` is given.
+    """
+
+    def __init__(self, metric: Metric, **options: Any):
+        self.metric = metric
+        options = options or {"keep_in_memory": True}
+        super().__init__(**options)
+        self._module_info.module_name = metric.name
+
+    def _build_data_dir(self) -> str:
+        # In memory nothing is written, and a home that can't be written to is no obstacle.
+        return self._data_dir_root if self.keep_in_memory else super()._build_data_dir()
 
     def _info(self) -> evaluate.MetricInfo:
-        entry = metrics.METRICS[self.metric]
-        layouts = [datasets.Features(_ONE[kind]) for kind in entry.kinds]
+        layouts = [datasets.Features(self._layout(kind)) for kind in self.metric.kinds]
+        better = "more" if self.metric.higher_is_better else "less"
         return evaluate.MetricInfo(
-            description=entry.score.__doc__ or "",
+            description=f"{self.metric.title}: {better} is better. {self.metric.score.__doc__ or ''}",
             citation="",
-            inputs_description="predictions and references: one value, or one list of 0 and 1, an example.",
+            inputs_description="One value per example, or one list: of 0 and 1, or of probabilities.",
             features=layouts if len(layouts) > 1 else layouts[0],
         )
 
+    def _layout(self, kind: str) -> dict[str, Any]:
+        layout = _LAYOUTS[kind]
+        if self.metric.reads == "probabilities":
+            layout = {**layout, "predictions": datasets.Sequence(_SCORE)}
+        return layout
+
     def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        return metrics.compute(self.metric, predictions, references)
+        return metrics.compute(self.metric.name, predictions, references, probabilities=predictions)
 
 
-class MatthewsCorrelation(_Module):
-    """Matthews' correlation: `metrics.matthews_correlation`."""
+def module(name: str, **options: Any) -> MetricModule:
+    """Return the evaluate module of the metric `name`; `options` are `evaluate.Metric`'s.
 
-    metric = "matthews_correlation"
-
-
-class Accuracy(_Module):
-    """Accuracy: `metrics.accuracy`."""
-
-    metric = "accuracy"
+    Raises UserError for a name that is not registered.
+    """
+    return MetricModule(metrics.metric_of(name), **options)
 
 
-class F1(_Module):
-    """F1 of class 1: `metrics.f1`."""
-
-    metric = "f1"
-
-
-class MicroF1(_Module):
-    """F1 of all decisions together: `metrics.micro_f1`."""
-
-    metric = "micro_f1"
+@functools.lru_cache(maxsize=32)
+def _in_memory(metric: Metric) -> MetricModule:
+    return MetricModule(metric)
 
 
-class MacroF1(_Module):
-    """The labels' mean F1: `metrics.macro_f1`."""
-
-    metric = "macro_f1"
-
-
-class Pearson(_Module):
-    """Pearson's correlation: `metrics.pearson`."""
-
-    metric = "pearson"
-
-
-class Spearman(_Module):
-    """Spearman's rank correlation: `metrics.spearman`."""
-
-    metric = "spearman"
+def compute(
+    names: Iterable[str], predictions: Any, references: Any, *, probabilities: Any = None
+) -> dict[str, float]:
+    """Return what `metrics.compute` returns, each metric computed by its module."""
+    scores: dict[str, float] = {}
+    for name in names:
+        metric = metrics.metric_of(name)
+        given = probabilities if metric.reads == "probabilities" else predictions
+        scores |= _in_memory(metric).compute(predictions=given, references=references)
+    return scores

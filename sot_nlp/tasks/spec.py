@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
-from sot_nlp.tasks.metrics import METRICS, default_metrics
+from sot_nlp.tasks.metrics import KINDS, METRICS, default_metrics
 
-KINDS = ("classification", "regression", "multi_label")
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 _SPLIT = re.compile(r"train|(validation|test)(_\w+)?")
 _K = TypeVar("_K")

@@ -111,6 +111,7 @@ def run(
     class_weights: Any = None,
     vocabulary: Any = None,
     on_log: Any = lambda entry: None,
+    higher_is_better: bool = True,
 ) -> tuple[Any, TrainingResult]:
     """Train; returns the model and what came out. The main metric is the validation accuracy."""
     arguments = settings() if arguments is None else arguments
@@ -143,7 +144,7 @@ def run(
         vocabulary=vocabulary,
         fingerprint=fingerprint or {"arguments": arguments.to_dict()},
         on_log=on_log,
-        higher_is_better=True,
+        higher_is_better=higher_is_better,
         main_metric="accuracy",
     )
     return model, result

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from sot_nlp.errors import UserError
-from sot_nlp.tasks.metrics import METRICS, compute, default_metrics, higher_is_better
+from sot_nlp.tasks import metric_modules
+from sot_nlp.tasks.metrics import (
+    METRICS,
+    compute,
+    default_metrics,
+    higher_is_better,
+    register_metric,
+    traits,
+)
+from sot_nlp.tasks.spec import read_task
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
 REFERENCES = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
@@ -82,11 +91,12 @@ def test_spearman_is_the_pearson_of_mean_ranks():
 def test_constant_sides_give_finite_scores_without_a_warning(name, predictions, references):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        value = compute(name, predictions, references)[name]
+        probabilities = [[1.0 - each, each] for each in predictions]
+        value = compute(name, predictions, references, probabilities=probabilities)[name]
     assert type(value) is float
     json.dumps(value, allow_nan=False)
     if name in ("matthews_correlation", "pearson", "spearman"):
-        assert value == 0.0
+        assert value == METRICS[name].no_skill == 0.0
 
 
 def test_sides_that_vary_by_less_than_rounding_give_a_finite_correlation():
@@ -145,34 +155,124 @@ def test_importing_the_metrics_imports_no_heavy_library():
     }
 
 
-@pytest.fixture(scope="module")
-def modules():
-    from sot_nlp.tasks import metric_modules
+@pytest.fixture
+def own():
+    """Registers metrics that are gone after the test."""
+    before = dict(METRICS)
+    yield register_metric
+    METRICS.clear()
+    METRICS.update(before)
 
-    found = vars(metric_modules).values()
-    return {c.metric: c for c in found if isinstance(c, type) and hasattr(c, "metric")}
+
+def example(name):
+    """Predictions that the metric takes: probabilities for those that read them."""
+    if METRICS[name].reads == "probabilities":
+        return [[0.25, 0.75] if label else [0.5, 0.5] for label in PREDICTIONS]
+    return PREDICTIONS
+
+
+def test_errors_by_hand():
+    scores = compute(["mse", "rmse", "mae"], [1, 2, 5], [1, 4, 4])
+    assert scores == {
+        "mse": pytest.approx(5 / 3),
+        "rmse": pytest.approx(math.sqrt(5 / 3)),
+        "mae": pytest.approx(1),
+    }
+    assert not any(higher_is_better(name) for name in scores)
+    loss = compute("log_loss", [0, 1], [0, 1], probabilities=[[0.5, 0.5], [0.75, 0.25]])["log_loss"]
+    assert loss == pytest.approx((math.log(2) + math.log(4)) / 2)
+    certain = compute("log_loss", [0], [1], probabilities=[[1.0, 0.0]])["log_loss"]
+    assert certain == pytest.approx(15 * math.log(10))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "message"),
+    [
+        (None, "probability of each class"),
+        ([0.5, 0.5], "probability of each class"),
+        ([[0.5, 0.5]], "shape"),
+        ([[1.0], [1.0]], "shape"),
+        ([[0.5, math.nan], [0.5, 0.5]], "within 0 to 1"),
+        ([[1.5, 0], [0.5, 0.5]], "within 0 to 1"),
+    ],
+)
+def test_probabilities_that_cannot_be_scored_are_refused(probabilities, message):
+    with pytest.raises(UserError, match=message):
+        compute("log_loss", [0, 1], [0, 1], probabilities=probabilities)
+
+
+def test_an_own_metric_is_named_by_a_task_and_computed(own, tmp_path):
+    own("cost", lambda p, r: 10 * float((p != r).mean()), kinds="classification", higher_is_better=False)
+    path = tmp_path / "mine.yaml"
+    path.write_text("text_columns: [a]\nlabel_column: b\nmetrics: [cost, accuracy]\nfiles: {train: x.csv}")
+    spec = read_task(path)
+    assert (spec.main_metric, higher_is_better(spec.main_metric)) == ("cost", False)
+    expected = {"cost": pytest.approx(3), "accuracy": 0.7}
+    assert compute(spec.metrics, PREDICTIONS, REFERENCES) == expected
+    assert metric_modules.compute(spec.metrics, PREDICTIONS, REFERENCES) == expected
+    assert traits("cost").times == 1
+    # A later definition, as in a notebook, takes its place.
+    own("cost", lambda p, r: 1.0, kinds="classification")
+    assert metric_modules.compute(["cost"], PREDICTIONS, REFERENCES) == {"cost": 1.0}
+    assert higher_is_better("cost")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("accuracy", {}, "already"),
+        ("loss", {}, "none of loss"),
+        ("a b", {}, "letters"),
+        ("x", {"kinds": "classfication"}, "did you mean classification"),
+        ("x", {"kinds": ()}, "at least one kind"),
+        ("x", {"reads": "logits"}, "probabilities"),
+        ("x", {"kinds": "regression", "reads": "probabilities"}, "probabilities"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(own, name, given, message):
+    with pytest.raises(UserError, match=message):
+        own(name, lambda p, r: 0.0, **{"kinds": "classification", **given})
+    assert name not in METRICS or METRICS[name].title == "Accuracy"
+
+
+def test_an_own_metric_that_returns_no_number_is_refused(own):
+    own("x", lambda p, r: [1, 2], kinds="classification")
+    with pytest.raises(UserError, match="a number was expected"):
+        compute("x", [1], [1])
+
+
+def test_traits_of_a_metric_that_is_not_registered_here_come_from_the_record():
+    kept = {"title": "Cost", "higher_is_better": False, "times": 1}
+    record = {"main_metric": "cost", "main_metric_traits": kept}
+    assert traits("cost", record).to_dict() == kept
+    assert traits("accuracy", {}).to_dict() == {"title": "Accuracy", "higher_is_better": True, "times": 100}
+    assert traits("cost").higher_is_better
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_an_evaluate_module_gives_what_compute_gives_under_its_name(modules, name, tmp_path):
-    module = modules[name](cache_dir=str(tmp_path))
+def test_an_evaluate_module_gives_what_compute_gives_under_its_name(name, tmp_path, monkeypatch):
+    # Nothing is written: not even where the cache would be.
+    monkeypatch.setattr(metric_modules.evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "cache"))
+    module = metric_modules.module(name)
     assert module.name == name
-    result = module.compute(predictions=PREDICTIONS, references=REFERENCES)
-    assert result == compute(name, PREDICTIONS, REFERENCES)
+    given = example(name)
+    result = module.compute(predictions=given, references=REFERENCES)
+    assert result == compute(name, given, REFERENCES, probabilities=given)
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("name", ["micro_f1", "macro_f1"])
-def test_an_evaluate_module_takes_several_labels_an_example(modules, name, tmp_path):
+def test_an_evaluate_module_takes_several_labels_per_example(name):
     predictions, references = [[1, 0], [1, 1]], [[1, 0], [0, 1]]
-    result = modules[name](cache_dir=str(tmp_path)).compute(predictions=predictions, references=references)
+    result = metric_modules.module(name).compute(predictions=predictions, references=references)
     assert result == compute(name, predictions, references)
 
 
-def test_evaluate_modules_combine_over_batches(modules, tmp_path):
+def test_evaluate_modules_combine_over_batches(tmp_path):
     import evaluate
 
     names = ["matthews_correlation", "accuracy"]
-    both = evaluate.combine([modules[name](cache_dir=str(tmp_path)) for name in names])
+    both = evaluate.combine([metric_modules.module(name, cache_dir=str(tmp_path)) for name in names])
     for start in range(0, 10, 4):
         part = slice(start, start + 4)
         both.add_batch(predictions=PREDICTIONS[part], references=REFERENCES[part])

@@ -140,6 +140,45 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert result.best["step"] == 20
 
 
+def test_of_a_metric_that_falls_the_lowest_is_kept_and_patience_counts_rises(tmp_path: Path) -> None:
+    evaluate = scripted([0.5, 0.2, 0.3, 0.2, 0.1])
+    given = settings(num_train_epochs=5.0, early_stopping_patience=2)
+    model, result = run(tmp_path, given, evaluate=evaluate, higher_is_better=False)
+
+    assert result.best == {"metric": "accuracy", "value": 0.2, "epoch": 2.0, "step": 20}
+    assert result.steps == 40
+    assert all(torch.equal(tensor, evaluate.seen[1][name]) for name, tensor in weights(model).items())
+
+
+def test_a_resumed_run_keeps_the_lowest_of_both_parts(tmp_path: Path) -> None:
+    epochs = {"num_train_epochs": 4.0, "checkpointing_steps": "epoch"}
+    scores = [0.5, 0.2, 0.4, 0.3]
+    whole, expected = run(
+        tmp_path / "whole", settings(**epochs), evaluate=scripted(list(scores)), higher_is_better=False
+    )
+    folder = tmp_path / "cut"
+
+    def stopped(model: Any) -> dict[str, Any]:
+        if len(stopped.given) == 3:  # type: ignore[attr-defined]
+            raise RuntimeError("cut")
+        stopped.given.append(scores[len(stopped.given)])  # type: ignore[attr-defined]
+        return {"accuracy": stopped.given[-1]}  # type: ignore[attr-defined]
+
+    stopped.given = []  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="cut"):
+        run(folder, settings(**epochs), evaluate=stopped, higher_is_better=False)
+    model, result = run(
+        folder,
+        settings(**epochs, resume_from_checkpoint="latest"),
+        evaluate=scripted(scores[3:]),
+        higher_is_better=False,
+    )
+    assert result.best == expected.best
+    assert result.best is not None
+    assert result.best["value"] == 0.2
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(model).items())
+
+
 def test_evaluation_after_the_last_epoch_alone(tmp_path: Path) -> None:
     each = scripted([0.9, 0.6, 0.4])
     last = scripted([0.4])

@@ -20,10 +20,9 @@ import torch
 from rich.progress import track
 
 from sot_nlp.modeling.head import SoTHead
-from sot_nlp.runs.scoring import decisions
+from sot_nlp.runs.scoring import decisions, metrics_of_logits
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.probe.parallel_heads import SeedBatch, seed_updates
-from sot_nlp.tasks import metrics
 from sot_nlp.training.optimization import learning_rate_schedule
 from sot_nlp.training.speed.features import Features
 
@@ -116,13 +115,13 @@ def train_pass(each: Pass) -> Trained:
             batch.step(each.train, examples, factor(step))
             step += 1
         if each.every_epoch or epoch + 1 == epochs:
-            found = [decisions(logits, each.kind) for logits in batch.logits(each.validation)]
-            for curve, decided in zip(curves, found, strict=True):
-                scores = metrics.compute(each.metric, decided, each.validation.labels)
+            logits = batch.logits(each.validation)
+            for curve, of_seed in zip(curves, logits, strict=True):
+                scores = metrics_of_logits([each.metric], of_seed, each.validation.labels, each.kind)
                 curve.append((float(epoch + 1), scores[each.metric]))
     return Trained(
         curves=curves,
-        decisions=np.stack(found),
+        decisions=np.stack([decisions(of_seed, each.kind) for of_seed in logits]),
         weights=batch.state_dict(0),
         seconds=time.perf_counter() - started,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.tasks.metrics import higher_is_better, traits
 
 if TYPE_CHECKING:
     from sot_nlp.modeling.head import SoTHead
@@ -226,9 +227,10 @@ class Probe:
             for each in self._passes(arm, seeds, kept, held, rate=rate, every_epoch=False)
         ]
         done = self._train(passes, "rates")
+        sign = 1 if higher_is_better(self.spec.main_metric) else -1
         best: dict[str, tuple[float, float]] = {}
         for (arm, rate), trained in zip(plans, done, strict=True):
-            score = float(np.mean([curve[-1][1] for curve in trained.curves]))
+            score = sign * float(np.mean([curve[-1][1] for curve in trained.curves]))
             best[arm] = max(best.get(arm, (-np.inf, 0.0)), (score, rate))
         self.chosen = {arm: rate for arm, (_, rate) in best.items()}
 
@@ -296,7 +298,7 @@ class Probe:
                 "only_here": int((mine & ~theirs).sum()),
                 "only_baseline": int((theirs & ~mine).sum()),
             }
-        curve = trained.curves[row]
+        curve, known = trained.curves[row], traits(self.spec.main_metric)
         return Cell(
             task=self.spec.name,
             model=self.model_label,
@@ -306,6 +308,8 @@ class Probe:
             data_seed=seed + DATA_SEED_OFFSET,
             status=FINISHED,
             metric=self.spec.main_metric,
+            higher_is_better=known.higher_is_better,
+            times=known.times,
             score=curve[-1][1],
             epoch=curve[-1][0],
             curve=tuple(curve),

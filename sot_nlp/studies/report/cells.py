@@ -1,6 +1,6 @@
 """The texts of a comparison's cells and notes, which every form of the report shows.
 
-Scores and differences are shown times 100, as they are published.
+Scores and differences are shown times 100, as they are published; errors in their own unit.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ COLUMNS = (
 )
 
 
-def percent(value: float | None, *, signed: bool = False) -> str:
-    """A score or difference times 100 with two decimals; a dash where there is none."""
+def shown(value: float | None, times: int = 100, *, signed: bool = False) -> str:
+    """Return a score or difference times `times`, with two decimals (three for times 1); a dash for none."""
     if value is None:
         return "–"
-    text = f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
-    return text.replace("-", "−")
+    decimals = 2 if times == 100 else 3
+    return f"{times * value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
 
 
 def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
@@ -53,8 +53,8 @@ def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
     return {
         "arm": printable(arm.arm) + (" (baseline)" if is_baseline else ""),
         "seeds": _seeds(arm),
-        "score": MISSING_TEXT if arm.mean is None else _score(arm),
-        "difference": "" if is_baseline else _difference(arm.difference),
+        "score": MISSING_TEXT if arm.mean is None else _score(arm, group),
+        "difference": "" if is_baseline else _difference(arm.difference, group),
         "p": "" if is_baseline else _p(arm),
         "needed": "" if is_baseline or arm.difference is None else _needed(arm.difference),
         "collapsed": f"{arm.collapsed}/{n}" if n else "",
@@ -78,18 +78,28 @@ def _seeds(arm: ArmResult) -> str:
     return ", ".join(parts)
 
 
-def _score(arm: ArmResult) -> str:
-    return percent(arm.mean) if arm.sd is None else f"{percent(arm.mean)} ± {percent(arm.sd)}"
+def _score(arm: ArmResult, group: Group) -> str:
+    return mean_and_sd(arm.mean, arm.sd, group.times)
 
 
-def _difference(difference: PairedDifference | None) -> str:
+def mean_and_sd(mean: float | None, sd: float | None, times: int) -> str:
+    """Return `61.20 ± 1.03`; the mean alone where there is no deviation."""
+    return shown(mean, times) + ("" if sd is None else f" ± {shown(sd, times)}")
+
+
+def _difference(difference: PairedDifference | None, group: Group) -> str:
     if difference is None:
         return "no paired seed"
-    mean = percent(difference.mean, signed=True)
+    mean = shown(difference.mean, group.times, signed=True)
     if difference.interval is None:
         return mean
-    low, high = (percent(end, signed=True) for end in difference.interval)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} {interval_text(difference.interval, group.times)}"
+
+
+def interval_text(interval: tuple[float, float], times: int) -> str:
+    """Return `[+0.12, +1.40]`."""
+    low, high = (shown(end, times, signed=True) for end in interval)
+    return f"[{low}, {high}]"
 
 
 def p_text(value: float | None) -> str:
@@ -132,14 +142,32 @@ def _paper(arm: ArmResult, group: Group, results: Results) -> str:
 
 
 def metric_title(group: Group) -> str:
-    """The metric's name for readers."""
+    """Return the metric's name for readers, with its direction where less is better."""
+    return metric_name(group) if group.higher_is_better else f"{metric_name(group)}, lower is better"
+
+
+def metric_name(group: Group) -> str:
+    """Return the metric's name for readers."""
     return printable(group.metric).replace("_", " ")
+
+
+def value_unit(group: Group) -> str:
+    """Return what stands behind an axis' title: ` x 100`, or nothing for an error in its own unit."""
+    return f" x {group.times}" if group.times != 1 else ""
+
+
+def _values(groups: Sequence[Group]) -> str:
+    own = dict.fromkeys(metric_name(group) for group in groups if group.times == 1)
+    if not own:
+        return "Values are times 100."
+    rest = "." if all(group.times == 1 for group in groups) else ", others times 100."
+    return f"Values of {', '.join(own)} are in their own unit{rest}"
 
 
 def notes(results: Results, groups: Sequence[Group]) -> list[str]:
     """What a reader must know: how each number was made, what failed or is missing, what is marked."""
     lines = [
-        f"Score: {SCORE_RULES.get(results.score, printable(results.score))}. Values are times 100.",
+        f"Score: {SCORE_RULES.get(results.score, printable(results.score))}. {_values(groups)}",
         f"Difference: to {printable(results.baseline)}, over seeds that both have (same initialisation seed, "
         "same order of the data); bootstrap interval (BCa at the level that few values need) and two-sided "
         f"permutation test, both from {MIN_SEEDS} seeds on. Holm's adjustment is over "
@@ -148,7 +176,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         "Collapsed: runs that predict one class or score a Matthews correlation of 0.",
     ]
     if len(groups) > 1:
-        lines.append("Signs: ▲ the interval lies above 0, ▼ below 0, ○ over it.")
+        lines.append("Signs: ▲ the whole interval is better than the baseline, ▼ worse, ○ it holds 0.")
     if any(arm.mcnemar for group in groups for arm in group.arms):
         lines.append(
             "McNemar: of the paired seeds, those whose two models differ on the validation examples with an "

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.report.cells import MISSING_TEXT, metric_title, percent
+from sot_nlp.studies.report.cells import MISSING_TEXT, interval_text, metric_title, shown
 from sot_nlp.studies.results import Results
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# What a difference's interval shows -> the sign of it.
-SIGNS = {"above": "▲", "below": "▼", "over": "○", "": ""}
+# What a difference's interval shows -> its sign.
+SIGNS = {"better": "▲", "worse": "▼", "over": "○", "": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,13 @@ def overview(results: Results, groups: Sequence[Group]) -> Overview:
 
 
 def verdict(arm: ArmResult) -> str:
-    """Where the interval of an arm's difference lies: `above` 0, `below` it, `over` it; "" without one."""
+    """Return what the interval of an arm's difference says: `better`, `worse`, `over` 0; "" without one."""
     if arm.difference is None or arm.difference.interval is None:
         return ""
     low, high = arm.difference.interval
-    return "above" if low > 0 else "below" if high < 0 else "over"
+    if low <= 0 <= high:
+        return "over"
+    return "better" if (low > 0) == _higher_is_better(arm) else "worse"
 
 
 def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
@@ -106,21 +108,29 @@ def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
         return ("–",)
     if arm.mean is None:
         return ("failed" if arm.failed and not arm.missing else MISSING_TEXT,)
-    found, more = arm.difference, []
+    found, more, times = arm.difference, [], _times(arm)
     if arm.arm == results.baseline:
-        text, pairs = percent(arm.mean), len(arm.scores)
+        text, pairs = shown(arm.mean, times), len(arm.scores)
     elif found is None:
         return ("no paired seed",)
     else:
-        text, pairs = f"{SIGNS[verdict(arm)]} {percent(found.mean, signed=True)}".strip(), len(found.seeds)
+        difference = shown(found.mean, times, signed=True)
+        text, pairs = f"{SIGNS[verdict(arm)]} {difference}".strip(), len(found.seeds)
         if found.interval is not None:
-            low, high = (percent(end, signed=True) for end in found.interval)
-            more.append(f"[{low}, {high}]")
+            more.append(interval_text(found.interval, times))
     if pairs < len(arm.cells) or (found is not None and found.too_few):
         more.append(f"({pairs} of {len(arm.cells)} seeds)")
     if arm.published is not None:
         more.append(f"(paper {_published(arm, results)})")
     return (text, *more)
+
+
+def _higher_is_better(arm: ArmResult) -> bool:
+    return next((cell.higher_is_better for cell in arm.cells if cell.metric), True)
+
+
+def _times(arm: ArmResult) -> int:
+    return next((cell.times for cell in arm.cells if cell.metric), 100)
 
 
 def _published(arm: ArmResult, results: Results) -> str:

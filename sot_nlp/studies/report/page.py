@@ -53,8 +53,8 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
 .matrix td:first-child { white-space: nowrap }
 .matrix tbody { border-bottom: 1px solid var(--line) }
 .matrix td > span:not(.swatch) { white-space: nowrap }
-.above { background: color-mix(in srgb, var(--c3) 20%, transparent) }
-.below { background: color-mix(in srgb, var(--c2) 22%, transparent) }
+.better { background: color-mix(in srgb, var(--c3) 20%, transparent) }
+.worse { background: color-mix(in srgb, var(--c2) 22%, transparent) }
 .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px }
 .plots {
   display: grid; gap: 10px 22px; margin-top: 14px;

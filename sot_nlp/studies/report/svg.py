@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.report.cells import percent
+from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.report.overview import Overview
 from sot_nlp.studies.results import Results
 
@@ -106,15 +106,15 @@ def scores(group: Group, results: Results) -> str:
 
 
 def _score_row(arm: ArmResult, x: Scale, y: float, paint: str) -> list[str]:
-    label = percent(arm.mean) if arm.mean is not None else "missing"
+    label = shown(arm.mean) if arm.mean is not None else "missing"
     if arm.sd is not None:
-        label += f" ± {percent(arm.sd)}"
+        label += f" ± {shown(arm.sd)}"
     if arm.scores and len(arm.scores) < len(arm.cells):
         label += f" ({len(arm.scores)} of {len(arm.cells)} seeds)"
     parts = [_row_label(arm.arm, label, y, paint)]
-    shown = [(cell, cell.score) for cell in arm.cells if cell.score is not None]
-    for (cell, score), lane in zip(shown, lanes(score for _, score in shown), strict=True):
-        what = f"{arm.arm}, seed {cell.seed}: {percent(score)}{', collapsed' if cell.collapsed else ''}"
+    scored = [(cell, cell.score) for cell in arm.cells if cell.score is not None]
+    for (cell, score), lane in zip(scored, lanes(score for _, score in scored), strict=True):
+        what = f"{arm.arm}, seed {cell.seed}: {shown(score)}{', collapsed' if cell.collapsed else ''}"
         kind = "hollow" if cell.collapsed else "dot"
         parts.append(
             f'<circle class="{kind}" style="--p:{paint}" cx="{x(100 * score):.1f}" cy="{y + LANE * lane:g}" '
@@ -125,7 +125,7 @@ def _score_row(arm: ArmResult, x: Scale, y: float, paint: str) -> list[str]:
         at = x(100 * arm.mean)
         parts.append(
             f'<line class="mean" style="--p:{paint}" x1="{at:.1f}" y1="{y - 9}" x2="{at:.1f}" y2="{y + 9}">'
-            f"<title>{escaped(f'{arm.arm}: mean {percent(arm.mean)}')}</title></line>"
+            f"<title>{escaped(f'{arm.arm}: mean {shown(arm.mean)}')}</title></line>"
         )
     if arm.published is not None:
         at = x(arm.published)
@@ -150,9 +150,9 @@ def differences(group: Group, results: Results) -> str:
     for i, arm in enumerate(arms):
         assert arm.difference is not None
         y, paint, found = ROW * i + 31, color(results, arm.arm), arm.difference
-        text = percent(found.mean, signed=True)
+        text = shown(found.mean, signed=True)
         if found.interval is not None:
-            low, high = (percent(end, signed=True) for end in found.interval)
+            low, high = (shown(end, signed=True) for end in found.interval)
             text += f" [{low}, {high}]"
         else:
             text += f" ({len(found.seeds)} seeds: too few)"
@@ -166,7 +166,7 @@ def differences(group: Group, results: Results) -> str:
         for seed, difference, lane in zip(
             found.seeds, found.differences, lanes(found.differences), strict=True
         ):
-            what = f"{arm.arm}, seed {seed}: {percent(difference, signed=True)}"
+            what = f"{arm.arm}, seed {seed}: {shown(difference, signed=True)}"
             parts.append(
                 f'<circle class="dot" style="--p:{paint}" cx="{x(100 * difference):.1f}" '
                 f'cy="{y + LANE * lane:g}" r="3.5">'
@@ -185,11 +185,11 @@ def forest(found: Overview, task: int, results: Results) -> str:
     A ring stands for a mean of too few seeds, which has no interval.
     """
     rows = found.differences(task)
-    shown = [arm.difference for _, arms in rows for arm in arms if arm is not None and arm.difference]
-    if not shown:
+    drawn = [arm.difference for _, arms in rows for arm in arms if arm is not None and arm.difference]
+    if not drawn:
         return ""
-    ends = [100 * end for each in shown for end in each.interval or ()]
-    x = Scale([100 * each.mean for each in shown], 124, WIDTH - RIGHT, include=[0.0, *ends])
+    ends = [100 * end for each in drawn for end in each.interval or ()]
+    x = Scale([100 * each.mean for each in drawn], 124, WIDTH - RIGHT, include=[0.0, *ends])
     step, gap = 12, 10
     height = 20 + sum(step * len(arms) + gap for _, arms in rows) + AXIS
     title = found.tasks[task]
@@ -213,12 +213,12 @@ def forest(found: Overview, task: int, results: Results) -> str:
 def _forest_row(arm: ArmResult, x: Scale, y: float, paint: str, place: str) -> str:
     assert arm.difference is not None
     at, interval = x(100 * arm.difference.mean), arm.difference.interval
-    what = f"{place}, {arm.arm}: {percent(arm.difference.mean, signed=True)}"
+    what = f"{place}, {arm.arm}: {shown(arm.difference.mean, signed=True)}"
     if interval is None:
         line, what = "", f"{what} ({len(arm.difference.seeds)} seeds: too few)"
     else:
         left, right = (x(100 * end) for end in interval)
-        what += f" [{percent(interval[0], signed=True)}, {percent(interval[1], signed=True)}]"
+        what += f" [{shown(interval[0], signed=True)}, {shown(interval[1], signed=True)}]"
         line = f'<line class="interval" x1="{left:.1f}" y1="{y:g}" x2="{right:.1f}" y2="{y:g}"/>'
     kind = "hollow" if interval is None else "point"
     return (

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.report import cells as cells_text
 from sot_nlp.studies.report import overview, plots, svg
 from sot_nlp.studies.report import page as report_html
 from sot_nlp.studies.results import Results
@@ -25,6 +26,21 @@ def test_the_overview_says_where_the_interval_lies():
     assert lines[0][1] == "51.83"
     assert lines[1][1] == "▲ +10.00 [+10.00, +10.00]"
     assert (lines[2][1][0], lines[3][1][0]) == ("▼", "○")
+
+
+def test_of_a_metric_that_falls_a_fall_is_better():
+    up = [0.5, 0.52, 0.54, 0.5, 0.52, 0.53]
+    results = by_hand({"t": {"a": up, "b": [x + 0.1 for x in up], "c": [x - 0.1 for x in up]}})
+    error = {"metric": "mse", "higher_is_better": False, "times": 1}
+    cells = tuple(dataclasses.replace(cell, **error) for cell in results.cells)
+    results = Results.from_dict(dataclasses.replace(results, cells=cells).to_dict())
+    groups = compare(results)
+    _, header, lines = overview.rows(results, groups)
+    assert header == ["arm", "t (mse, lower is better)"]
+    assert [line[1] for line in lines] == ["0.518", "▼ +0.100 [+0.100, +0.100]", "▲ −0.100 [−0.100, −0.100]"]
+    assert [overview.verdict(arm) for arm in groups[0].arms] == ["", "worse", "better"]
+    notes = cells_text.notes(results, groups)
+    assert "Values of mse are in their own unit." in notes[0]
 
 
 def places(values: dict[tuple[str, str], dict[str, list[float]]], **header) -> Results:

@@ -121,6 +121,14 @@ def test_score_rules(tmp_path):
     assert (nameless.status, nameless.reason) == ("failed", "the record holds no score named f1")
 
 
+def test_of_a_metric_that_falls_the_best_epoch_is_the_lowest():
+    evaluations = [{"epoch": i, "mse": error} for i, error in ((1, 0.4), (2, 0.2), (3, 0.3))]
+    content = record(main_metric="mse", evaluations=evaluations)
+    names = {"task": "t", "model": "m", "setting": "", "arm": "a", "seed": 0}
+    cell = read_results.cell_of_record(content, names, "best", {})
+    assert (cell.score, cell.epoch, cell.higher_is_better, cell.times) == (0.2, 2.0, False, 1)
+
+
 def test_collapsed_runs_are_counted(tmp_path):
     for seed in range(4):
         score, collapsed = (0.0, False) if seed == 0 else (0.4, seed == 1)
