@@ -1,56 +1,74 @@
-"""One run at a time in a run's folder, by a lock that the system drops when its process ends."""
+"""One program at a time in a folder, by a lock that the system drops when its process ends."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from sot_nlp.errors import UserError, printable
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there nothing keeps two runs apart
-    fcntl = None  # type: ignore[assignment]
-
 NAME = ".lock"
-_held: set[Path] = set()
+# Ending of the file beside the lock that names its holder: not every system lets others read a locked file.
+OWNER = "-owner"
 
 
 @contextmanager
-def run_lock(run_folder: Path) -> Iterator[None]:
-    """Hold `run_folder/.lock` (the folder is made). Inside, the same process may take it again.
+def run_lock(folder: Path, *, name: str = NAME, what: str = "another run") -> Iterator[None]:
+    """Hold the lock `name` in `folder` (which is made). Inside, the same process may take it again.
 
-    The file stays behind, which blocks nobody: what counts is the lock on it, and that ends with its process,
-    however it ends. Raises UserError where another run holds it or the folder can't be written.
+    The files stay behind, which blocks nobody: only the system's lock counts, and that ends with its process,
+    however it ends. `what` names the holder in the message. Raises UserError where another process holds the
+    lock or the folder can't be written.
     """
     try:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        path = run_folder.resolve() / NAME
-        file = None if path in _held or fcntl is None else path.open("a+", encoding="utf-8")
-    except OSError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder.resolve() / name
+        # (a singleton: one lock per file and process)
+        lock = FileLock(path, is_singleton=True, thread_local=False, timeout=0)
+        again = lock.is_locked
+        lock.acquire()
+    except Timeout:
         raise UserError(
-            f"--output_dir {printable(run_folder)}: cannot be written: {error.strerror}"
+            f"--output_dir {printable(folder)}: {what} is at work in it ({owner(folder, name)}); "
+            "wait for it, or give another folder"
         ) from None
-    if file is None:
+    except OSError as error:
+        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
+    try:
+        if not again:
+            with contextlib.suppress(OSError):  # a full disk takes no name, and the lock holds without one
+                _owner_file(folder, name).write_text(
+                    f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8"
+                )
         yield
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = printable(file.read().strip()) or "unknown"
-            raise UserError(
-                f"--output_dir {printable(run_folder)}: another run is at work in it (process {owner}); "
-                "wait for it, or give another folder"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        _held.add(path)
-        try:
-            yield
-        finally:
-            _held.discard(path)
+    finally:
+        lock.release()
+
+
+def owner(folder: Path, name: str = NAME) -> str:
+    """Return who took the lock in `folder` last, for readers: process and machine."""
+    try:
+        return printable(_owner_file(folder, name).read_text(encoding="utf-8").strip()) or "unknown"
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
+
+
+def _owner_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}{OWNER}"
+
+
+def is_held(folder: Path, name: str = NAME) -> bool:
+    """Return whether another process holds the lock `name` in `folder`."""
+    if not (folder / name).exists():
+        return False
+    try:
+        with FileLock(folder.resolve() / name, timeout=0):
+            return False
+    except Timeout:
+        return True

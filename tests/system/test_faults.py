@@ -209,7 +209,7 @@ def test_a_second_run_in_the_folder_is_refused(case: Case) -> None:
     second = Run(case.folder / "shared", [*case.words, "--output_dir", str(case.folder / "shared")])
 
     assert second.wait() == 2
-    assert f"another run is at work in it (process {first.process.pid})" in second.output()
+    assert f"another run is at work in it (process {first.process.pid} on " in second.output()
     # What is left of a killed run's lock keeps nobody out.
     first.kill(0)
     third = case.start("shared")
