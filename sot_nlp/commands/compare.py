@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.report import write
+from sot_nlp.studies.sharding import parse_shard
+from sot_nlp.studies.slots import fitting, slots
 from sot_nlp.studies.study import GRID_FLAGS, Study, finished, flat_settings, published_command, shown_command
 from sot_nlp.studies.study_display import Lines, LiveTable
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
-from sot_nlp.studies.study_runner import Start, Stopped, StudyRunner, slots
+from sot_nlp.studies.study_runner import Stopped, StudyRunner
+from sot_nlp.studies.workers import Start, WorkerPool
 
 SUMMARY = (
     "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
@@ -36,23 +40,27 @@ def run(argv: Sequence[str], prog: str) -> int:
     study = _study(file, own, rest, prog)
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
     study = study.with_held_out_tasks(folder / "tasks")
-    cells = study.cells()
+    shard = parse_shard(own.shard)
+    planned = study.cells()
+    cells = shard.of(planned)
+    if not cells:
+        raise UserError(f"--shard {own.shard}: the study has only {len(planned)} runs")
     if own.plan:
         for cell in cells:
             print(shown_command(cell.command(folder / "runs" / cell.folder)))
         return 0
-    places, start = _launcher(own, study)
     try:
-        study.write_plan(folder, cells, published_command([*prog.split(), *argv]))
+        study.write_plan(folder, planned, published_command([*prog.split(), *argv]))
     except OSError as error:
         raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
     console = Console(highlight=False)
     display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
-    options = {"slots": places, "start": start, "keep_models": own.keep_models}
-    runner = StudyRunner(cells, folder, display=display, **options)
     try:
-        with display:
-            state = runner.run()
+        with _launcher(own, study, console) as (places, start):
+            options = {"slots": places, "start": start, "keep_models": own.keep_models, "shard": shard}
+            runner = StudyRunner(cells, folder, display=display, **options)
+            with display:
+                state = runner.run()
     except Stopped as stop:
         console.print(
             f"stopped: {len(runner.state.finished)} of {len(cells)} runs are finished; "
@@ -85,6 +93,7 @@ def _parser(prog: str) -> FlagParser:
     add("--output_dir", metavar="DIR", help="the study's folder (default: runs/studies/NAME)")
     add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
     add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
+    add("--shard", metavar="K/N", default="1/1", help="run only part K of N of the grid, for job arrays")
     add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     add("--ray_address", metavar="ADDRESS", default="auto", help="the cluster (default: this machine's)")
     add("--keep_models", action="store_true", help="keep the weights of the finished runs")
@@ -93,14 +102,21 @@ def _parser(prog: str) -> FlagParser:
     return parser
 
 
-def _launcher(own: Any, study: Study) -> tuple[list[dict[str, str]], Start | None]:
-    """Room for the runs, and what starts one (None: a process of this machine)."""
-    if own.launcher == "local":
-        return slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu"))), None
-    from sot_nlp.studies.ray_launcher import RayLauncher
+@contextlib.contextmanager
+def _launcher(own: Any, study: Study, console: Console) -> Iterator[tuple[list[dict[str, str]], Start]]:
+    """Give room for the runs, and what starts one: workers of this machine, or a Ray cluster."""
+    if own.launcher == "ray":
+        from sot_nlp.studies.ray_launcher import RayLauncher
 
-    launcher = RayLauncher(own.ray_address, own.threads or 1)
-    return launcher.slots(own.jobs), launcher.start
+        launcher = RayLauncher(own.ray_address, own.threads or 1)
+        yield launcher.slots(own.jobs), launcher.start
+        return
+    places = slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu")))
+    room, said = fitting(places, list(study.models.values()))
+    if said:
+        console.print(said, markup=False)
+    with WorkerPool() as pool:
+        yield room, pool.start
 
 
 def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:

@@ -12,9 +12,9 @@ from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies.report.cells import shown
+from sot_nlp.studies.slots import slots
 from sot_nlp.studies.study import Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
-from sot_nlp.studies.study_runner import slots
 from sot_nlp.studies.tune import SPACE, Tuner, parse_space
 
 SUMMARY = (

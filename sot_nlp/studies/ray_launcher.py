@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.studies.study_runner import PATIENCE_SECONDS, environment, thread_limits
+from sot_nlp.studies.slots import thread_limits
+from sot_nlp.studies.workers import PATIENCE_SECONDS, environment
 
 LOST_MACHINE_RETRIES = 3
 CANCELLED = 143
@@ -20,9 +21,6 @@ CANCELLED = 143
 
 class RayRun:
     """A run as a task of the cluster, with the methods of a process."""
-
-    # The process lives elsewhere.
-    pid = 0
 
     def __init__(self, ray: Any, task: Any, log: Path):
         self.ray = ray

@@ -27,10 +27,11 @@ from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
 from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert, head_value
-from sot_nlp.studies import claims, read_results
+from sot_nlp.studies import read_results
 from sot_nlp.studies.read_results import NOT_AN_ARM
 from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, Study
-from sot_nlp.studies.study_runner import SIGNALS, drop_weights, end_run, failure_reason, start_run
+from sot_nlp.studies.study_runner import SIGNALS, drop_weights
+from sot_nlp.studies.workers import end_run, failure_reason, start_run
 from sot_nlp.tasks.metrics import traits
 from sot_nlp.tasks.spec import load_task
 from sot_nlp.training.logs import METRICS_NAME
@@ -210,7 +211,7 @@ class Tuner:
         for search in self.searches.values():
             for trial in search.get_trials(deepcopy=False, states=(states.RUNNING,)):
                 host, pid = trial.user_attrs.get("owner", ("", 0))
-                if host == socket.gethostname() and not claims.lives(pid):
+                if host == socket.gethostname() and not _lives(pid):
                     search.tell(trial.number, state=states.FAIL)
 
     def _work(self, slot: Mapping[str, str]) -> None:
@@ -329,6 +330,17 @@ class Tuner:
         path = self.folder / "tuned.yaml"
         write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return path
+
+
+def _lives(pid: int) -> bool:
+    """Return whether a process of this machine is alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _typed(name: str, value: Any) -> Any:

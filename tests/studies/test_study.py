@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
+from sot_nlp import records
 from sot_nlp.commands import compare
 from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.studies import read_results
-from sot_nlp.studies.study import Study, finished, published_command
+from sot_nlp.studies.slots import slots
+from sot_nlp.studies.study import Study, StudyCell, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
+from sot_nlp.studies.workers import start_run
 from sot_nlp.tasks.spec import load_task
 from tests.support import tiny
 
@@ -273,7 +277,7 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
     )
     words = ["--tasks", f"mine={tmp_path / 'task.yaml'}", "--models", f"tiny={backbone_folder('bert')}"]
     words += ["--heads", "stock", "vision", "--seeds", "1", "--num_train_epochs", "1", "--cpu"]
-    words += ["--jobs", "2"]
+    words += ["--jobs", "1"]
     words += ["--output_dir", str(tmp_path / "s"), "--cache_dir", str(tmp_path / "cache")]
     assert compare.run(words, "sot-nlp compare") == 0
     printed = capsys.readouterr().out
@@ -288,6 +292,27 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
     assert "no-such" not in printed
     assert build_arguments([]).seed == 42
     assert (tmp_path / "s" / "report.html").exists()
+    # The second cell ran in a process that the first had been in: its record is that of a process of its own.
+    plan = json.loads((tmp_path / "s" / "study.json").read_text())
+    cell = StudyCell(**plan["cells"][1])
+    alone = tmp_path / "alone"
+    process = start_run(cell.command(alone), slots(1, 1, cpu=True)[0], tmp_path / "alone.log")
+    assert process.wait() == 0, (tmp_path / "alone.log").read_text()
+    in_study = tmp_path / "s" / "runs" / cell.folder
+    assert comparable(in_study) == comparable(alone)
+    assert (in_study / "predictions.json").read_bytes() == (alone / "predictions.json").read_bytes()
+
+
+def comparable(run):
+    """A run's record without timings, places and what else a clock or the machine decides."""
+    record = records.read(run)
+    for name in ("timings", "train_examples_per_second"):
+        record.pop(name)
+    record["arguments"].pop("output_dir")
+    record["environment"].pop("peak_memory_bytes", None)
+    for entry in record["log_history"]:
+        entry.pop("examples_per_second", None)
+    return record
 
 
 def test_a_published_command_names_no_folder_of_the_machine():

@@ -11,10 +11,13 @@ from sot_nlp.studies.study_runner import StudyRunner
 RUN = """
 import json, os, sys, time
 from pathlib import Path
+from filelock import FileLock
 words = sys.argv[1:]
 folder = Path(words[words.index("--output_dir") + 1])
 settings = dict(word[2:].split("=", 1) for word in words if "=" in word)
 folder.mkdir(parents=True, exist_ok=True)
+lock = FileLock(folder / ".lock")
+lock.acquire()
 with open(os.environ["RUNS"], "a") as file:
     file.write(folder.name + " " + os.environ.get("OMP_NUM_THREADS", "") + "\\n")
 record = {"format_version": 1, "status": "running", "main_metric": "f1", "versions": {}, "data": {}}
