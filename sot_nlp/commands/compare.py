@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     results = read_results.read_results(folder, allow_mixed=own.allow_mixed)
     groups = compare(results)
     write.show(results, groups)
-    formats = ["json", "markdown", "latex", "csv", "html"]
-    if importlib.util.find_spec("matplotlib") is not None:
-        formats.append("png")
-    for written in write.write(results, groups, folder, formats):
+    for written in write.write(results, groups, folder, [*write.FORMATS, "json"]):
         print(f"wrote {printable(written)}")
     return 1 if state.failed else 0
 

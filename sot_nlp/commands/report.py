@@ -30,7 +30,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         metavar="FORMAT",
         default=["json", "markdown", "latex", "csv", "html"],
         help=f"what to write: json, {', '.join(write.FORMATS)}; none: only the terminal "
-        "(default: all but png, which needs matplotlib)",
+        "(default: all but png)",
     )
     parser.add_argument(
         "--baseline", metavar="ARM", help="the arm to compare with (default: the study's, or stock)"

@@ -1,180 +1,221 @@
-"""The comparison of a study as one PNG, by matplotlib (the optional extra `plots`)."""
+"""The plots of a study, each drawn once: every seed a dot, paired lines, intervals, training curves.
+
+A drawing is a function of matplotlib's axes. `figures` puts them on the page and into the PNG.
+"""
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
-from sot_nlp.studies.report.cells import metric_title
-from sot_nlp.studies.report.overview import Overview, overview
-from sot_nlp.studies.report.svg import lanes, mean_curve
+from sot_nlp.studies.report.cells import interval_text, mean_and_sd, metric_name, shown, value_unit
+from sot_nlp.studies.report.overview import Overview
 from sot_nlp.studies.results import Results
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# The page's colours in the light: the baseline's grey, then Okabe and Ito's.
+# The page's colours in the light. Of the arms: the baseline's grey, then Okabe and Ito's.
 COLORS = ("#6f6f6b", "#0072b2", "#d55e00", "#00795a", "#b0578d", "#9a6b00", "#3a8fc4", "#5b4fa8")
-
+TEXT, FAINT, LINE, CARD = "#1d1d1b", "#63635f", "#dcdcd7", "#f7f7f5"
 # Between equal scores, in rows.
-LANE = 0.08
+LANE = 0.07
+# Begins the id of what has a tip on the page: the rest is its text.
+TIP = "tip:"
 
 
-def png(results: Results, groups: Sequence[Group]) -> bytes:
-    """The overview, and a row of plots a group: scores, differences, training curves.
+def color_number(results: Results, arm: str) -> int:
+    """Return the number of an arm's colour: 0 for the baseline, then by its place among the others."""
+    # (an overview's lines have printable names)
+    name, baseline = printable(arm), printable(results.baseline)
+    others = [other for other in map(printable, results.arms) if other != baseline]
+    return 0 if name == baseline else 1 + others.index(name) % (len(COLORS) - 1)
 
-    Raises UserError without matplotlib.
+
+def lanes(values: Iterable[float]) -> list[int]:
+    """Return a lane for each value, so that equal ones do not hide each other: 0, 1, -1, 2, ...
+
+    More than seven equal ones share lanes.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("plots as PNG need matplotlib: pip install 'sot-nlp[plots]'") from None
-    found = overview(results, groups)
-    bars = sum(max(1, len(lines) - 1) + 0.8 for lines in found.by_place().values())
-    top = 0.16 * bars + 1.0 if found.places else 0.0
-    heights = [max(1.9, 0.42 * len(group.arms) + 1.1) for group in groups]
-    figure = Figure(figsize=(14, top + sum(heights) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(_text(results.title or results.name, 120), fontsize=13, fontweight="bold")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[max(top, 0.01), sum(heights)])
-    above, below = parts
-    if found.places:
-        for task, axes in enumerate(above.subplots(1, len(found.tasks), squeeze=False)[0]):
-            _forest(axes, found, task, results)
-    all_axes: Any = below.subplots(len(groups), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for axes, group in zip(all_axes, groups, strict=True):
-        _scores(axes[0], group, results)
-        _differences(axes[1], group, results)
-        _curves(axes[2], group, results)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    seen: dict[float, int] = {}
+    found = []
+    for value in values:
+        count = seen[round(value, 9)] = seen.get(round(value, 9), -1) + 1
+        found.append((0, 1, -1, 2, -2, 3, -3)[count % 7])
+    return found
 
 
-def _color(results: Results, arm: ArmResult) -> str:
-    if arm.arm == results.baseline:
-        return COLORS[0]
-    others = [name for name in results.arms if name != results.baseline]
-    return COLORS[1 + others.index(arm.arm) % (len(COLORS) - 1)]
+def text(value: str, limit: int = 60) -> str:
+    """Return a text as matplotlib shows it: what is between two dollar signs is mathematics to it."""
+    return printable(value, limit).replace("$", r"\$")
 
 
-def _text(text: str, limit: int = 60) -> str:
-    # matplotlib would read what stands between two dollar signs as mathematics.
-    return printable(text, limit).replace("$", r"\$")
-
-
-def _forest(axes: Axes, found: Overview, task: int, results: Results) -> None:
-    """One task's differences in every place: a mean and its interval an arm; a ring has no interval."""
-    axes.set_title(_text(found.tasks[task]), fontsize=10, loc="left")
-    axes.set_xlabel(f"difference to {_text(results.baseline)}, x 100")
-    axes.axvline(0, color="#1d1d1b", linewidth=1, linestyle="--")
-    axes.grid(axis="x", color="#dcdcd7")
-    axes.set_axisbelow(True)
-    y, places, labelled = 0.0, [], set()
-    for place, arms in found.differences(task):
-        places.append((y + (len(arms) - 1) / 2, place))
-        for i, arm in enumerate(arms):
-            if arm is None or arm.difference is None:
-                across = axes.get_yaxis_transform()
-                axes.text(0.02, y + i, "missing", transform=across, va="center", fontsize=7, color="#63635f")
-                continue
-            color, interval = _color(results, arm), arm.difference.interval
-            if interval is not None:
-                ends = [100 * end for end in interval]
-                axes.plot(ends, [y + i] * 2, color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
-            face = "white" if interval is None else color
-            label = "" if arm.arm in labelled else _text(arm.arm)
-            labelled.add(arm.arm)
-            mean = 100 * arm.difference.mean
-            axes.plot(mean, y + i, "o", color=color, markerfacecolor=face, markersize=5, label=label)
-        y += len(arms) + 0.8
-    # The places stand once, on the left: every task has the same, in the same rows.
-    names = [_text(place) if task == 0 else "" for _, place in places]
-    axes.set_yticks([at for at, _ in places], names)
-    axes.set_ylim(y - 0.8, -1)
-    if task == 0 and labelled:
-        axes.legend(fontsize=8, framealpha=0.9)
-
-
-def _arm_text(arm: ArmResult) -> str:
-    if len(arm.scores) == len(arm.cells):
-        return _text(arm.arm)
-    count = f"{len(arm.scores)} of {len(arm.cells)} seeds" if arm.scores else "missing"
-    return f"{_text(arm.arm)}\n{count}"
-
-
-def _rows(axes: Axes, arms: Sequence[ArmResult]) -> None:
-    axes.set_yticks(range(len(arms)), [_arm_text(arm) for arm in arms])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.grid(axis="x", color="#dcdcd7")
-    axes.set_axisbelow(True)
-
-
-def _scores(axes: Axes, group: Group, results: Results) -> None:
-    arms = group.arms
-    _rows(axes, arms)
-    axes.set_title(_text(group.title), fontsize=10, loc="left")
-    paper = " (diamond: the paper's)" if any(arm.published is not None for arm in arms) else ""
-    axes.set_xlabel(f"{_text(metric_title(group))} x 100{paper}")
+def scores(axes: Any, group: Group, results: Results) -> bool:
+    """Draw every seed's score as a dot, a row per arm; lines join runs of one seed, a bar is the mean."""
+    arms, times = group.arms, group.times
     for i, (above, below) in enumerate(itertools.pairwise(arms)):
         for seed in sorted(above.scores.keys() & below.scores.keys()):
-            ends = [100 * above.scores[seed], 100 * below.scores[seed]]
-            axes.plot(ends, [i, i + 1], color="#63635f", alpha=0.35, linewidth=0.8)
+            ends = [times * above.scores[seed], times * below.scores[seed]]
+            axes.plot(ends, [i, i + 1], color=FAINT, alpha=0.35, linewidth=0.8)
     for i, arm in enumerate(arms):
-        color = _color(results, arm)
-        shown = [(cell, cell.score) for cell in arm.cells if cell.score is not None]
-        for (cell, score), lane in zip(shown, lanes(score for _, score in shown), strict=True):
-            face = "white" if cell.collapsed else color
-            at = i + LANE * lane
-            axes.plot(100 * score, at, "o", color=color, markerfacecolor=face, alpha=0.75, markersize=5)
+        color = COLORS[color_number(results, arm.arm)]
+        label = "missing" if arm.mean is None else mean_and_sd(arm.mean, arm.sd, times)
+        if arm.scores and len(arm.scores) < len(arm.cells):
+            label += f" ({len(arm.scores)} of {len(arm.cells)} seeds)"
+        _row_label(axes, i, arm.arm, label, color)
+        scored = [(cell, cell.score) for cell in arm.cells if cell.score is not None]
+        for (cell, score), lane in zip(scored, lanes(score for _, score in scored), strict=True):
+            tip = f"{arm.arm}, seed {cell.seed}: {shown(score, times)}{', collapsed' * cell.collapsed}"
+            _dot(axes, times * score, i + LANE * lane, color, tip, hollow=cell.collapsed)
         if arm.mean is not None:
-            axes.plot([100 * arm.mean] * 2, [i - 0.25, i + 0.25], color=color, linewidth=2.5)
+            _mean(axes, times * arm.mean, i, color, f"{arm.arm}: mean {shown(arm.mean, times)}")
         if arm.published is not None:
-            axes.plot(arm.published, i, "D", color="#1d1d1b", markerfacecolor="none", markersize=7)
+            [mark] = axes.plot(arm.published, i, "D", color=TEXT, markerfacecolor="none", markersize=7)
+            mark.set_gid(f"{TIP}{printable(arm.arm)}: {arm.published:.2f} in the paper")
+    _rows(axes, len(arms))
+    axes.set_xlabel(f"{text(metric_name(group))}{value_unit(group)}")
+    return True
 
 
-def _differences(axes: Axes, group: Group, results: Results) -> None:
-    arms = [arm for arm in group.arms if arm.difference is not None]
+def differences(axes: Any, group: Group, results: Results) -> bool:
+    """Draw each arm minus the baseline, seed by seed, with mean and interval; False without a pair."""
+    arms, times = [arm for arm in group.arms if arm.difference is not None], group.times
     if not arms:
-        axes.set_axis_off()
-        return
-    _rows(axes, arms)
-    axes.axvline(0, color="#1d1d1b", linewidth=1, linestyle="--")
-    axes.set_xlabel(f"difference to {_text(results.baseline)}, x 100")
+        return False
+    axes.axvline(0, color=TEXT, linewidth=1, linestyle="--")
     for i, arm in enumerate(arms):
-        assert arm.difference is not None
-        color, found = _color(results, arm), arm.difference
-        if found.interval is not None:
-            ends = [100 * end for end in found.interval]
-            axes.plot(ends, [i, i], color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
-        heights = [i + LANE * lane for lane in lanes(found.differences)]
-        axes.plot([100 * d for d in found.differences], heights, "o", color=color, markersize=4)
-        axes.plot([100 * found.mean] * 2, [i - 0.25, i + 0.25], color=color, linewidth=2.5)
+        found = arm.difference
+        assert found is not None
+        color = COLORS[color_number(results, arm.arm)]
+        label = shown(found.mean, times, signed=True)
+        if found.interval is None:
+            label += f" ({len(found.seeds)} seeds: too few)"
+        else:
+            label += f" {interval_text(found.interval, times)}"
+            _interval(axes, found.interval, times, i, color, f"{arm.arm}: 95 % interval {label}")
+        _row_label(axes, i, arm.arm, label, color)
+        for seed, value, lane in zip(found.seeds, found.differences, lanes(found.differences), strict=True):
+            tip = f"{arm.arm}, seed {seed}: {shown(value, times, signed=True)}"
+            _dot(axes, times * value, i + LANE * lane, color, tip)
+        _mean(axes, times * found.mean, i, color, f"{arm.arm}: mean {label}")
+    _rows(axes, len(arms))
+    axes.set_xlabel(_difference_title(results, group.times))
+    return True
 
 
-def _curves(axes: Axes, group: Group, results: Results) -> None:
+def curves(axes: Any, group: Group, results: Results) -> bool:
+    """Draw the score over the epochs, a line per seed and their mean; False without two points."""
     from matplotlib.ticker import MaxNLocator
 
     drawn = [(arm, [cell.curve for cell in arm.cells if len(cell.curve) > 1]) for arm in group.arms]
-    if not any(found for _, found in drawn):
-        axes.set_axis_off()
-        return
-    axes.grid(axis="y", color="#dcdcd7")
+    if not any(of_arm for _, of_arm in drawn):
+        return False
+    for arm, of_arm in drawn:
+        color = COLORS[color_number(results, arm.arm)]
+        for curve in of_arm:
+            axes.plot(*_points(curve, group.times), color=color, alpha=0.3, linewidth=1)
+    for arm, of_arm in drawn:
+        mean = mean_curve(of_arm)
+        if len(mean) > 1:
+            color = COLORS[color_number(results, arm.arm)]
+            [line] = axes.plot(*_points(mean, group.times), color=color, linewidth=2.4)
+            line.set_gid(f"{TIP}{printable(arm.arm)}: mean")
+    axes.grid(axis="y", color=LINE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    for arm, found in drawn:
-        color = _color(results, arm)
-        for curve in found:
-            axes.plot(*zip(*_percent(curve), strict=True), color=color, alpha=0.25, linewidth=0.8)
-        mean = mean_curve(found)
-        if len(mean) > 1:
-            axes.plot(*zip(*_percent(mean), strict=True), color=color, linewidth=2.2)
+    axes.set_ylabel(f"{text(metric_name(group))}{value_unit(group)}")
+    return True
 
 
-def _percent(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(epoch, 100 * score) for epoch, score in curve]
+def forest(axes: Any, found: Overview, task: int, results: Results) -> bool:
+    """Draw one task's differences in every place, a mean and its interval per arm; False without any.
+
+    A ring stands for a mean of too few seeds, which has no interval.
+    """
+    rows = found.differences(task)
+    arms_here = [arm for _, arms in rows for arm in arms if arm is not None]
+    if not arms_here:
+        return False
+    axes.axvline(0, color=TEXT, linewidth=1, linestyle="--")
+    y, ticks = 0.0, []
+    for place, arms in rows:
+        ticks.append((y + (len(arms) - 1) / 2, place))
+        for i, arm in enumerate(arms):
+            if arm is None:
+                across = axes.get_yaxis_transform()
+                axes.text(0.02, y + i, "missing", transform=across, va="center", fontsize=8, color=FAINT)
+            else:
+                _forest_row(axes, arm, y + i, COLORS[color_number(results, arm.arm)], place)
+        y += len(arms) + 0.8
+    axes.set_title(text(found.tasks[task]), fontsize=10, loc="left", color=TEXT)
+    axes.set_yticks([at for at, _ in ticks], [text(place, 24) for _, place in ticks])
+    axes.set_ylim(y - 0.8, -1)
+    axes.grid(axis="x", color=LINE)
+    axes.set_xlabel(_difference_title(results, times_of(arms_here[0])))
+    return True
+
+
+def mean_curve(found: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Return the mean over curves at those epochs that all of them have."""
+    tables = [dict(curve) for curve in found]
+    if not tables:
+        return []
+    shared = sorted(set.intersection(*(set(table) for table in tables)))
+    return [(epoch, sum(table[epoch] for table in tables) / len(tables)) for epoch in shared]
+
+
+def times_of(arm: ArmResult) -> int:
+    """Return what an arm's scores are multiplied by."""
+    return next((cell.times for cell in arm.cells if cell.metric), 100)
+
+
+def _forest_row(axes: Any, arm: ArmResult, y: float, color: str, place: str) -> None:
+    found, times = arm.difference, times_of(arm)
+    assert found is not None
+    tip = f"{place}, {arm.arm}: {shown(found.mean, times, signed=True)}"
+    if found.interval is None:
+        tip += f" ({len(found.seeds)} seeds: too few)"
+    else:
+        tip += f" {interval_text(found.interval, times)}"
+        _interval(axes, found.interval, times, y, color, tip)
+    _dot(axes, times * found.mean, y, color, tip, hollow=found.interval is None)
+
+
+def _difference_title(results: Results, times: int) -> str:
+    return f"difference to {text(results.baseline)}" + (f", x {times}" if times != 1 else "")
+
+
+def _row_label(axes: Any, row: int, name: str, value: str, color: str) -> None:
+    """Write an arm's name and its number above its row, which leaves a narrow plot its width."""
+    across = axes.get_yaxis_transform()
+    style = {"transform": across, "va": "center", "fontsize": 9.5, "color": TEXT}
+    axes.plot([0.005], [row - 0.42], "s", color=color, markersize=6, transform=across, clip_on=False)
+    axes.text(0.03, row - 0.42, text(name, 34), **style)
+    axes.text(1, row - 0.42, text(value), ha="right", **style)
+
+
+def _rows(axes: Any, count: int) -> None:
+    axes.set_yticks([])
+    axes.set_ylim(count - 0.6, -0.7)
+    axes.grid(axis="x", color=LINE)
+
+
+def _dot(axes: Any, x: float, y: float, color: str, tip: str, *, hollow: bool = False) -> None:
+    face = CARD if hollow else color
+    [dot] = axes.plot(x, y, "o", color=color, markerfacecolor=face, alpha=0.8, markersize=6, zorder=3)
+    dot.set_gid(TIP + printable(tip, 200))
+
+
+def _mean(axes: Any, x: float, row: float, color: str, tip: str) -> None:
+    [line] = axes.plot([x, x], [row - 0.22, row + 0.22], color=color, linewidth=2.6, zorder=4)
+    line.set_gid(TIP + printable(tip, 200))
+
+
+def _interval(axes: Any, interval: tuple[float, float], times: int, y: float, color: str, tip: str) -> None:
+    ends = [times * end for end in interval]
+    [line] = axes.plot(ends, [y, y], color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
+    line.set_gid(TIP + printable(tip, 200))
+
+
+def _points(curve: Sequence[tuple[float, float]], times: int) -> tuple[list[float], list[float]]:
+    return [epoch for epoch, _ in curve], [times * score for _, score in curve]

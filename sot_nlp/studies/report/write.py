@@ -8,7 +8,7 @@ from pathlib import Path
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
 from sot_nlp.studies.comparison import Group
-from sot_nlp.studies.report import cells, overview, page, plots, tables
+from sot_nlp.studies.report import cells, figures, overview, page, tables
 from sot_nlp.studies.results import NAME, Results
 
 Writer = Callable[[Results, Sequence[Group]], "str | bytes"]
@@ -21,7 +21,7 @@ FORMATS: dict[str, dict[str, Writer]] = {
         "arms.csv": lambda _, groups: tables.arms_csv(groups),
         "runs.csv": lambda results, _: tables.runs_csv(results),
     },
-    "png": {"report.png": plots.png},
+    "png": {"report.png": figures.png},
 }
 
 

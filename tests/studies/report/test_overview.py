@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 
 import pytest
+from matplotlib.figure import Figure
 
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.report import cells as cells_text
-from sot_nlp.studies.report import overview, plots, svg
+from sot_nlp.studies.report import figures, overview, plots
 from sot_nlp.studies.report import page as report_html
 from sot_nlp.studies.results import Results
 from tests.support.fake_study import by_hand
@@ -100,10 +103,14 @@ def test_the_overview_draws_every_interval_a_task_at_a_time():
     results = places(GRID)
     groups = compare(results)
     found = overview.overview(results, groups)
-    first, second = (svg.forest(found, task, results) for task in (0, 1))
-    assert (first.count('class="interval"'), first.count('class="point"')) == (2, 2)
+    first, second = (
+        figures.svg(functools.partial(plots.forest, found=found, task=task, results=results), 3, "x")
+        for task in (0, 1)
+    )
+    assert (first.count("95 %"), first.count("<title>small, b: +10.00 [+10.00, +10.00]<")) == (0, 2)
+    assert first.count("<title>large, b: −1.00 [−1.00, −1.00]<") == 2
     # Three seeds have no interval, and the place without a cell says so.
-    assert (second.count('class="interval"'), second.count('class="hollow"')) == (0, 1)
+    assert re.findall("<title>([^<]*)<", second) == ["small, b: +10.00 (3 seeds: too few)"]
     assert second.count(">missing<") == 1
     page = Page(report_html.page(results, groups))
     assert page.tags.count("tbody") == 2 + 3
@@ -111,7 +118,6 @@ def test_the_overview_draws_every_interval_a_task_at_a_time():
 
 
 def test_the_png_begins_with_the_overview_and_counts_seeds():
-    figure = pytest.importorskip("matplotlib.figure", reason="the extra 'plots' is not installed")
     seen = []
     results = places(GRID)
     cells = [
@@ -120,14 +126,15 @@ def test_the_png_begins_with_the_overview_and_counts_seeds():
     ]
     results = dataclasses.replace(results, cells=tuple(cells), title="a $x$ b")
     with pytest.MonkeyPatch.context() as patch:
-        save = figure.Figure.savefig
-        patch.setattr(
-            figure.Figure, "savefig", lambda self, *a, **k: (seen.append(self), save(self, *a, **k))
-        )
-        plots.png(results, compare(results))
+        save = Figure.savefig
+        patch.setattr(Figure, "savefig", lambda self, *a, **k: (seen.append(self), save(self, *a, **k)))
+        figures.png(results, compare(results))
     above, below = seen[0].subfigs
     assert [axes.get_title(loc="left") for axes in above.axes] == ["t (accuracy)", "u (accuracy)"]
     assert [label.get_text() for label in above.axes[0].get_yticklabels()] == ["small", "large"]
     assert [text.get_text() for axes in above.axes for text in axes.texts] == ["missing"]
-    assert [label.get_text() for label in below.axes[0].get_yticklabels()] == ["a", "b\n4 of 5 seeds"]
+    texts = [text.get_text() for text in below.axes[0].texts]
+    assert texts[::2] == ["a", "b"]
+    assert texts[1] == "50.00 ± 0.00"
+    assert texts[3].endswith("(4 of 5 seeds)")
     assert seen[0].get_suptitle() == r"a \$x\$ b"
