@@ -15,6 +15,7 @@ from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.report import write
 from sot_nlp.studies.sharding import parse_shard
 from sot_nlp.studies.slots import fitting, slots
@@ -57,6 +58,8 @@ def run(argv: Sequence[str], prog: str) -> int:
     try:
         with _launcher(own, study, console) as (places, start):
             options = {"slots": places, "start": start, "keep_models": own.keep_models, "shard": shard}
+            if own.launcher == "local" and own.jobs is None and "CUDA_VISIBLE_DEVICES" in places[0]:
+                options["growth"] = Growth(places)
             runner = StudyRunner(cells, folder, display=display, **options)
             with display:
                 state = runner.run()

@@ -22,6 +22,7 @@ from typing import Protocol
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_json
+from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.sharding import WHOLE, Shard, study_lock
 from sot_nlp.studies.study import StudyCell
 from sot_nlp.studies.workers import (
@@ -90,7 +91,8 @@ class StudyRunner:
 
     A slot is the environment of its processes: a GPU of its own, or a number of threads. `keep_models` keeps
     the weights of finished runs; `start` starts a run (default: as a process of this machine). `cells` are
-    those of `shard`. Raises UserError where the folder can't be written or another program runs it.
+    those of `shard`; `growth` adds slots on GPUs. Raises UserError where the folder can't be written or
+    another program runs it.
     """
 
     def __init__(
@@ -103,12 +105,15 @@ class StudyRunner:
         keep_models: bool = False,
         start: Start | None = None,
         shard: Shard = WHOLE,
+        growth: Growth | None = None,
     ):
         self.folder = folder
         self.display = display
         self.keep_models = keep_models
         self.start = start or start_run
         self.shard = shard
+        self.growth = growth
+        self.surplus: Counter[str] = Counter()
         self.free = list(slots)
         self.state = State(cells)
         self.workers: list[Worker] = []
@@ -206,6 +211,7 @@ class StudyRunner:
             if not self.keep_models:
                 drop_weights(self.folder / "runs" / cell.folder)
             self.display.event(f"{cell.title}: finished in {seconds:.0f} s")
+            self._grow(seconds)
         elif not self.ending:
             reason = failure_reason(code, self._log(cell))
             write_json(self._failure_path(cell), {"reason": reason, "exit_code": code})
@@ -213,9 +219,24 @@ class StudyRunner:
             self.display.event(f"{cell.title}: failed: {reason}")
         self._free_slot(worker.slot, reason)
 
+    def _grow(self, seconds: float) -> None:
+        """Let another run per GPU in, or one out, by what the cells so far took."""
+        change = self.growth.cell_ended(seconds) if self.growth is not None else 0
+        if self.growth is None or change == 0:
+            return
+        self.display.event(f"{self.growth.width} runs per GPU from here on")
+        for place in self.growth.places:
+            if change > 0:
+                self.free.append(place)
+            else:
+                self.surplus[place["CUDA_VISIBLE_DEVICES"]] += 1
+
     def _free_slot(self, slot: Mapping[str, str], reason: str) -> None:
         """Use the slot for another cell; a GPU that is lost gets none, as long as there is another place."""
         device = slot.get("CUDA_VISIBLE_DEVICES")
+        if device is not None and self.surplus[device]:
+            self.surplus[device] -= 1
+            return
         if device is not None and lost_device(reason):
             self.losses[device] += 1
             places = [*self.free, *(worker.slot for worker in self.workers)]

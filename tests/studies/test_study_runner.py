@@ -282,6 +282,17 @@ def test_a_worker_runs_several_cells_and_one_that_dies_is_replaced(tmp_path):
     assert [run.process.poll() is None for run in (second, other, third)] == [False] * 3
 
 
+def test_a_worker_ends_with_its_study(tmp_path):
+    pool = WorkerPool()
+    command = [sys.executable, "-m", "sot_nlp.cli", "train", "--task", "no-such-task"]
+    run = pool.start(command, {}, tmp_path / "log")
+    assert waited(run) == 2
+    # As where the study's process is gone: its end of the pipe is closed.
+    run.process.stdin.close()
+    assert run.process.wait(60) == 0
+    pool.__exit__()
+
+
 @pytest.mark.parametrize(
     ("log", "reason"),
     [

@@ -188,7 +188,9 @@ def _difference_title(results: Results, times: int) -> str:
 def _row_label(axes: Any, row: int, name: str, value: str, color: str) -> None:
     """Write an arm's name and its number above its row, which leaves a narrow plot its width."""
     across = axes.get_yaxis_transform()
-    style = {"transform": across, "va": "center", "fontsize": 9.5, "color": TEXT}
+    # (on the page's ground, so that lines behind them stay legible)
+    ground = {"facecolor": CARD, "edgecolor": "none", "pad": 1.2}
+    style = {"transform": across, "va": "center", "fontsize": 9.5, "color": TEXT, "bbox": ground, "zorder": 5}
     axes.plot([0.005], [row - 0.42], "s", color=color, markersize=6, transform=across, clip_on=False)
     axes.text(0.03, row - 0.42, text(name, 34), **style)
     axes.text(1, row - 0.42, text(value), ha="right", **style)
