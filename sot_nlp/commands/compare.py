@@ -119,7 +119,7 @@ def _launcher(own: Any, study: Study, console: Console) -> Iterator[tuple[list[d
 
 
 def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
-    """The study of the file and the flags, checked but for its cells."""
+    """Return the study of the file and the flags, checked but for its cells."""
     flags, config = parse_flags(rest, prog, SUMMARY)
     if config:
         raise UserError("--config: a study has its settings in its own YAML file, under `arguments`")

@@ -91,7 +91,7 @@ def _parser(prog: str) -> FlagParser:
 
 
 def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -> Arguments:
-    """The settings of a run that apply: the task's backbone and lengths, this command's defaults, flags."""
+    """Return the settings of a run that apply: the task's backbone and lengths, our defaults, flags."""
     flags, config = parse_flags(words, prog, SUMMARY)
     in_file = read_config(config) if config else {}
     for source, given in (("flag", flags), (config or "", in_file)):

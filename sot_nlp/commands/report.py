@@ -58,7 +58,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def results_files(path: Path) -> list[Path]:
-    """The results files of a folder that holds such files and no runs: each is reported by itself."""
+    """Return the results files of a folder that holds such files and no runs: each is reported by itself."""
     if not path.is_dir() or (path / read_results.STUDY_NAME).exists() or any(path.rglob(records.NAME)):
         return []
     return sorted(path.glob("*.json"))

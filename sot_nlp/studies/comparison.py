@@ -72,7 +72,7 @@ class Group:
         return " · ".join(part for part in (self.task, self.model, self.setting) if part)
 
     def arm(self, name: str) -> ArmResult | None:
-        """The arm of that name."""
+        """Return the arm of that name."""
         return next((arm for arm in self.arms if arm.arm == name), None)
 
 

@@ -51,7 +51,7 @@ def _train_twice(splits: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
 
 
 def _make_absolute(files: yaml.MappingNode, folder: Path) -> None:
-    """A user's own task names files beside it; the new one lies elsewhere."""
+    """Make paths absolute: a user's own task names files beside it, and the new one lies elsewhere."""
     for _, value in files.value:
         nodes = [value]
         if isinstance(value, yaml.MappingNode):

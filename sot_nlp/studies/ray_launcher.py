@@ -29,14 +29,14 @@ class RayRun:
         self.code: int | None = None
 
     def poll(self) -> int | None:
-        """The run's exit code; None while it waits or runs."""
+        """Return the run's exit code; None while it waits or runs."""
         try:
             return self.wait(0)
         except subprocess.TimeoutExpired:
             return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """The run's exit code, once it has one. Raises subprocess.TimeoutExpired."""
+        """Return the run's exit code, once it has one. Raises subprocess.TimeoutExpired."""
         if self.code is None:
             done, _ = self.ray.wait([self.task], timeout=timeout)
             if not done:
@@ -89,7 +89,7 @@ class RayLauncher:
         return [dict(slot) for _ in range(jobs or self.gpus or max(1, cores // self.threads))]
 
     def start(self, command: Sequence[str], slot: Mapping[str, str], log: Path) -> RayRun:
-        """A run as a task, which waits where the cluster has no room."""
+        """Return a run as a task, which waits where the cluster has no room."""
         patience = PATIENCE_SECONDS
 
         # Inside, so that Ray sends it by value: a worker may not have this package on its path.

@@ -34,7 +34,7 @@ NOT_AN_ARM = {name for name, traits in TRAITS.items() if traits.grid or traits.k
 
 
 def read_results(path: str | Path, *, baseline: str | None = None, allow_mixed: bool = False) -> Results:
-    """The results in a study's folder, in a folder of runs, or in a results file.
+    """Return the results in a study's folder, in a folder of runs, or in a results file.
 
     Args:
         path: a folder with `study.json`, a folder with runs anywhere below it, or a `results.json`.
@@ -105,14 +105,14 @@ def _cell_of_folder(run: Path, names: Mapping[str, Any], rule: str, found: dict[
 
 
 def _without_folders(reason: str) -> str:
-    """A reason with the last part of every absolute path: results leave this machine, its log does not."""
+    """Return a reason with the last part of every absolute path: results leave this machine."""
     return re.sub(r"(?<![^\s'\"=(])/[^\s'\",:;)]*/(?=[^\s/])", "", reason)
 
 
 def cell_of_record(
     record: Mapping[str, Any], names: Mapping[str, Any], rule: str, found: dict[str, dict[str, str]]
 ) -> Cell:
-    """The cell of a finished run; `found` collects the sets of versions seen, by their hash."""
+    """Return the cell of a finished run; `found` collects the sets of versions seen, by their hash."""
     metric = str(record.get("main_metric"))
     versions = {str(k): str(v) for k, v in (record.get("versions") or {}).items()}
     # It may differ between machines, and between runs where --mixed_precision auto decides.
@@ -161,7 +161,7 @@ def short_hash(value: Any) -> str:
 
 
 def data_hash(record: Mapping[str, Any]) -> str:
-    """What stands for the files that a run was trained and scored on; empty where the record says nothing."""
+    """Return a hash of the files that a run was trained and scored on; empty where none are known."""
     hashes = sorted(_hashes(record.get("data")))
     return short_hash(hashes) if hashes else ""
 
@@ -180,7 +180,7 @@ def _hashes(value: Any) -> Iterable[str]:
 
 
 def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
-    """Runs that no study planned: what varies in their settings names their arms and settings."""
+    """Return runs that no study planned: what varies in their settings names their arms and settings."""
     runs = [(path.parent, records.read(path.parent)) for path in sorted(folder.rglob(records.NAME))]
     if not runs:
         raise UserError(f"{printable(folder)}: no {STUDY_NAME} and no {records.NAME} below it")

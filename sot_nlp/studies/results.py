@@ -91,7 +91,7 @@ class Results:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Results:
-        """What `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return what `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
         rest = dict(values)
         if rest.pop("format_version") != FORMAT_VERSION:
             raise ValueError(f"format_version is not {FORMAT_VERSION}")
@@ -114,7 +114,7 @@ class Results:
 
 
 def read_file(path: Path) -> Results:
-    """The results that `Results.write` wrote. UserError where it is another file."""
+    """Return the results that `Results.write` wrote. UserError where it is another file."""
     try:
         return Results.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +154,7 @@ def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
 
 
 def _first_odd(cells: list[Cell], name: str) -> tuple[Cell, Cell] | None:
-    """The first cell, and the first other one, whose known value of `name` is not the first's."""
+    """Return the first cell, and the first other one, whose known value of `name` is not the first's."""
     known = [cell for cell in cells if getattr(cell, name)]
     return next(((known[0], c) for c in known if getattr(c, name) != getattr(known[0], name)), None)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def slots(jobs: int | None, threads: int | None, *, cpu: bool) -> list[dict[str, str]]:
-    """The environments of the processes that run at once.
+    """Return the environments of the processes that run at once.
 
     With GPUs, each has one in turn (`jobs`: as many as there are); without, `jobs` (default: the cores over
     `threads`) processes of `threads` (default 1) each.
@@ -26,12 +26,12 @@ def slots(jobs: int | None, threads: int | None, *, cpu: bool) -> list[dict[str,
 
 
 def thread_limits(threads: int) -> dict[str, str]:
-    """The environment of a process that computes with so many threads."""
+    """Return the environment of a process that computes with so many threads."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
 def gpus() -> list[str]:
-    """The GPUs that processes may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that processes may use, as CUDA_VISIBLE_DEVICES names them."""
     if shutil.which("nvidia-smi") is None and not Path("/dev/nvidiactl").exists():
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

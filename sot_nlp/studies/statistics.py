@@ -167,7 +167,7 @@ class PairedDifference:
 
 
 def paired_difference(arm: dict[int, float], baseline: dict[int, float]) -> PairedDifference | None:
-    """The difference of two arms given as score by seed, over the seeds that both have; None without one."""
+    """Return the difference of two arms, scores by seed, over the seeds that both have; None without one."""
     seeds = tuple(sorted(arm.keys() & baseline.keys()))
     if not seeds:
         return None

@@ -60,7 +60,7 @@ class StudyCell:
         return {name: getattr(self, name) for name in names}
 
     def command(self, output_dir: Path) -> list[str]:
-        """The command that runs it."""
+        """Return the command that runs it."""
         words = [sys.executable, "-m", "sot_nlp.cli", "train"]
         for name, value in self.settings.items():
             words += flag_words(name, value)
@@ -74,7 +74,7 @@ def _load_once(task: str) -> TaskSpec:
 
 
 def _task_content(task: str) -> Any:
-    """What stands for a task, wherever its file lies: its name, and of a user's own file what is in it."""
+    """Return a task's name, and of a user's own file what is in it, wherever it is."""
     spec = _load_once(task)
     if spec.name in available_tasks():
         return spec.name
@@ -83,7 +83,7 @@ def _task_content(task: str) -> Any:
 
 
 def flag_words(name: str, value: Any) -> list[str]:
-    """A setting as words of the command line."""
+    """Return a setting as words of the command line."""
     if name.startswith(HEAD_PREFIX):
         return [f"--{name}={json.dumps(value) if not isinstance(value, str) else value}"]
     if isinstance(value, (list, tuple)):
@@ -146,7 +146,7 @@ class Study:
         ]
 
     def cell_with(self, arm: str, given: Mapping[str, Any]) -> StudyCell:
-        """A cell outside the grid: of a study of one task, model and setting, an arm with `given` over it.
+        """Return a cell outside the grid of a study of one task, model and setting: `given` over an arm.
 
         `given` holds `seed` and `data_seed`.
         """
@@ -163,14 +163,14 @@ class Study:
         )
 
     def marks(self) -> list[str]:
-        """What a reader of its results must know: the differences of budget that were let pass, and so on."""
+        """Return what a reader of its results must know, such as differences of budget that were let pass."""
         marks = ["scored on held-out training data, to choose settings"] if self.held_out else []
         if self.allow_unequal_budget:
             marks += self._budget_differences({place: self._resolve(place) for place in self._places()})
         return marks
 
     def with_held_out_tasks(self, folder: Path) -> Study:
-        """The study with every task's validation data replaced by held-out training data, if it says so."""
+        """Return the study, if it says so with held-out training data in place of validation data."""
         if not self.held_out:
             return self
         from sot_nlp.studies.held_out import write_held_out_task
@@ -188,7 +188,7 @@ class Study:
         ]
 
     def _given(self, place: tuple[str, str, str, str]) -> dict[str, Any]:
-        """The settings that a cell's command names, but for seeds and folder."""
+        """Return the settings that a cell's command names, but for seeds and folder."""
         task, model, setting, arm = place
         given: dict[str, Any] = {"task": self.tasks[task], "model_name_or_path": self.models[model]}
         return {**given, **self.arguments, **self.settings[setting], **self.heads[arm]}
@@ -285,12 +285,12 @@ def finished(study: Study) -> Study:
 
 
 def shown_command(words: Sequence[str]) -> str:
-    """A command as a line for a shell, with this Python as `python`."""
+    """Return a command as a line for a shell, with this Python as `python`."""
     return shlex.join(["python" if word == sys.executable else word for word in words])
 
 
 def published_command(words: Sequence[str]) -> str:
-    """The same with the last part of every absolute path, for results that leave this machine."""
+    """Return the same with the last part of every absolute path, for results that leave this machine."""
     shorter = []
     for word in words:
         before, equals, path = word.rpartition("=")
@@ -299,6 +299,6 @@ def published_command(words: Sequence[str]) -> str:
 
 
 def flat_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What `command_line.parse_flags` gives, with `head_overrides` as the single `head.FIELD` settings."""
+    """Return what `parse_flags` gives, with `head_overrides` as the single `head.FIELD` settings."""
     flat = {name: value for name, value in flags.items() if name != "head_overrides"}
     return flat | {HEAD_PREFIX + name: value for name, value in flags.get("head_overrides", {}).items()}

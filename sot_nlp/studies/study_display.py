@@ -91,7 +91,7 @@ class LiveTable:
         return found if found.status == FINISHED else None
 
     def table(self, state: State) -> Table:
-        """The table of `state`."""
+        """Return the table of `state`."""
         rows: dict[tuple[str, str], list[StudyCell]] = defaultdict(list)
         for cell in state.cells:
             group = " · ".join(part for part in (cell.task, cell.model, cell.setting) if part)
@@ -141,7 +141,7 @@ class LiveTable:
 def _most_telling(
     rows: Mapping[tuple[str, str], Sequence[StudyCell]], state: State, room: int
 ) -> list[tuple[str, str]]:
-    """The rows that a screen has room for, in order: first those at work, then what failed or has begun."""
+    """Return the rows that a screen has room for: first those at work, then what failed or has begun."""
 
     def rank(row: tuple[str, str]) -> int:
         folders = {cell.folder for cell in rows[row]}

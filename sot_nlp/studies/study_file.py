@@ -18,7 +18,7 @@ from sot_nlp.studies.study import GRID, Study
 
 
 def read_study(path: Path) -> Study:
-    """The study in the YAML file at `path`; UserError names every mistake by line and key."""
+    """Return the study in the YAML file at `path`; UserError names every mistake by line and key."""
     top = read_yaml_mapping(path)
     values: dict[str, Any] = {
         "name": top.text("name") or path.stem,
@@ -47,12 +47,12 @@ def read_study(path: Path) -> Study:
 
 
 def _beside(study: Path, task: str) -> str:
-    """A task's file that lies where the study says, seen from the study's own folder."""
+    """Return a task's file that lies where the study says, seen from the study's own folder."""
     return str(study.parent / task) if (study.parent / task).is_file() else task
 
 
 def _names(top: YamlMapping, key: str) -> dict[str, str]:
-    """A list of names, or names for tables mapped to what they stand for."""
+    """Return a list of names, or names for tables mapped to what they stand for."""
     if isinstance(top.values.get(key), yaml.MappingNode):
         child = top.mapping(key)
         assert child is not None
@@ -132,7 +132,7 @@ def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...
 
 
 def short_name(text: str) -> str:
-    """The name in tables of a task or model: the last part of a path or a Hub name, without `.yaml`."""
+    """Return the name of a task or model for tables: the last part of a path or Hub name, no `.yaml`."""
     parts = [part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")]
     if not parts:
         return text

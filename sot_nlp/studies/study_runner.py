@@ -49,7 +49,7 @@ class Display(Protocol):
         """Something may have changed."""
 
     def event(self, text: str) -> None:
-        """A cell began or ended."""
+        """Show that a cell began or ended."""
 
 
 @dataclass

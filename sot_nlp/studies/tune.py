@@ -59,7 +59,7 @@ class Dimension:
     values: tuple[Any, ...] = ()
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """The trial's value."""
+        """Return the trial's value."""
         if self.values:
             return trial.suggest_categorical(self.name, self.values)
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -240,7 +240,7 @@ class Tuner:
         return arm if numbers[arm] < self.trials else None
 
     def space_of(self, arm: str) -> tuple[Dimension, ...]:
-        """What is searched for an arm: the stock head has no use for the settings of a SoT head."""
+        """Return what is searched for an arm: the stock head has no use for the settings of a SoT head."""
         if self.study.heads[arm].get("head") == "stock":
             return tuple(each for each in self.space if not each.name.startswith(HEAD_PREFIX))
         return self.space
@@ -274,7 +274,7 @@ class Tuner:
         slot: Mapping[str, str],
         trial: optuna.Trial | None,
     ) -> float | str | None:
-        """The score of one run; None where it was hopeless; why it failed."""
+        """Return the score of one run; None where it was hopeless; why it failed."""
         shutil.rmtree(run, ignore_errors=True)
         log_path = self.folder / "logs" / f"{run.name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -344,7 +344,7 @@ def _lives(pid: int) -> bool:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """A setting of a run as what it is, where a flag gave it as text."""
+    """Return a setting of a run as what it is, where a flag gave it as text."""
     return convert(name, value) if isinstance(value, str) and name in FIELDS else value
 
 

@@ -222,7 +222,7 @@ class SeedBatch:
         return states.float().unbind(-2), mask, class_token
 
     def state_dict(self, position: int) -> dict[str, Tensor]:
-        """The weights of one of the heads."""
+        """Return the weights of one of the heads."""
         stacked = {**self.parameters, **self.buffers}
         return {name: tensor[position].detach().cpu().clone() for name, tensor in stacked.items()}
 
@@ -230,7 +230,7 @@ class SeedBatch:
 def seed_updates(
     lengths: np.ndarray, data_seeds: Sequence[int], epoch: int, size: int
 ) -> Iterator[np.ndarray]:
-    """The updates of an epoch: each seed's own examples (G, size), filled up with -1.
+    """Return the updates of an epoch: each seed's own examples (G, size), filled up with -1.
 
     Each seed has the batches that a run with that seed of the data has; only the order in which short and
     long ones come is shared, so that the seeds of an update pad to about one length.

@@ -76,7 +76,7 @@ def _in_processes(passes: Sequence[Pass], order: list[int], jobs: int) -> Iterab
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Processes that start inside compute with one thread each."""
+    """Let processes that start inside compute with one thread each."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict(zip(names, ("1", "1", "false"), strict=True)))

@@ -95,7 +95,7 @@ class Probe:
         return self._results(passes, done, validation)
 
     def timing(self) -> list[str]:
-        """What took how long, and the rates that were chosen."""
+        """Return what took how long, and the rates that were chosen."""
         lines = [
             f"features: {self.seconds['features']:.0f} s (kept for the next time); "
             f"{len(self.arms)} arms x {len(self.seeds)} seeds: {self.seconds['heads']:.0f} s "
@@ -143,12 +143,12 @@ class Probe:
         return found[0], found[1]
 
     def config(self, arm: str) -> SoTHeadConfig:
-        """The head of an arm: its preset, of text's kind with the widths and dropout of the task's recipe."""
+        """Return the head of an arm: its preset, of text's kind with the recipe's widths and dropout."""
         found: SoTHeadConfig = self._model_config(arm).head_config
         return found
 
     def _model_config(self, arm: str) -> Any:
-        """The config of a model with that head."""
+        """Return the config of a model with that head."""
         from sot_nlp.modeling.head_config import TEXT_FAMILY, resolve_head
 
         preset, fields = ARMS[arm]
@@ -164,7 +164,7 @@ class Probe:
         return config
 
     def _heads(self, arm: str, seeds: Sequence[int]) -> list[SoTHead]:
-        """A head a seed, as the model of that arm would have it."""
+        """Return a head per seed, as the model of that arm would have it."""
         import torch
 
         config = self._model_config(arm)
@@ -333,7 +333,7 @@ class Probe:
 
 
 def model_label(name_or_path: str) -> str:
-    """A short name of a backbone for tables and folders: the last part of its name, or the last two."""
+    """Return a short name of a backbone for tables and folders: the last part or two of its name."""
     parts = [part for part in re.split(r"[/\\]+", name_or_path) if part not in ("", ".", "..")]
     label = "-".join(parts[-2:]) if parts and parts[-1] == "model" else (parts or ["model"])[-1]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip(".-") or "model"

@@ -47,7 +47,7 @@ def shown(value: float | None, times: int = 100, *, signed: bool = False) -> str
 
 
 def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
-    """The texts of one arm's row, by the columns' keys."""
+    """Return the texts of one arm's row, by the columns' keys."""
     is_baseline = arm.arm == results.baseline
     n = len(arm.scores)
     return {
@@ -64,7 +64,7 @@ def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
 
 
 def used_columns(rows: Sequence[dict[str, str]]) -> list[Column]:
-    """The columns that hold anything."""
+    """Return the columns that hold anything."""
     return [column for column in COLUMNS if any(each[column.key] for each in rows)]
 
 
@@ -103,7 +103,7 @@ def interval_text(interval: tuple[float, float], times: int) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """A p-value with three decimals, none below 0.001."""
+    """Return a p-value with three decimals, none below 0.001."""
     if value is None:
         return "–"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -165,7 +165,7 @@ def _values(groups: Sequence[Group]) -> str:
 
 
 def notes(results: Results, groups: Sequence[Group]) -> list[str]:
-    """What a reader must know: how each number was made, what failed or is missing, what is marked."""
+    """Return what a reader must know: how each number was made, what failed or is missing, what is marked."""
     lines = [
         f"Score: {SCORE_RULES.get(results.score, printable(results.score))}. {_values(groups)}",
         f"Difference: to {printable(results.baseline)}, over seeds that both have (same initialisation seed, "

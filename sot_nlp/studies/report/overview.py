@@ -63,7 +63,7 @@ class Overview:
 
 
 def overview(results: Results, groups: Sequence[Group]) -> Overview:
-    """The groups of `results`, with the arms of each place below its baseline."""
+    """Return the groups of `results`, with the arms of each place below its baseline."""
     names = [
         name for name in ("model", "setting") if len({getattr(group, name) for group in groups}) > 1
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def verdict(arm: ArmResult) -> str:
 
 
 def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
-    """What stands in a cell: the number, then what is shown beside or below it in smaller type.
+    """Return what stands in a cell: the number, then what is shown beside or below it in smaller type.
 
     The baseline's mean, or the sign and difference of another arm and its interval; how many seeds that is
     from, where some lack; what the paper has.
@@ -134,7 +134,7 @@ def _times(arm: ArmResult) -> int:
 
 
 def _published(arm: ArmResult, results: Results) -> str:
-    """The paper's score of the baseline; of another arm the paper's difference to it, where it has both."""
+    """Return the paper's score of the baseline; of another arm its difference, where it has both."""
     assert arm.published is not None
     cell = arm.cells[0]
     base = results.published.get(results.baseline, {}).get(cell.model, {}).get(cell.task)
@@ -159,7 +159,7 @@ def rows(results: Results, groups: Sequence[Group]) -> tuple[int, list[str], lis
 
 
 def terminal(results: Results, groups: Sequence[Group]) -> Table:
-    """The overview for a terminal, by rich."""
+    """Return the overview for a terminal, by rich."""
     from rich.table import Table
     from rich.text import Text
 

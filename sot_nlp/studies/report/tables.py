@@ -34,7 +34,7 @@ LATEX_SPECIAL = {
 
 
 def terminal_table(group: Group, results: Results) -> Table:
-    """A group's table for a terminal, by rich."""
+    """Return a group's table for a terminal, by rich."""
     from rich.table import Table
     from rich.text import Text
 
@@ -50,7 +50,7 @@ def terminal_table(group: Group, results: Results) -> Table:
 
 
 def markdown(results: Results, groups: Sequence[Group]) -> str:
-    """The table and its notes as Markdown, a table a group."""
+    """Return the table and its notes as Markdown, a table per group."""
     parts = [f"# {_markdown_text(results.title or results.name)}"]
     if results.description:
         parts.append(_markdown_text(results.description))
@@ -90,7 +90,7 @@ def _markdown_text(text: str) -> str:
 
 
 def latex(results: Results, groups: Sequence[Group]) -> str:
-    """The table as a LaTeX tabular (package booktabs), the notes as comments."""
+    """Return the table as a LaTeX tabular (package booktabs), the notes as comments."""
     all_rows = [row(arm, group, results) for group in groups for arm in group.arms]
     columns = used_columns(all_rows)
     lines = [f"% {note}" for note in notes(results, groups)]
