@@ -16,7 +16,12 @@ from sot_nlp.studies.results import Results
 # A plot of the page is as wide as a phone, in points; the page scales it to its column.
 WIDTH = 360
 # One salt, and no date: the same results give the same bytes.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "sot-nlp", "font.size": 10, "axes.edgecolor": plots.LINE}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sot-nlp",
+    "font.size": 10,
+    "axes.edgecolor": plots.LINE,
+}
 STYLE |= {"text.color": plots.TEXT, "axes.labelcolor": plots.FAINT, "axes.axisbelow": True}
 STYLE |= {"xtick.color": plots.FAINT, "ytick.color": plots.FAINT, "axes.labelsize": 9}
 STYLE |= {"xtick.labelsize": 9, "ytick.labelsize": 9, "axes.spines.top": False, "axes.spines.right": False}
