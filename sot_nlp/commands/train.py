@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError
+from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments, build_arguments
 from sot_nlp.settings.command_line import parse_flags, read_config
 from sot_nlp.tasks.spec import load_task
@@ -47,6 +48,7 @@ def run_arguments(argv: Sequence[str], prog: str) -> Arguments:
     if task is not None:
         spec = load_task(str(task))
         layers.append((f"recipe of {spec.name}", dict(spec.recipe)))
+    layers.append((launcher.SOURCE, launcher.launcher_settings()))
     if config:
         layers.append((config, in_file))
     return build_arguments([*layers, ("flag", flags)])

@@ -41,11 +41,15 @@ def task_of(arguments: Arguments) -> TaskSpec:
 
     spec = user_task(arguments)
     if "train" not in spec.splits:
-        model = (
-            f"train --task {spec.model_from} and then run" if spec.model_from else "with a trained model, run"
+        first = (
+            f"`sot-nlp train --task {spec.model_from}` and then"
+            if spec.model_from
+            else "with a trained model"
         )
+        output = "" if spec.validation_splits else " --output_dir DIR"
         raise UserError(
-            f"task {spec.name} has no training data; {model} `sot-nlp evaluate FOLDER --task {spec.name}`"
+            f"task {spec.name} has no training data; run {first} "
+            f"`sot-nlp evaluate FOLDER --task {spec.name}{output}`"
         )
     return spec
 

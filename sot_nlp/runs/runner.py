@@ -17,6 +17,7 @@ from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation
 from sot_nlp.runs.collapse import collapse_warnings
+from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks import metrics
 from sot_nlp.training.run_lock import run_lock
@@ -352,7 +353,15 @@ def summary(record: dict[str, Any], data: TaskData) -> list[str]:
         f"{record['task']}: {record['model_class']} from {printable(record['model'])}, "
         f"head {record['head']}, {record['num_parameters'] / 1e6:.1f} M parameters, "
         f"on {environment['processes']} x {environment['device']} ({environment['mixed_precision']})",
+        *_launched(record),
     ]
+
+
+def _launched(record: dict[str, Any]) -> list[str]:
+    """Return a line with the settings that come from the launcher, if any do."""
+    names = [name for name, source in record["sources"].items() if source == launcher.SOURCE]
+    given = ", ".join(f"{name} {printable(record['arguments'][name])}" for name in names)
+    return [f"from {launcher.SOURCE}: {given}"] if given else []
 
 
 def outcome(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -11,7 +11,10 @@ from typing import Any
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.arguments import FIELDS, GROUPS, HEAD_PREFIX, TRAITS, TYPES, convert, head_value
 from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.habits import ALIASES, NAMES, translate
 from sot_nlp.settings.yaml_file import read_yaml_mapping
+
+SWITCH: dict[str, Any] = {"nargs": "?", "const": True}
 
 
 def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -30,29 +33,35 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         group = parser.add_argument_group(title)
         for each in dataclasses.fields(settings):
             _add_flag(group, each)
+    for name in NAMES:
+        words = _words(ALIASES[name]) if name in ALIASES else SWITCH
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **words)
     return parser
 
 
 def _add_flag(group: Any, each: dataclasses.Field) -> None:
     name, default = each.name, each.default
     shown = "" if default in (None, False, dataclasses.MISSING) else f" (default: {default})"
-    text = (TRAITS[name].help + shown).replace("%", "%%")
+    others = ", ".join(f"--{other}" for other in (*TRAITS[name].aliases, *TRAITS[name].spelled))
+    text = (TRAITS[name].help + (f"; also {others}" if others else "") + shown).replace("%", "%%")
     if name == "head_overrides":
         group.add_argument("--head.FIELD", dest="_unused", metavar="VALUE", help=text)
         return
     options: dict[str, Any] = {"dest": name, "help": text, "metavar": _metavar(name)}
+    group.add_argument(f"--{name}", **options, **_words(name))
+
+
+def _words(name: str) -> dict[str, Any]:
+    """Return how many words the flag of a setting takes, as argparse wants it."""
     if TYPES[name] in (bool, bool | None):
-        options |= {"nargs": "?", "const": True, "metavar": "true|false"}
-    elif _is_list(name):
-        options |= {"nargs": "+"}
-    group.add_argument(f"--{name}", **options)
-
-
-def _is_list(name: str) -> bool:
-    return any(kind in str(TYPES[name]) for kind in ("list[", "dict["))
+        return SWITCH
+    several = any(kind in str(TYPES[name]) for kind in ("list[", "dict["))
+    return {"nargs": "+"} if several else {}
 
 
 def _metavar(name: str) -> str:
+    if TYPES[name] in (bool, bool | None):
+        return "true|false"
     if TRAITS[name].choices:
         return "|".join(TRAITS[name].choices)
     for word, shown in (("float", "X"), ("int", "N"), ("dict", "KEY=VALUE"), ("list", "NAME")):
@@ -74,6 +83,9 @@ def parse_flags(argv: Sequence[str], prog: str, description: str) -> tuple[dict[
     values = vars(known)
     config = values.pop("config", None)
     values.pop("_unused", None)
+    values, problems = translate(values)
+    if problems:
+        raise UserError("; ".join(f"--{name}: {problem}" for name, problem in problems))
     if overrides:
         values["head_overrides"] = overrides
     return values, config
@@ -105,15 +117,19 @@ def read_config(path: str) -> dict[str, Any]:
         raise UserError(f"--config {error}") from None
     values: dict[str, Any] = {}
     for key in top.values:
-        if key in FIELDS or key.startswith(HEAD_PREFIX):
-            value = top.written(key)  # a label `no` is a text
+        value = top.written(key)  # a label `no` is a text
+        if key in NAMES:
+            values[key] = value
+        elif key in FIELDS or key.startswith(HEAD_PREFIX):
             try:
                 values[key] = _config_value(key, value)
             except ValueError as error:
                 top.problem(f"{printable(value)!r} is not {error}", key=key)
         else:
-            top.asked[key] = None
             top.problem(f"unknown setting; {did_you_mean(key, FIELDS)}", key=key)
+    values, problems = translate(values)
+    for key, problem in problems:
+        top.problem(problem, key=key)
     top.finish()
     return values
 

@@ -18,6 +18,7 @@ class DataSettings:
         "a task of `sot-nlp tasks` (cola, rte, ..., demo) or the path of a task's YAML file",
         grid="--tasks",
         probe=True,
+        aliases=("task_name",),
     )
     data_dir: str | None = setting(
         None,
@@ -39,7 +40,9 @@ class DataSettings:
     test_file: str | None = setting(
         None, "own data without labels, for --do_predict", on_resume="free", data="own"
     )
-    dataset_name: str | None = setting(None, "a data set of the Hub", data="own", probe=True)
+    dataset_name: str | None = setting(
+        None, "a data set of the Hub", data="own", probe=True, aliases=("dataset",)
+    )
     dataset_config_name: str | None = setting(None, "its configuration", data="own", probe=True)
     streaming: bool = setting(
         False,
@@ -52,6 +55,7 @@ class DataSettings:
         "the one or two columns that hold text; guessed and printed when not given",
         data="own",
         probe=True,
+        aliases=("text_column_name",),
     )
     label_column_name: str | None = setting(
         None, "the column that holds labels; guessed and printed when not given", data="own", probe=True
@@ -92,6 +96,7 @@ class DataSettings:
         data="any",
         probe=True,
         card=True,
+        aliases=("max_seq_length", "max_seq_len"),
     )
     max_train_samples: int | None = setting(
         None,
@@ -106,6 +111,7 @@ class DataSettings:
         "use only the first N examples of every validation split, in the file's order",
         low=1,
         probe=True,
+        aliases=("max_val_samples",),
     )
     max_predict_samples: int | None = setting(
         None,
@@ -128,6 +134,7 @@ class ModelSettings:
         "backbone or SoT checkpoint: a folder or a name on the Hub",
         grid="--models",
         probe=True,
+        aliases=("model", "model_name"),
     )
     model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", probe=True)
     trust_remote_code: bool = setting(False, "run model code that a checkpoint brings along", probe=True)

@@ -12,9 +12,18 @@ class TrainingSettings:
     """Set the optimisation: length, learning rates, regularisation, seeds."""
 
     per_device_train_batch_size: int = setting(
-        32, "examples a device and step", on_resume="free", low=1, budget=True, probe=True, card=True
+        32,
+        "examples a device and step",
+        on_resume="free",
+        low=1,
+        budget=True,
+        probe=True,
+        card=True,
+        aliases=("per_gpu_train_batch_size", "train_batch_size", "batch_size"),
     )
-    learning_rate: float = setting(2e-5, "AdamW's peak learning rate", above=0, probe=True, card=True)
+    learning_rate: float = setting(
+        2e-5, "AdamW's peak learning rate", above=0, probe=True, card=True, aliases=("lr",)
+    )
     head_learning_rate: float | None = setting(
         None, "peak rate of the head; --learning_rate when not given", above=0, card=True
     )
@@ -30,6 +39,7 @@ class TrainingSettings:
         budget=True,
         probe=True,
         card=True,
+        aliases=("num_epochs", "epochs"),
     )
     max_train_steps: int | None = setting(
         None,
@@ -39,9 +49,16 @@ class TrainingSettings:
         rival="num_train_epochs",
         budget=True,
         card=True,
+        aliases=("max_steps",),
     )
     gradient_accumulation_steps: int = setting(
-        1, "steps an update", on_resume="free", low=1, budget=True, card=True
+        1,
+        "steps an update",
+        on_resume="free",
+        low=1,
+        budget=True,
+        card=True,
+        aliases=("gradient_accumulation",),
     )
     lr_scheduler_type: str = setting(
         "linear",
@@ -49,9 +66,16 @@ class TrainingSettings:
         choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
         probe=True,
         card=True,
+        aliases=("lr_scheduler",),
     )
     warmup_steps: int | None = setting(
-        None, "updates of linear warm-up", low=0, rival="warmup_ratio", probe=True, card=True
+        None,
+        "updates of linear warm-up",
+        low=0,
+        rival="warmup_ratio",
+        probe=True,
+        card=True,
+        aliases=("num_warmup_steps",),
     )
     warmup_ratio: float = setting(
         0.0,
@@ -70,7 +94,13 @@ class TrainingSettings:
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon", above=0, probe=True, card=True)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0, probe=True, card=True)
     label_smoothing: float = setting(
-        0.0, "label smoothing of the cross-entropy", low=0, high=0.999999, probe=True, card=True
+        0.0,
+        "label smoothing of the cross-entropy",
+        low=0,
+        high=0.999999,
+        probe=True,
+        card=True,
+        aliases=("label_smoothing_factor",),
     )
     class_weights: str | None = setting(
         None, "'balanced', or one number a class in the order of the labels: 1.0,2.5", card=True
@@ -125,6 +155,7 @@ class SpeedSettings:
         "auto (bf16 where this device is faster with it), no, bf16, fp16 or fp8",
         on_resume="free",
         choices=("auto", "no", "bf16", "fp16", "fp8"),
+        spelled={"fp16": {"true": "fp16", "false": None}, "bf16": {"true": "bf16", "false": None}},
     )
     torch_compile: bool = setting(False, "compile the model")
     cuda_graphs: bool = setting(
@@ -134,7 +165,7 @@ class SpeedSettings:
     attn_implementation: str | None = setting(
         None, "the backbone's attention: sdpa, eager, flash_attention_2, ...", probe=True
     )
-    cpu: bool = setting(False, "do not use a GPU", kind="speed", probe=True)
+    cpu: bool = setting(False, "do not use a GPU", kind="speed", probe=True, aliases=("no_cuda", "use_cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +177,7 @@ class OutputSettings:
         "folder of this run; runs/<task>-<model>-<head>-seed<seed> when not given",
         kind="place",
         probe=True,
+        aliases=("output",),
     )
     overwrite_output_dir: bool = setting(
         False,
@@ -158,16 +190,22 @@ class OutputSettings:
         "when to evaluate: at each epoch's end, or no: only after the last",
         on_resume="free",
         choices=("epoch", "no"),
+        aliases=("evaluation_strategy",),
     )
     per_device_eval_batch_size: int | None = setting(
         None,
         "examples a device and step in evaluation; 64, or 256 on a GPU, when not given",
         kind="speed",
         low=1,
+        aliases=("per_gpu_eval_batch_size", "eval_batch_size"),
     )
     do_predict: bool = setting(False, "predict the test split too", kind="output")
     checkpointing_steps: str | None = setting(
-        None, "write a checkpoint every N updates, or at each 'epoch'", kind="output"
+        None,
+        "write a checkpoint every N updates, or at each 'epoch'",
+        kind="output",
+        aliases=("save_steps",),
+        spelled={"save_strategy": {"epoch": "epoch", "no": "none", "steps": None}},
     )
     save_total_limit: int | None = setting(2, "keep only the newest N checkpoints", kind="output", low=1)
     resume_from_checkpoint: str | None = setting(
@@ -197,7 +235,9 @@ class HubSettings:
 
     push_to_hub: bool = setting(False, "push model, tokenizer and model card at the end", kind="output")
     hub_model_id: str | None = setting(None, "the repository, e.g. me/cola-sot", kind="output")
-    hub_private_repo: bool = setting(False, "make the repository private", kind="output")
+    hub_private_repo: bool = setting(
+        False, "make the repository private", kind="output", aliases=("hub_private",)
+    )
     hub_strategy: str = setting(
         "end", "push at the end, or at every_save", kind="output", choices=("end", "every_save")
     )

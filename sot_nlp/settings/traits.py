@@ -40,6 +40,8 @@ class Traits:
         data: how a saved model finds its data again: "own" (of the user's own data), "any" (of any task).
         probe: whether `sot-nlp probe` takes it.
         card: whether the model card shows it.
+        aliases: other names that it is known by, in transformers' scripts and elsewhere.
+        spelled: flags that say it in other words: name -> {their value: ours, None where it says nothing}.
     """
 
     help: str
@@ -56,6 +58,8 @@ class Traits:
     data: str | None = None
     probe: bool = False
     card: bool = False
+    aliases: tuple[str, ...] = ()
+    spelled: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     def range_problem(self, value: float) -> str | None:
         """Return what is wrong with `value`, where it is out of range."""

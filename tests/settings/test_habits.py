@@ -1,0 +1,130 @@
+"""Names of transformers' scripts, and that every command and flag that a message prints is one of ours."""
+
+import ast
+import importlib
+import re
+
+import pytest
+
+from sot_nlp.cli import COMMANDS
+from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import FIELDS, TYPES, build_arguments
+from sot_nlp.settings.command_line import parse_flags, read_config
+from sot_nlp.settings.habits import ALIASES, NAMES, SPELLED, WITHOUT_SETTING
+from tests.test_layout import FILES
+
+
+def flags_of(line):
+    return parse_flags(line.split(), "p", "")[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "settings"),
+    [
+        ("--task_name cola --max_seq_length 64", {"task": "cola", "max_length": "64"}),
+        (
+            "--lr 1e-3 --epochs 2 --batch_size=8",
+            {"learning_rate": "1e-3", "num_train_epochs": "2", "per_device_train_batch_size": "8"},
+        ),
+        (
+            "--per_gpu_train_batch_size 8 --per_gpu_eval_batch_size 4",
+            {"per_device_train_batch_size": "8", "per_device_eval_batch_size": "4"},
+        ),
+        (
+            "--model m --output o --gradient_accumulation 2",
+            {"model_name_or_path": "m", "output_dir": "o", "gradient_accumulation_steps": "2"},
+        ),
+        ("--fp16", {"mixed_precision": "fp16"}),
+        ("--bf16 true --fp16 false", {"mixed_precision": "bf16"}),
+        ("--fp16 no", {}),
+        ("--no_cuda", {"cpu": True}),
+        ("--use_cpu false", {"cpu": "false"}),
+        ("--evaluation_strategy epoch", {"eval_strategy": "epoch"}),
+        ("--save_steps 500", {"checkpointing_steps": "500"}),
+        ("--save_strategy steps --save_steps 500", {"checkpointing_steps": "500"}),
+        ("--save_strategy epoch", {"checkpointing_steps": "epoch"}),
+        ("--save_strategy no", {"checkpointing_steps": "none"}),
+        ("--do_train --do_eval true --load_best_model_at_end --ignore_mismatched_sizes", {}),
+        ("--use_fast_tokenizer --optim adamw_torch --pad_to_max_length False", {}),
+        ("--text_column_name a b", {"text_column_names": ["a", "b"]}),
+    ],
+)
+def test_other_names_mean_the_same(line, settings):
+    flags = flags_of(line)
+    assert flags == settings
+    build_arguments([("flag", flags)])
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("--do_train false", ["--do_train", "sot-nlp evaluate FOLDER"]),
+        ("--do_eval no", ["--do_eval", "--eval_strategy no"]),
+        ("--max_seq_length 5 --max_length 6", ["--max_seq_length", "--max_length", "one of them"]),
+        ("--fp16 --bf16", ["--bf16", "--mixed_precision"]),
+        ("--fp16 maybe", ["--fp16", "--mixed_precision"]),
+        ("--mixed_precision no --fp16", ["--fp16", "--mixed_precision"]),
+        ("--save_strategy steps", ["--save_strategy", "--checkpointing_steps N"]),
+        ("--save_strategy best", ["--save_strategy", "--checkpointing_steps"]),
+        ("--eval_steps 10", ["--eval_steps", "--eval_strategy"]),
+        ("--pad_to_max_length", ["--pad_to_max_length", "longest text"]),
+        ("--optim sgd", ["--optim", "AdamW"]),
+        ("--metric_for_best_model f1", ["--metric_for_best_model", "main_metric"]),
+        ("--warmup 10", ["--warmup", "--warmup_steps N", "--warmup_ratio X"]),
+        ("--use_fast_tokenizer false", ["--use_fast_tokenizer"]),
+        ("--logging_dir l --run_name r --tf32 true", ["--logging_dir", "--run_name", "--tf32"]),
+    ],
+)
+def test_what_has_no_place_here_is_answered_in_one_line(line, parts):
+    with pytest.raises(UserError) as caught:
+        flags_of(line)
+    assert "\n" not in str(caught.value)
+    assert all(part in str(caught.value) for part in parts)
+
+
+def test_a_config_file_takes_the_same_names(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("task_name: cola\nlr: 1e-3\nfp16: yes\ndo_train: true\nsave_strategy: no\n")
+    values = read_config(str(path))
+    assert values == {
+        "task": "cola", "learning_rate": "1e-3", "mixed_precision": "fp16", "checkpointing_steps": "none"
+    }  # fmt: skip
+    path.write_text("seed: 1\nlr: 1e-3\nlearning_rate: 1e-4\noptim: sgd\n")
+    with pytest.raises(UserError, match=r"run\.yaml:2: lr: says the same .*\n.*run\.yaml:4: optim: AdamW"):
+        read_config(str(path))
+
+
+def test_each_name_has_one_meaning():
+    assert len(NAMES) == len(set(NAMES)) == len(ALIASES) + len(SPELLED) + len(WITHOUT_SETTING)
+    assert not set(NAMES) & set(FIELDS)
+    assert set(ALIASES.values()) <= set(TYPES)
+
+
+def messages():
+    """The strings of the package that are no docstrings, with X in the place of what is filled in."""
+    for path in FILES.values():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        quiet = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        inner = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
+        for node in ast.walk(tree):
+            if id(node) in quiet | inner:
+                continue
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(v.value if isinstance(v, ast.Constant) else "X" for v in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def help_of(command, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"sot_nlp.commands.{command}").run(["--help"], f"sot-nlp {command}")
+    return set(re.findall(r"(?<![\w-])--[a-z_.]+", capsys.readouterr().out))
+
+
+def test_every_command_that_a_message_prints_is_one(capsys, monkeypatch):
+    printed = [c for text in messages() for c in re.findall(r"`sot-nlp ([a-z]+)([^`]*)`", text)]
+    assert len(printed) > 10
+    for command, words in printed:
+        assert command in COMMANDS, (command, words)
+        flags = set(re.findall(r"--[a-z_]+", words))
+        assert not flags or flags <= help_of(command, capsys), (command, words)
