@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +67,12 @@ def _parser(prog: str) -> FlagParser:
     add("--method", metavar="NAME", help="exact, pairs, integrated_gradients or occlusion")
     add("--steps", type=int, default=50, metavar="N", help="of integrated gradients (default: %(default)s)")
     add("--max_length", type=int, metavar="N", help="tokens of a text (default: as in training)")
+    add(
+        "--mixed_precision",
+        default="auto",
+        choices=("auto", "no", "bf16", "fp16"),
+        help="default: auto, as in training",
+    )
     add("--name", action="append", metavar="NAME", help="what to call the models, one for each FOLDER")
     add("--html", metavar="PATH", help="write a page that needs nothing else")
     add("--png", metavar="PATH", help="write a picture (needs matplotlib, the extra `plots`)")
@@ -139,13 +147,37 @@ def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> l
     output = None if flags.toward is None else _label(saved, flags.toward, "--toward")
     truths = [_truth(saved, label) for label in flags.label] if flags.label else [None] * len(texts)
     method = flags.method or default_method(saved.model)
-    explained = explain(
-        saved.model, saved.tokenizer, texts, method=method, max_length=saved.max_length, steps=flags.steps
-    )
+    with _precision(flags, saved, name):
+        explained = explain(
+            saved.model, saved.tokenizer, texts, method=method, max_length=saved.max_length, steps=flags.steps
+        )
     return [
         View(name=name, explanation=each, truth=truth, output=output)
         for each, truth in zip(explained, truths, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _precision(flags: Any, saved: SavedModel, name: str) -> Iterator[None]:
+    """Compute inside as `sot-nlp predict` does: in the training's precision, which is said, or the flag's."""
+    import torch
+
+    from sot_nlp.training.speed import precision
+    from sot_nlp.training.speed.fast_cpu import pass_context
+
+    mode, device = flags.mixed_precision, saved.model.device
+    if mode == "auto":
+        mode = precision.as_trained(saved.record, cpu=device.type == "cpu") or "no"
+        if mode != "no":
+            print(f"{printable(name)}: precision {mode}, as in training", file=sys.stderr)
+    else:
+        precision.choose(mode, device)  # refuses what the device lacks
+    if mode == "no":
+        yield
+        return
+    dtype = torch.bfloat16 if mode == "bf16" else torch.float16
+    with torch.autocast(device.type, dtype=dtype), pass_context(device, saved.model)():
+        yield
 
 
 def _label(saved: SavedModel, label: str, flag: str) -> int:

@@ -75,8 +75,13 @@ def open_saved(
     """
     from sot_nlp.runs.scoring import Scorer
     from sot_nlp.training import loop
+    from sot_nlp.training.speed import precision
 
-    accelerator = loop.create_accelerator(arguments)
+    record = _record_of(arguments.model_name_or_path)
+    trained = precision.as_trained(record, cpu=arguments.cpu)
+    accelerator = loop.create_accelerator(arguments, precision_before=trained)
+    if arguments.mixed_precision == "auto" and accelerator.mixed_precision == trained:
+        say(accelerator, [f"precision {trained}, as in training (--mixed_precision sets another)"])
     tokenizer = preparation.load_tokenizer(arguments)
     splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
@@ -96,6 +101,10 @@ def open_saved(
         alignment=alignment,
     )
     return scorer, model.to(accelerator.device), data
+
+
+def _record_of(folder: str | Path) -> dict[str, Any]:
+    return records.read(folder) if (Path(folder) / records.NAME).is_file() else {}
 
 
 def _trained(arguments: Arguments) -> Trained | None:

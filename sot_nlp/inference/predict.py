@@ -49,7 +49,10 @@ Columns = list[list[str]]  # one list of texts, or two of the same length
 
 @dataclass
 class Summary:
-    """What was predicted: examples, how many were cut to the longest length, padded over real tokens."""
+    """What was predicted: examples, how many were cut to the longest length, padded over real tokens.
+
+    `precision`: that of the training's record, where it was kept.
+    """
 
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how the file was read
@@ -59,6 +62,7 @@ class Summary:
     tokens: int = 0
     padded_tokens: int = 0
     seconds: float = 0.0
+    precision: str | None = None
 
     @property
     def padding(self) -> float:
@@ -71,7 +75,8 @@ class Summary:
         source = f" from {' and '.join(map(printable, self.columns))}" if self.columns else ""
         cut = f"; {counted(self.cut, 'was', 'were')} cut to {self.max_length} tokens" if self.cut else ""
         examples = counted(self.count, "example", "examples")
-        return f"{examples}{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}"
+        kept = f"; precision {self.precision}, as in training" if self.precision else ""
+        return f"{examples}{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}{kept}"
 
 
 def predict_file(
@@ -103,7 +108,8 @@ def predict_file(
         text_columns: the one or two columns to read; those of the training data, or guessed, when None.
         batch_size: examples a forward pass; 64, or 256 on a GPU, when None.
         max_length: tokens an example is cut to; as in training when None.
-        mixed_precision: auto, no, bf16 or fp16, as in training.
+        mixed_precision: no, bf16 or fp16; auto: that of the training where a record tells, else chosen as
+            there.
         cpu: do not use a GPU.
         revision: branch, tag or commit on the Hub.
         quoting: whether a `"` quotes a field; in CSV it does, in TSV by the whole file, when None.
@@ -124,11 +130,16 @@ def predict_file(
     from sot_nlp.inference.saved_model import open_model
     from sot_nlp.settings.arguments import Arguments
     from sot_nlp.training.distributed import create_accelerator
+    from sot_nlp.training.speed.precision import as_trained
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)
     summary = Summary(max_length=saved.max_length)
     windows = text_windows(path, saved, text_columns, summary, quoting)
-    accelerator = create_accelerator(Arguments(mixed_precision=mixed_precision, cpu=cpu))
+    trained = as_trained(saved.record, cpu=cpu)
+    settings = Arguments(mixed_precision=mixed_precision, cpu=cpu)
+    accelerator = create_accelerator(settings, precision_before=trained)
+    if mixed_precision == "auto" and accelerator.mixed_precision == trained:
+        summary.precision = trained
     saved.model.to(accelerator.device)
     begin = time.perf_counter()
     with _open_output(output) as target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ class SavedModel:
     `kind`: classification, multi_label or regression. `labels`: names in the order of their ids, None for a
     regression. `text_columns`: of the data it was trained on, () where no record tells. `max_length`: tokens
     of an example, special ones included, as in training where a record tells, and no more than fit.
+    `record`: of the run that trained it, {} where there is none.
     """
 
     model: PreTrainedModel
@@ -39,6 +40,7 @@ class SavedModel:
     labels: tuple[str, ...] | None
     text_columns: tuple[str, ...]
     max_length: int
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def open_model(
@@ -116,6 +118,7 @@ def open_model(
         labels=labels,
         text_columns=tuple(str(column) for column in columns),
         max_length=min(int(wanted), longest),
+        record=record,
     )
 
 

@@ -72,10 +72,10 @@ class Scorer:
         kind = self.spec.kind
         columns = {"index": split.indices.tolist()}
         if split.labels is not None:
-            columns["label"] = split.labels.tolist()
-        columns["prediction"] = decisions(logits, kind).tolist()
+            columns["label"] = shortest(split.labels)
+        columns["prediction"] = shortest(decisions(logits, kind))
         if kind != "regression":
-            columns["probabilities"] = evaluation.probabilities(logits, kind).round(6).tolist()
+            columns["probabilities"] = shortest(evaluation.probabilities(logits, kind))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def named(self, prediction: Any) -> Any:
@@ -101,6 +101,13 @@ def metrics_of_logits(
 
     probabilities = None if kind == "regression" else evaluation.probabilities(logits, kind)
     return metric_modules.compute(names, decisions(logits, kind), labels, probabilities=probabilities)
+
+
+def shortest(values: np.ndarray) -> list[Any]:
+    """Return `values` as plain numbers; a float32 as the shortest decimal that identifies it, 0.1 as 0.1."""
+    if values.dtype != "float32":
+        return list(values.tolist())
+    return list(values.astype(str).astype("float64").tolist())
 
 
 def decisions(logits: np.ndarray, kind: str) -> np.ndarray:

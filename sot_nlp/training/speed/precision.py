@@ -7,6 +7,8 @@ model is scored as it was trained.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -46,6 +48,16 @@ def _refusal(mode: str, device: torch.device) -> str | None:
     if mode == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return f"{torch.cuda.get_device_name(device)} has no bf16; give fp16, no or auto"
     return None
+
+
+def as_trained(record: Mapping[str, Any], *, cpu: bool) -> str | None:
+    """Return the precision that `record`'s run computed in, where this machine can; else None."""
+    environment = record.get("environment")
+    mode = environment.get("mixed_precision") if isinstance(environment, Mapping) else None
+    if mode not in ("no", "bf16", "fp16"):
+        return None
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    return None if _refusal(str(mode), device) else str(mode)
 
 
 def _automatic(device: torch.device) -> tuple[str, str]:
