@@ -14,6 +14,8 @@ from sot_nlp.modeling import registration
 from sot_nlp.training.speed import threads
 
 if TYPE_CHECKING:
+    from .api.classifier import Classifier, Prediction, Predictions, load
+    from .api.training import Run, train
     from .errors import UserError
     from .explanation.attribution import explain
     from .modeling.auto import AutoSoTForSequenceClassification
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "api.classifier": ("Classifier", "Prediction", "Predictions", "load"),
+    "api.training": ("Run", "train"),
     "errors": ("UserError",),
     "explanation.attribution": ("explain",),
     "modeling.auto": ("AutoSoTForSequenceClassification",),
@@ -70,6 +74,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "PRESETS",
     "AutoSoTForSequenceClassification",
+    "Classifier",
+    "Prediction",
+    "Predictions",
+    "Run",
     "SoTBertConfig",
     "SoTBertForSequenceClassification",
     "SoTConfig",
@@ -86,10 +94,12 @@ __all__ = [
     "UserError",
     "__version__",
     "explain",
+    "load",
     "load_tokenizer",
     "lora_target_modules",
     "register_metric",
     "resolve_head",
+    "train",
 ]
 
 registration.install()

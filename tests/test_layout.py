@@ -45,6 +45,7 @@ FLOW = (
     {"inference"},
     {"explanation", "studies"},
     {"serving", "demo"},
+    {"api"},
     {"commands"},
     {"cli"},
 )

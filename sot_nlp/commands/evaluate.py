@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError
-from sot_nlp.settings.arguments import build_arguments
-from sot_nlp.settings.command_line import parse_flags, read_config
+from sot_nlp.settings.command_line import parse_flags
 
 SUMMARY = "Score a saved SoT classifier on the validation splits of a task; --task is by default its own."
 
@@ -17,11 +16,9 @@ def run(argv: Sequence[str], prog: str) -> int:
         parse_flags(["--help"], f"{prog} FOLDER", SUMMARY)
     if not argv or argv[0].startswith("-"):
         raise UserError(f"the model's folder is missing: {prog} FOLDER [--task NAME] [flags]")
-    from sot_nlp.inference.evaluate import data_settings, evaluate_saved
+    from sot_nlp.inference.evaluate import evaluate_saved, evaluation_arguments
 
     folder, *rest = argv
     flags, config = parse_flags(rest, prog, SUMMARY)
-    in_file = read_config(config) if config else {}
-    layers = [("record", data_settings(folder, {**in_file, **flags})), (str(config), in_file)]
-    evaluate_saved(build_arguments([*layers, ("flag", {**flags, "model_name_or_path": folder})]))
+    evaluate_saved(evaluation_arguments(folder, flags, config))
     return 0

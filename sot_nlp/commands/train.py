@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError
-from sot_nlp.settings import launcher
-from sot_nlp.settings.arguments import Arguments, build_arguments
-from sot_nlp.settings.command_line import parse_flags, read_config
-from sot_nlp.tasks.spec import load_task
+from sot_nlp.settings.arguments import Arguments
+from sot_nlp.settings.command_line import parse_flags
+from sot_nlp.tasks.recipe import layered_arguments
 
 SUMMARY = (
     "Fine-tune a text classifier with the SoT head. --task NAME trains by that task's recipe; any flag "
@@ -42,13 +41,4 @@ def run(argv: Sequence[str], prog: str) -> int:
 def run_arguments(argv: Sequence[str], prog: str) -> Arguments:
     """The settings of a run from its flags, its `--config` and its task's recipe."""
     flags, config = parse_flags(argv, prog, SUMMARY)
-    in_file = read_config(config) if config else {}
-    task = flags.get("task", in_file.get("task"))
-    layers: list[tuple[str, dict[str, object]]] = []
-    if task is not None:
-        spec = load_task(str(task))
-        layers.append((f"recipe of {spec.name}", dict(spec.recipe)))
-    layers.append((launcher.SOURCE, launcher.launcher_settings()))
-    if config:
-        layers.append((config, in_file))
-    return build_arguments([*layers, ("flag", flags)])
+    return layered_arguments(flags, config)

@@ -121,6 +121,11 @@ def _is_number(column: str) -> bool:
     return NUMBERS.fullmatch(plain_column(column).lower()) is not None
 
 
+def task_name(arguments: Any) -> str:
+    """Return the name of the task that the settings make, without reading any data. Raises UserError."""
+    return (load_task(arguments.task) if arguments.task is not None else _empty_task(arguments)).name
+
+
 def _empty_task(arguments: Any) -> TaskSpec:
     source = arguments.train_file or arguments.validation_file or arguments.test_file
     name = Path(source).stem if source else str(arguments.dataset_name).rstrip("/").rsplit("/", 1)[-1]

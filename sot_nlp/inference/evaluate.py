@@ -18,6 +18,7 @@ from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
 from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.settings.arguments import FIELDS, TRAITS, Arguments, build_arguments
+from sot_nlp.settings.command_line import read_config
 from sot_nlp.tasks import metrics
 
 if TYPE_CHECKING:
@@ -135,6 +136,18 @@ def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, A
         files = [flag for flag in FILE_FLAGS.values() if flag in given]
         dropped = {"dataset_name", "dataset_config_name"} if files else set()
     return {name: value for name, value in settings.items() if value is not None and name not in dropped}
+
+
+def evaluation_arguments(
+    folder: str, given: Mapping[str, Any], config: str | None = None, *, source: str = "flag"
+) -> Arguments:
+    """Return the settings to evaluate `folder` by: `given` over those of `config` over its record's data.
+
+    `source` says where `given` comes from, as in `tasks.recipe.layered_arguments`. Raises UserError.
+    """
+    in_file = read_config(config) if config else {}
+    layers = [("record", data_settings(folder, {**in_file, **given})), (str(config), in_file)]
+    return build_arguments([*layers, (source, {**given, "model_name_or_path": folder})])
 
 
 def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:

@@ -145,7 +145,7 @@ def predict_file(
     with _open_output(output) as target:
         writer = _Writer(target, style, saved)
         for columns in windows:
-            writer.write(_logits(saved, columns, accelerator, batch_size, summary))
+            writer.write(window_logits(saved, columns, accelerator, batch_size, summary))
     summary.seconds = time.perf_counter() - begin
     return summary
 
@@ -256,7 +256,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
 # -- predicting ---------------------------------------------------------------------------------------
 
 
-def _logits(
+def window_logits(
     saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int | None, summary: Summary
 ) -> np.ndarray:
     """Logits (n, K) of a window, in its order."""
@@ -337,11 +337,21 @@ def _open_output(output: str | Path | None) -> Iterator[BinaryIO]:
         raise UserError(f"--output {printable(path)}: cannot be written: {error.strerror}") from None
 
 
+def named(saved: SavedModel, decision: Any) -> Any:
+    """Return a decision of `scoring.decisions` as label, list of labels, or score."""
+    if saved.labels is None:
+        return round(float(decision), 6)
+    if saved.kind == "multi_label":
+        return [name for name, on in zip(saved.labels, decision, strict=True) if on]
+    return saved.labels[int(decision)]
+
+
 class _Writer:
     """Rows of predictions, as CSV or JSON lines in UTF-8, each window flushed."""
 
     def __init__(self, target: BinaryIO, style: str, saved: SavedModel):
         self.target = target
+        self.saved = saved
         self.kind = saved.kind
         self.labels = saved.labels or ()
         self.lines = self._csv_lines if style == "csv" else self._json_lines
@@ -354,16 +364,9 @@ class _Writer:
         from sot_nlp.runs.scoring import decisions
         from sot_nlp.training.evaluation import probabilities
 
-        labels = [self._label(decision) for decision in decisions(logits, self.kind)]
+        labels = [named(self.saved, decision) for decision in decisions(logits, self.kind)]
         shares = [[round(share, 6) for share in row] for row in probabilities(logits, self.kind).tolist()]
         self._send(self.lines(labels, shares))
-
-    def _label(self, decision: Any) -> Any:
-        if self.kind == "regression":
-            return round(float(decision), 6)
-        if self.kind == "multi_label":
-            return [name for name, on in zip(self.labels, decision, strict=True) if on]
-        return self.labels[int(decision)]
 
     def _csv_lines(self, labels: list[Any], shares: list[list[float]]) -> str:
         if self.kind == "regression":

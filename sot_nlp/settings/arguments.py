@@ -183,10 +183,11 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
                 values.pop(rival, None)
                 sources.pop(rival, None)
         for name, value in folded.items():
-            where = f"--{name}" if source == "flag" else f"{name} ({source})"
+            where = _named(name, source)
             if name not in FIELDS:
                 problems.append(
-                    f"{source}: unknown setting {printable(name)!r}: {did_you_mean(name, FIELDS)}"
+                    f"{'' if source == 'python' else f'{source}: '}unknown setting {printable(name)!r}: "
+                    f"{did_you_mean(name, FIELDS)}"
                 )
                 continue
             try:
@@ -206,5 +207,9 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
 
 
 def _flag(arguments: Arguments, name: str) -> str:
-    source = arguments.sources.get(name, "default")
-    return f"--{name}" if source in ("flag", "default") else f"{name} ({source})"
+    return _named(name, arguments.sources.get(name, "flag"))
+
+
+def _named(name: str, source: str) -> str:
+    """Return a setting's name as whoever gave it knows it."""
+    return {"flag": f"--{name}", "python": name}.get(source, f"{name} ({source})")

@@ -1,0 +1,1 @@
+"""The Python interface: `train` a classifier and `load` one, with examples from memory or from files."""

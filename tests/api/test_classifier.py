@@ -1,0 +1,113 @@
+"""`sot_nlp.load`: what a saved model says from Python is what its commands say."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import sot_nlp
+from sot_nlp.cli import main
+from tests.support.saved_runs import LABELS, TEXTS, save_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def classifier(folder):
+    return sot_nlp.load(folder)
+
+
+def test_it_predicts_what_the_command_predicts(classifier, folder, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(folder), "--file", str(tmp_path / "texts.txt"), "-o", str(out)]) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    predictions = classifier.predict(TEXTS)
+    assert predictions.labels == [row["label"] for row in rows]
+    expected = [[float(row[f"probability_{name}"]) for name in LABELS] for row in rows]
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-6)
+    assert len(set(predictions.labels)) > 1
+    assert predictions[0].label == rows[0]["label"]
+    assert list(predictions[0].probabilities) == list(LABELS)
+    assert [p.label for p in predictions[1:3]] == predictions.labels[1:3]
+
+
+def test_order_and_batch_size_change_nothing(classifier):
+    whole = classifier.predict(TEXTS)
+    single = classifier.predict(TEXTS[::-1], batch_size=1)
+    np.testing.assert_allclose(whole.probabilities, single.probabilities[::-1], atol=1e-6)
+
+
+def test_a_table_and_a_notebook_show_them(classifier):
+    predictions = classifier.predict(["<b>zorp</b>", "wug"])
+    frame = predictions.to_pandas()
+    assert list(frame.columns) == ["text", "label", *(f"probability_{name}" for name in LABELS)]
+    assert frame["label"].tolist() == predictions.labels
+    shown = predictions._repr_html_()
+    assert "&lt;b&gt;zorp" in shown
+    assert "<b>" not in shown
+
+
+def test_pairs_several_labels_and_scores(tmp_path):
+    pairs = sot_nlp.load(save_run(tmp_path / "pairs", text_columns=("a", "b")))
+    assert pairs.predict([("wug", "dax")]).labels == pairs.predict(["wug"], ["dax"]).labels
+    with pytest.raises(sot_nlp.UserError, match="trained on 2 text"):
+        pairs.predict(["wug"])
+    several = sot_nlp.load(save_run(tmp_path / "several", problem_type="multi_label_classification"))
+    predicted = several.predict(TEXTS)
+    for labels, row in zip(predicted.labels, predicted.probabilities, strict=True):
+        assert labels == [name for name, share in zip(LABELS, row, strict=True) if share > 0.5]
+    scores = sot_nlp.load(save_run(tmp_path / "scores", labels=None, problem_type="regression"))
+    predicted = scores.predict(TEXTS)
+    assert predicted.probabilities is None
+    assert all(isinstance(label, float) for label in predicted.labels)
+
+
+def test_explanations_sum_to_the_logits(classifier):
+    first, second = classifier.explain(TEXTS[:2])
+    for explanation in (first, second):
+        total = explanation.scores.sum(0) + explanation.class_token + explanation.base
+        np.testing.assert_allclose(total, explanation.logits, atol=1e-5)
+    assert classifier.labels[first.predicted] == classifier.predict(TEXTS[:1]).labels[0]
+    with pytest.raises(sot_nlp.UserError, match="method='exakt': did you mean exact"):
+        classifier.explain(TEXTS[:1], method="exakt")
+
+
+def test_evaluation_counts_what_is_right(classifier, tmp_path):
+    predicted = classifier.predict(TEXTS).labels
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, predicted, strict=True)]
+    assert classifier.evaluate(rows)["accuracy"] == 1.0
+    wrong = [{**row, "label": LABELS[(LABELS.index(row["label"]) + 1) % 3]} for row in rows]
+    assert classifier.evaluate([*rows[:-5], *wrong[-5:]])["accuracy"] == pytest.approx(1 - 5 / len(rows))
+
+
+def test_what_is_no_classifier_is_refused(tmp_path, backbone_folder):
+    with pytest.raises(sot_nlp.UserError, match="no such folder"):
+        sot_nlp.load(tmp_path / "nowhere")
+    with pytest.raises(sot_nlp.UserError, match=r"no config\.json"):
+        sot_nlp.load(tmp_path)
+    with pytest.raises(sot_nlp.UserError, match="not a SoT classifier"):
+        sot_nlp.load(backbone_folder("bert"))
+    with pytest.raises(sot_nlp.UserError, match="mixed_precision"):
+        sot_nlp.load(save_run(tmp_path / "run"), mixed_precision="bf15")
+
+
+def test_the_record_of_a_run_evaluates_again(tmp_path, backbone_folder):
+    data = [{"text": text, "label": str(len(text) % 2)} for text in TEXTS * 2]
+    run = sot_nlp.train(
+        data,
+        model_name_or_path=str(backbone_folder("bert")),
+        output_dir=tmp_path / "out",
+        cache_dir=tmp_path / "cache",
+        max_length=16,
+        num_train_epochs=1,
+        disable_tqdm=True,
+    )
+    again = sot_nlp.load(run.folder).evaluate()
+    assert again == pytest.approx(run.scores, abs=1e-6)
+    assert json.loads((run.folder / "record.json").read_text())["status"] == "finished"
