@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from sot_nlp.errors import UserError
-from sot_nlp.settings.arguments import FIELDS, TYPES, Arguments
+from sot_nlp.settings.arguments import FIELDS, TRAITS, TYPES, Arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,7 +77,7 @@ def _typed_like(
             for name in FIELDS
         ]
         function.__signature__ = inspect.Signature([*own, *named], return_annotation="Run")  # type: ignore[attr-defined]
-        listed = "\n".join(f"    {name}: {FIELDS[name].metadata['help']}." for name in FIELDS)
+        listed = "\n".join(f"    {name}: {TRAITS[name].help}." for name in FIELDS)
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nSettings:\n{listed}\n"
         return function
 

@@ -18,6 +18,7 @@ from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.data.tokenization import Tokens, tokenize_sources
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -171,7 +172,7 @@ def sequence_length(
     source = arguments.sources.get("max_length")
     default = type(arguments).max_length if source is None else None
     given = max_length != default if source is None else not source.startswith(NOT_GIVEN)
-    name = "--max_length" if source in (None, "flag") else f"max_length ({source})"
+    name = named("max_length", source or "flag")
     if max_length > most and given:
         raise UserError(f"{name} {max_length} is more than the model's {most} positions")
     max_length = min(max_length, most)

@@ -183,7 +183,7 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
                 values.pop(rival, None)
                 sources.pop(rival, None)
         for name, value in folded.items():
-            where = _named(name, source)
+            where = named(name, source)
             if name not in FIELDS:
                 problems.append(
                     f"{'' if source == 'python' else f'{source}: '}unknown setting {printable(name)!r}: "
@@ -207,9 +207,9 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
 
 
 def _flag(arguments: Arguments, name: str) -> str:
-    return _named(name, arguments.sources.get(name, "flag"))
+    return named(name, arguments.sources.get(name, "flag"))
 
 
-def _named(name: str, source: str) -> str:
+def named(name: str, source: str) -> str:
     """Return a setting's name as whoever gave it knows it."""
     return {"flag": f"--{name}", "python": name}.get(source, f"{name} ({source})")
