@@ -1,4 +1,4 @@
-"""The settings of a run from recipe, launcher, `--config` file and what was given, the later over the earlier."""
+"""A run's settings from recipe, launcher, `--config` file and what was given, the later over the earlier."""
 
 from __future__ import annotations
 
