@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from sot_nlp.modeling import word_pooling
 from sot_nlp.modeling.head import SoTHead, init_head_weights
 from sot_nlp.modeling.head_config import CHOICES, MATRIX_POOLINGS, PRESETS, resolve_head
+from sot_nlp.modeling.normalization import svpn_gain
 
 C, K = 16, 3
 MASK = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0]]).bool()
@@ -47,8 +49,12 @@ ALL = settings_of_every_kind()
 WITHOUT_FUSIONS = {name: value for name, value in ALL.items() if value["fusion"] in ("sum", "class_token")}
 
 
-def slow_head(head, hidden, mask, class_token, *, recipe):
-    """One text at a time, by the method's text; the BatchNorm is torch's, over all real tokens at once."""
+def slow_head(head, hidden, mask, class_token, *, recipe, floor=0.0, rounding=1e-12):
+    """One text at a time, by the method's text; the BatchNorm is torch's, over all real tokens at once.
+
+    `floor` is what the published code adds to the divisor s^(1 - alpha); `rounding` what this one adds to
+    squared norms.
+    """
     m, p, q = head.config.num_heads, head.config.width_x, head.config.width_y
     features = hidden @ head.words.maps.weight.T
     if recipe == "text":
@@ -70,9 +76,9 @@ def slow_head(head, hidden, mask, class_token, *, recipe):
             s = x.T @ y / len(x)
             v = head.words.starts[0]
             a = s.T if recipe == "text" else s
-            u = a @ v / ((a @ v).square().sum() + 1e-12).sqrt()
-            largest = ((a.T @ u).square().sum() + 1e-12).sqrt()
-            pooled.append((s / largest**0.5).flatten())
+            u = a @ v / ((a @ v).square().sum() + rounding).sqrt()
+            largest = ((a.T @ u).square().sum() + rounding).sqrt()
+            pooled.append((s / (largest**0.5 + floor)).flatten())
         word_logits = head.word_output.weight @ torch.cat(pooled) + head.word_output.bias
         class_logits = head.class_token_output.weight @ token + head.class_token_output.bias
         logits.append(word_logits + class_logits)
@@ -85,7 +91,32 @@ def test_recipes_equal_the_slow_formula(recipe, training):
     head = make_head(recipe, dropout=0).train(training)
     hidden, class_token = rand(4, 6, C), rand(4, C, seed=1)
     expected = slow_head(head, hidden, MASK, class_token, recipe=recipe)
-    torch.testing.assert_close(head(hidden, MASK, class_token).logits, expected)
+    torch.testing.assert_close(head(hidden, MASK, class_token).logits, expected, rtol=0, atol=1e-12)
+
+
+FULL = torch.ones(4, 6, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("recipe", ["text", "vision"])
+def test_recipes_differ_from_the_published_code_by_its_floor_alone(recipe, training, monkeypatch):
+    """Without padding, at scale 1: the published divisor is s^(1 - alpha) + 1e-5, this one s^(1 - alpha)."""
+    head = SoTHead(resolve_head(recipe, dropout=0), hidden_size=C, num_labels=K).double().train(training)
+    with torch.no_grad():
+        for index, parameter in enumerate(head.parameters()):
+            parameter.copy_(rand(*parameter.shape, seed=index))
+    hidden, class_token = rand(4, 6, C), rand(4, C, seed=1)
+    logits = head(hidden, FULL, class_token).logits
+    published = slow_head(head, hidden, FULL, class_token, recipe=recipe, floor=1e-5, rounding=0.0)
+    assert 1e-9 < (logits - published).abs().max() / published.abs().max() < 1e-5
+    plain = svpn_gain
+
+    def with_floor(matrix, start, *, alpha, **options):
+        return 1 / (plain(matrix, start, alpha=alpha, **options) ** -1 + 1e-5)
+
+    monkeypatch.setattr(word_pooling, "svpn_gain", with_floor)
+    same = head(hidden, FULL, class_token).logits
+    torch.testing.assert_close(same, published, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("preset", ["text", "vision"])
