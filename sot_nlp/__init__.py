@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SoTOpenAIGPTConfig,
         SoTRobertaConfig,
     )
+    from .modeling.fusion import Fusion, SoTHeadOutput
     from .modeling.head import SoTHead
     from .modeling.head_config import PRESETS, SoTHeadConfig, resolve_head
     from .modeling.lora import lora_target_modules
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
         SoTOpenAIGPTForSequenceClassification,
         SoTRobertaForSequenceClassification,
     )
+    from .modeling.normalizers import Normalization
+    from .modeling.register import register_fusion, register_head, register_normalization, register_pooling
     from .modeling.tokenizer import load_tokenizer
+    from .modeling.word_pooling import WordPooling
     from .tasks.metrics import register_metric
 
 __version__ = "0.1.0"
@@ -55,6 +59,7 @@ _HOMES = {
         "SoTOpenAIGPTConfig",
         "SoTRobertaConfig",
     ),
+    "modeling.fusion": ("Fusion", "SoTHeadOutput"),
     "modeling.head": ("SoTHead",),
     "modeling.head_config": ("PRESETS", "SoTHeadConfig", "resolve_head"),
     "modeling.lora": ("lora_target_modules",),
@@ -66,7 +71,10 @@ _HOMES = {
         "SoTOpenAIGPTForSequenceClassification",
         "SoTRobertaForSequenceClassification",
     ),
+    "modeling.normalizers": ("Normalization",),
+    "modeling.register": ("register_fusion", "register_head", "register_normalization", "register_pooling"),
     "modeling.tokenizer": ("load_tokenizer",),
+    "modeling.word_pooling": ("WordPooling",),
     "tasks.metrics": ("register_metric",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -75,6 +83,8 @@ __all__ = [
     "PRESETS",
     "AutoSoTForSequenceClassification",
     "Classifier",
+    "Fusion",
+    "Normalization",
     "Prediction",
     "Predictions",
     "Run",
@@ -87,17 +97,23 @@ __all__ = [
     "SoTGenericForSequenceClassification",
     "SoTHead",
     "SoTHeadConfig",
+    "SoTHeadOutput",
     "SoTOpenAIGPTConfig",
     "SoTOpenAIGPTForSequenceClassification",
     "SoTRobertaConfig",
     "SoTRobertaForSequenceClassification",
     "UserError",
+    "WordPooling",
     "__version__",
     "explain",
     "load",
     "load_tokenizer",
     "lora_target_modules",
+    "register_fusion",
+    "register_head",
     "register_metric",
+    "register_normalization",
+    "register_pooling",
     "resolve_head",
     "train",
 ]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from .configuration_sot import backbone_type
@@ -42,7 +43,7 @@ class AutoSoTForSequenceClassification:
         num_labels: int | None = None,
         id2label: Mapping[int, str] | None = None,
         label2id: Mapping[str, int] | None = None,
-        head: str | Mapping[str, Any] | SoTHeadConfig | None = None,
+        head: str | Mapping[str, Any] | SoTHeadConfig | nn.Module | None = None,
         problem_type: str | None = None,
         **options: Any,
     ) -> Any:
@@ -55,8 +56,8 @@ class AutoSoTForSequenceClassification:
             name_or_path: a folder, or a name on the Hub; also of a PEFT adapter, whose base is loaded first.
             num_labels: K; default: as many as the checkpoint's config names.
             id2label, label2id: the labels' names.
-            head: a preset (`sot`, `text`, `vision`, `stock`, ...), or settings; default: the checkpoint's
-                own, and `sot` for a plain backbone.
+            head: a preset (`sot`, `text`, `vision`, `stock`, ...), settings, or a ready module; default: the
+                checkpoint's own, and `sot` for a plain backbone.
             problem_type: `single_label_classification`, `multi_label_classification` or `regression`;
                 default: by K and the labels' type.
             options: other config fields, and transformers' own (`dtype`, `revision`, ...).
@@ -90,6 +91,7 @@ class AutoSoTForSequenceClassification:
             ValueError: as `from_pretrained`.
         """
         model_class = class_for(config.model_type)
+        module = options["head"] if isinstance(options.get("head"), nn.Module) else None
         config_class: Any = model_class.config_class
         names = ("dtype", "torch_dtype", "attn_implementation")
         build = {name: value for name in names if (value := options.pop(name, "auto")) != "auto"}
@@ -99,7 +101,10 @@ class AutoSoTForSequenceClassification:
         config, unknown = config_class.from_dict(settings, return_unused_kwargs=True, **options)
         if unknown:
             raise ValueError(f"the config has no field {', '.join(unknown)}")
-        return model_class._from_config(config, **build)
+        model = model_class._from_config(config, **build)
+        if module is not None:
+            model.take_head(module)
+        return model
 
 
 def class_for(model_type: str) -> type[SoTForSequenceClassification]:

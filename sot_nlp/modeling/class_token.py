@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import maybe_autocast
 
-from .head import CastingLinear, SoTHead, SoTHeadOutput
+from .fusion import SoTHeadOutput
+from .head import SoTHead
 from .head_config import SoTHeadConfig
+from .layers import CastingLinear
 
 
 class DenseTransform(nn.Module):

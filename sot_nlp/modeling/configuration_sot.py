@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from .head_config import DEFAULT_PRESET, PRESETS, SoTHeadConfig, resolve_head
+from .registered_parts import FILES as FILES  # a user's own parts are known from here on
 
 # What a plain backbone's config says about itself and no longer holds once another head is on it.
 BACKBONE_ONLY = (

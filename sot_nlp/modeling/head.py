@@ -7,7 +7,7 @@ Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pool
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,13 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .batch_norm import MaskedBatchNorm
-from .contributions import pair_shares, token_shares, vector_shares
-from .covariance import cross_covariance, word_weights
-from .head_config import MATRIX_POOLINGS, SoTHeadConfig
+from .fusion import Fusion, SoTHeadOutput
+from .head_config import SoTHeadConfig, resolve_head
 from .layers import CastingLinear, MapLayerNorm, UniformDropout
+from .matrix_pooling import CrossCovariance  # noqa: F401  (remote code finds files by such lines alone)
+from .normalizers import Normalization
+from .parts import FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, is_own
 from .word_pooling import WordPooling
-
-
-class SoTHeadOutput(NamedTuple):
-    """What the head gives; a branch's own logits where it has them (fusion `sum`, `late` and single ones)."""
-
-    logits: Tensor  # (B, K)
-    word_logits: Tensor | None = None  # (B, K)
-    class_token_logits: Tensor | None = None  # (B, K)
 
 
 class SoTHead(nn.Module):
@@ -37,14 +31,20 @@ class SoTHead(nn.Module):
     weights' precision. A text without words pools to zero.
 
     Args:
-        config: the head's settings.
+        config: the head's settings, or a ready module that takes the place of all parts: it is called with
+            what `forward` is given, and returns logits (B, K).
         hidden_size: C, the backbone's width.
         num_labels: K.
         class_token_bias: whether the classification token's linear has a bias (GPT's own head has none).
     """
 
     def __init__(
-        self, config: SoTHeadConfig, *, hidden_size: int, num_labels: int, class_token_bias: bool = True
+        self,
+        config: SoTHeadConfig | nn.Module,
+        *,
+        hidden_size: int,
+        num_labels: int,
+        class_token_bias: bool = True,
     ) -> None:
         super().__init__()
         problems = [
@@ -54,15 +54,33 @@ class SoTHead(nn.Module):
         ]
         if problems:
             raise ValueError("head: " + "; ".join(problems))
-        self.config = config
-        self.dropout = UniformDropout(config.dropout)
+        self.config: SoTHeadConfig = resolve_head(config) if isinstance(config, nn.Module) else config
+        self.num_labels = num_labels
+        self.dropout = UniformDropout(self.config.dropout)
+        if self.config.module:
+            sizes = {"hidden_size": hidden_size, "num_labels": num_labels}
+            self.module = config if isinstance(config, nn.Module) else self._own_head(sizes)
+        else:
+            self._build_parts(hidden_size, num_labels, class_token_bias)
+        adopt_own_parts(self)
+        if not isinstance(config, nn.Module):
+            self.reset_parameters()
+
+    def _own_head(self, sizes: dict[str, int]) -> nn.Module:
+        own: nn.Module = HEADS[self.config.module].load()(**sizes, **self.config.part_settings)
+        return own
+
+    def _build_parts(self, hidden_size: int, num_labels: int, class_token_bias: bool) -> None:
+        config = self.config
         if config.uses_words:
-            self.words = WordPooling(config, hidden_size)
-            joint_size = hidden_size if config.fusion == "concat" else 0
-            self.word_output = CastingLinear(joint_size + self.words.output_size, num_labels)
-        if config.uses_class_token and config.fusion != "concat":
-            self.class_token_output = CastingLinear(hidden_size, num_labels, bias=class_token_bias)
-        self.reset_parameters()
+            self.words: WordPooling = POOLINGS[config.pooling].load()(config, hidden_size)
+        self.fusion: Fusion = FUSIONS[config.fusion].load()(
+            config,
+            word_size=self.words.output_size if config.uses_words else 0,
+            class_token_size=hidden_size if config.uses_class_token else 0,
+            num_labels=num_labels,
+        )
+        self.fusion.build(self, class_token_bias=class_token_bias)
 
     def reset_parameters(self, std: float = 0.02) -> None:
         """Draw all weights anew; a pretrained model's own initialisation does the same by its rules."""
@@ -97,25 +115,37 @@ class SoTHead(nn.Module):
         first = hidden_states if isinstance(hidden_states, Tensor) else hidden_states[0]
         dtype = torch.promote_types(first.dtype, torch.float32)
         with maybe_autocast(first.device.type, enabled=False):
-            class_token_logits = word_logits = None
             if config.uses_class_token:
                 if class_token is None:
                     raise ValueError(f"fusion={config.fusion!r} needs class_token")
                 class_token = class_token.to(dtype)
-                if config.fusion != "concat":
-                    class_token_logits = self.class_token_output(class_token)
-            if config.uses_words:
-                pooled = self.dropout(self.pool(hidden_states, word_mask))
-                if config.fusion == "concat":
-                    assert class_token is not None
-                    return SoTHeadOutput(self.word_output(torch.cat([class_token, pooled], -1)))
-                word_logits = self.word_output(pooled)
-            if word_logits is None:
-                assert class_token_logits is not None
-                return SoTHeadOutput(class_token_logits, None, class_token_logits)
-            if class_token_logits is None:
-                return SoTHeadOutput(word_logits, word_logits)
-            return SoTHeadOutput(word_logits + class_token_logits, word_logits, class_token_logits)
+            else:
+                class_token = None
+            if config.module:
+                return self._of_own_head(hidden_states, word_mask, class_token, dtype)
+            words = self.dropout(self.pool(hidden_states, word_mask)) if config.uses_words else None
+            return self.fusion.fuse(self, words, class_token)
+
+    def _of_own_head(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        word_mask: Tensor | None,
+        class_token: Tensor | None,
+        dtype: torch.dtype,
+    ) -> SoTHeadOutput:
+        if isinstance(hidden_states, Tensor):
+            states: Any = hidden_states.to(dtype)
+        else:
+            states = tuple(layer.to(dtype) for layer in hidden_states)
+            states = states[0] if len(states) == 1 else states
+        result = self.module(states, word_mask, class_token)
+        output = SoTHeadOutput(result) if isinstance(result, Tensor) else result
+        if output.logits.shape[-1] != self.num_labels:
+            raise ValueError(
+                f"module={self.config.module!r} gives {output.logits.shape[-1]} logits, but there are "
+                f"{self.num_labels} labels"
+            )
+        return output
 
     def pool(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None) -> Tensor:
         """The normalised features that the word classifier sees: (B, M D)."""
@@ -168,11 +198,7 @@ class SoTHead(nn.Module):
             raise ValueError(f"fusion={self.config.fusion!r} gives the classification token no branch")
         class_token = class_token.to(torch.promote_types(class_token.dtype, torch.float32))
         with maybe_autocast(class_token.device.type, enabled=False):
-            if self.config.fusion == "concat":
-                weight = self.word_output.weight[:, : -self.words.output_size]
-            else:
-                weight = self.class_token_output.weight
-            return class_token @ weight.to(class_token.dtype).T
+            return class_token @ self.fusion.class_token_readout(self).to(class_token.dtype).T
 
     @property
     def output_bias(self) -> Tensor:
@@ -188,40 +214,31 @@ class SoTHead(nn.Module):
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor, *, pairs: bool
     ) -> Tensor:
         self._refuse_inexact_contributions(pairs)
-        words = self.words
         first = hidden_states if isinstance(hidden_states, Tensor) else hidden_states[0]
         with maybe_autocast(first.device.type, enabled=False):
             mixed, mask = self._words(hidden_states, word_mask)
-            weights = word_weights(mask, mixed.dtype)
-            # With `concat` the classification token's columns come first.
-            readout = words.readout(self.word_output.weight[:, -words.output_size :].to(mixed.dtype))
-            if not words.is_matrix:
-                token_weights = words.token_weights(mixed, mask, weights)
-                return vector_shares(mixed, token_weights * words.gain(mixed)[..., None], readout)
-            mapped = words.mapped(mixed, mask)
-            x, y = words.sides(words.centered(mapped, weights))
-            gain = words.gain(cross_covariance(x, y, weights))[:, None, :, None]  # (B, 1, M, 1)
-            if pairs:
-                x, y = words.sides(mapped)
-                return pair_shares(x * gain, y, weights, readout, self.config.centering)
-            return token_shares(x * gain, y, weights, readout)
+            readout = self.fusion.word_readout(self).to(mixed.dtype)
+            return self.words.shares(mixed, mask, readout, pairs=pairs)
 
     def _refuse_inexact_contributions(self, pairs: bool) -> None:
         config = self.config
+        if config.module:
+            raise ValueError(f"no exact contributions: module={config.module!r} is a head of its own")
         problems = []
-        if config.pooling in ("none", "max"):
-            problems.append(f"pooling={config.pooling!r} is not a sum over words")
-        elif pairs and config.pooling not in MATRIX_POOLINGS:
-            problems.append(
-                f"pooling={config.pooling!r} has no pairs of words: use {' or '.join(MATRIX_POOLINGS)}"
-            )
+        pooling = POOLINGS[config.pooling]
+        if pooling.inexact:
+            problems.append(f"pooling={config.pooling!r} {pooling.inexact}")
+        elif pairs and not config.pools_matrix:
+            matrices = " or ".join(name for name, part in POOLINGS.items() if part.gives == "matrix")
+            problems.append(f"pooling={config.pooling!r} has no pairs of words: use {matrices}")
         if not config.has_scalar_gain:
             name, value = "normalization", config.normalization
             if value == "svpn":
                 name, value = "num_singular_values", str(config.num_singular_values)
+            exact = [other for other, part in NORMALIZATIONS.items() if part.exact == "yes"]
             problems.append(
                 f"{name}={value} does not multiply a head by one number: use svpn with "
-                "num_singular_values=1, fixed_scale, learned_scale or none"
+                f"num_singular_values=1, {', '.join(exact[:-1])} or {exact[-1]}"
             )
         if self.training:
             problems.append("the head is in training mode: call eval() first")
@@ -246,6 +263,48 @@ class SoTHead(nn.Module):
         return torch.where(mask.unsqueeze(-1), mixed, 0), mask
 
 
+def adopt_own_parts(head: SoTHead) -> None:
+    """Mark the modules of a user's own parts, whose `reset_parameters` is then called for their first values.
+
+    Raises:
+        ValueError: if one has parameters whose first values nothing sets: loading would leave them random.
+    """
+    for module in _own_modules(head):
+        bases = [base for base in (WordPooling, Normalization, Fusion) if isinstance(module, base)]
+        sets = hasattr(module, "reset_parameters") or any(type(module).reset is not b.reset for b in bases)
+        raw = [*module._parameters, *module._buffers]
+        if "layer_mixture" in raw:  # of every pooling
+            raw.remove("layer_mixture")
+        if raw and not sets:
+            method = "reset(std)" if bases else "reset_parameters()"
+            raise ValueError(
+                f"head: {type(module).__name__} has parameters of its own ({', '.join(raw)}) whose first "
+                f"values nothing sets: give it a method {method} that does"
+            )
+        module.of_own_part = True  # type: ignore[assignment]
+
+
+def _own_modules(head: SoTHead) -> list[nn.Module]:
+    """Return the modules of parts that a user registered, but for torch's layers and ours."""
+    config = head.config
+    if config.module:
+        roots: list[nn.Module] = [head.module]
+    else:
+        roots = [head.fusion] if is_own(FUSIONS[config.fusion]) else []
+        if config.uses_words:
+            inner = head.words.normalization
+            roots += [inner] if is_own(NORMALIZATIONS[config.normalization]) else []
+            if is_own(POOLINGS[config.pooling]):
+                roots.append(head.words)
+    modules = {id(module): module for root in roots for module in root.modules()}
+    known = (MaskedBatchNorm, MapLayerNorm, CastingLinear, UniformDropout)
+    return [
+        module
+        for module in modules.values()
+        if not isinstance(module, known) and not type(module).__module__.startswith("torch.")
+    ]
+
+
 def init_head_weights(module: nn.Module, std: float) -> None:
     """Give the raw parameters and buffers of the head's modules their first values.
 
@@ -258,16 +317,11 @@ def init_head_weights(module: nn.Module, std: float) -> None:
     if isinstance(module, MaskedBatchNorm):
         init.zeros_(module.running_mean)
         init.ones_(module.running_var)
-    if isinstance(module, WordPooling):
-        config = module.config
-        if config.num_layers > 1:
-            init.zeros_(module.layer_mixture)  # equal shares
-        if config.pooling == "attention":
-            init.normal_(module.queries, mean=0.0, std=std)
-        if config.normalization == "svpn" and module.is_matrix:
-            init.normal_(module.starts, mean=0.0, std=1.0)
-        elif config.normalization == "layer_norm":
-            init.ones_(module.norm_weight)
-            init.zeros_(module.norm_bias)
-        elif config.normalization == "learned_scale":
-            init.constant_(module.scale, module.fixed_scale)
+    # A user's own part may set its values by torch.nn.init: loaded ones are left alone by that, too.
+    with init.guard_torch_init_functions():
+        if isinstance(module, WordPooling):
+            module.reset_all(std)
+        if isinstance(module, (Fusion, Normalization)):
+            module.reset(std)
+        if getattr(module, "of_own_part", False) and hasattr(module, "reset_parameters"):
+            module.reset_parameters()

@@ -10,22 +10,18 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-MATRIX_POOLINGS = ("cross_covariance", "covariance")
-VECTOR_POOLINGS = ("mean", "max", "attention")
-# What can follow a pooling that gives a vector: svPN and iSQRT-COV act on singular values and eigenvalues.
-VECTOR_NORMALIZATIONS = ("power", "layer_norm", "fixed_scale", "learned_scale", "none")
+from .parts import FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, Part
+from .register import register_head
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "pooling": (*MATRIX_POOLINGS, *VECTOR_POOLINGS, "none"),
+# The values of the other settings of words; those of the parts are the parts' names.
+_CHOICES: dict[str, tuple[str, ...]] = {
     "map_norm": ("batch_norm", "layer_norm", "none"),
     "map_activation": ("relu", "none"),
     "centering": ("channel", "scalar", "none"),
-    "normalization": ("svpn", "svpn_exact", "isqrt_cov", *VECTOR_NORMALIZATIONS),
     "start_side": ("x", "y"),
-    "fusion": ("sum", "concat", "aggregate_all", "late", "class_token", "words"),
     "class_token": ("linear", "stock"),
 }
 # Inclusive; the upper ends only stop a slip of the finger from asking for more memory than there is.
@@ -40,6 +36,16 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 }
 
 
+def choices() -> dict[str, tuple[str, ...]]:
+    """Return the values of every setting that has named ones, registered parts of your own among them."""
+    parts: dict[str, Mapping[str, Part]] = {
+        "pooling": POOLINGS,
+        "normalization": NORMALIZATIONS,
+        "fusion": FUSIONS,
+    }
+    return {kind: tuple(named) for kind, named in parts.items()} | _CHOICES
+
+
 @dataclass(frozen=True, kw_only=True)
 class SoTHeadConfig:
     """What a SoT head is made of; any change gives a new, checked value (`replace`).
@@ -50,10 +56,8 @@ class SoTHeadConfig:
     is added later has as its default what heads did before it, so that older checkpoints load unchanged.
 
     Args:
-        pooling: what is taken over the word tokens. `cross_covariance` (the paper's MGCrP) and `covariance`
-            (of the x map alone; its upper triangle is kept) give a matrix a head; `mean`, `max` and
-            `attention` (softmax over tokens against one learned query a head) give vectors of the hidden
-            states themselves, without the maps; `none` leaves the classification token alone.
+        pooling: what is taken over the word tokens; one of `parts.POOLINGS`. Matrix poolings work on the
+            maps of the hidden states, the others on the hidden states themselves.
         num_heads: heads, each with maps of its own (published: 1 for text, 6 for vision).
         width_x: P, a head's width of the x map.
         width_y: Q, a head's width of the y map; `covariance` has no y map.
@@ -63,28 +67,24 @@ class SoTHeadConfig:
         centering: what is taken off before the products: `channel`, each channel's mean over the words
             (text recipe, and the covariance's definition); `scalar`, one mean over words and channels for
             each example and head (vision code); `none`.
-        normalization: `svpn`, singular value power normalisation by power iteration (the paper's fast
-            form); `svpn_exact`, through an SVD; `isqrt_cov`, the matrix square root of a covariance by
-            Newton-Schulz (arXiv 1712.01034); `power`, sign(x) |x|^alpha and then length 1; `layer_norm`;
-            `fixed_scale`, 1/sqrt(d), d the width of a vector or of a matrix (of its two widths the
-            geometric mean); `learned_scale`, one learned factor that starts there; `none`. Vectors accept the
-            last five. A LayerNorm is over a matrix's rows, as published.
+        normalization: what follows the pooling; one of `parts.NORMALIZATIONS`.
         alpha: exponent of svPN and of `power`, in (0, 1); published 0.5.
         num_singular_values: r, how many leading singular triples the fast svPN finds; published 1.
         num_iterations: power iterations for each of them; published 1.
         num_newton_schulz_iterations: steps of `isqrt_cov`; published 5.
-        start_side: the map on whose width the fast svPN's learned start vectors (one a singular triple) live:
-            `x` (text code) or `y` (vision code).
-        fusion: how words and classification token meet: `sum` of both branches' logits (published
-            default), `concat` before one linear, `aggregate_all` (the classification token is pooled with
-            the words), `late` (a loss a branch, logits summed at inference), or one branch alone:
-            `class_token`, `words`.
+        start_side: the map on whose width the fast svPN's learned start vectors (one per singular triple)
+            live: `x` (text code) or `y` (vision code).
+        fusion: how words and classification token meet; one of `parts.FUSIONS`.
         class_token: what the classification token passes before its linear: nothing (`linear`, both
             recipes), or the transform of the backbone's own Hugging Face head (`stock`).
         dropout: probability, on the pooled features before their linear.
         num_layers: 1 pools the last layer (published); k > 1 a learned mixture of the last k.
         include_separators: whether special tokens inside the text (`[SEP]`) count as words; the published
             code pools them.
+        module: the name of a head of your own (`register_head`), which takes the place of pooling,
+            normalisation and linears; `num_layers`, `include_separators`, `class_token` and `fusion` say
+            what it is given.
+        part_settings: settings of registered parts of your own; what is not named has its default.
 
     Raises:
         ValueError: naming every field at fault, its value and the valid ones.
@@ -108,15 +108,19 @@ class SoTHeadConfig:
     num_newton_schulz_iterations: int = 5
     num_layers: int = 1
     include_separators: bool = True
+    # Left out of the saved settings at their defaults: what was saved before them is then what is saved now.
+    module: str = field(default="")
+    part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         problems = [*self._bad_values(), *self._bad_combinations()]
+        problems = problems or self._parts_problems()
         if problems:
             raise ValueError("head settings: " + "; ".join(problems))
 
     def _bad_values(self) -> list[str]:
         problems = []
-        for name, valid in CHOICES.items():
+        for name, valid in choices().items():
             value = getattr(self, name)
             if value not in valid:
                 problems.append(f"{name}={_shown(value)} is not one of {', '.join(valid)}")
@@ -130,73 +134,121 @@ class SoTHeadConfig:
             problems.append(f"dropout={_shown(self.dropout)} is not a number from 0 to below 1")
         if not isinstance(self.include_separators, bool):
             problems.append(f"include_separators={_shown(self.include_separators)} is not true or false")
+        if self.module and self.module not in HEADS:
+            problems.append(f"module={_shown(self.module)} is not one of {', '.join(HEADS) or 'none'}")
+        if not isinstance(self.part_settings, Mapping):
+            problems.append(f"part_settings={_shown(self.part_settings)} is not a mapping")
         return problems
 
     def _bad_combinations(self) -> list[str]:
+        """Return what the parts have against each other; of values that are none, nothing."""
+        pooling, normalization = POOLINGS.get(self.pooling), NORMALIZATIONS.get(self.normalization)
+        fusion = FUSIONS.get(self.fusion)
         problems = []
-        if self.pooling == "none" and self.fusion != "class_token":
+        if pooling and fusion and not pooling.gives and fusion.words:
             problems.append(
-                f"fusion={_shown(self.fusion)} needs word tokens, but pooling='none' has none: "
-                "use fusion='class_token', or another pooling"
+                f"fusion={_shown(self.fusion)} needs word tokens, but pooling={_shown(self.pooling)} has "
+                "none: use fusion='class_token', or another pooling"
             )
-        if self.pooling != "none" and self.fusion == "class_token":
+        if pooling and fusion and pooling.gives and not fusion.words:
             problems.append(
-                f"fusion='class_token' leaves the words out, but pooling={_shown(self.pooling)} pools them: "
-                "use pooling='none', or another fusion"
+                f"fusion={_shown(self.fusion)} leaves the words out, but pooling={_shown(self.pooling)} "
+                "pools them: use pooling='none', or another fusion"
             )
-        if self.pooling in VECTOR_POOLINGS and self.normalization not in VECTOR_NORMALIZATIONS:
+        if pooling and pooling.gives and normalization and pooling.gives not in normalization.takes:
+            valid = [name for name, part in NORMALIZATIONS.items() if pooling.gives in part.takes]
             problems.append(
-                f"normalization={_shown(self.normalization)} needs a matrix, but pooling={self.pooling!r} "
-                f"gives a vector: use one of {', '.join(VECTOR_NORMALIZATIONS)}"
+                f"normalization={_shown(self.normalization)} needs a {normalization.takes[0]}, but "
+                f"pooling={self.pooling!r} gives a {pooling.gives}: use one of {', '.join(valid)}"
             )
-        if self.pooling == "cross_covariance" and self.normalization == "isqrt_cov":
-            problems.append(
-                "normalization='isqrt_cov' is the square root of a symmetric matrix: it needs "
-                "pooling='covariance', not 'cross_covariance'"
-            )
-        widths = (self.width_x, self.width_y if self.pooling == "cross_covariance" else self.width_x)
-        if (
-            self.pooling in MATRIX_POOLINGS
-            and self.normalization == "svpn"
-            and all(_is_integer(value) for value in (*widths, self.num_singular_values))
-            and self.num_singular_values > min(widths) >= 1
+        elif (
+            pooling and normalization and normalization.symmetric and pooling.gives and not pooling.symmetric
         ):
+            symmetric = [name for name, part in POOLINGS.items() if part.symmetric]
             problems.append(
-                f"num_singular_values={self.num_singular_values} is more than a {widths[0]}x{widths[1]} "
-                f"matrix has: use 1 to {min(widths)}"
+                f"normalization={self.normalization!r} is the square root of a symmetric matrix: it needs "
+                f"pooling={' or '.join(map(repr, symmetric))}, not {self.pooling!r}"
             )
-        if self.pooling == "none" and _is_integer(self.num_layers) and self.num_layers > 1:
+        if pooling and not pooling.gives and _is_integer(self.num_layers) and self.num_layers > 1:
             problems.append(
-                f"num_layers={self.num_layers} mixes layers of words, but pooling='none' has no words: use 1"
+                f"num_layers={self.num_layers} mixes layers of words, but pooling={self.pooling!r} has no "
+                "words: use 1"
             )
         return problems
+
+    def _parts_problems(self) -> list[str]:
+        """Return what the chosen parts have against the other settings, which are all valid by themselves."""
+        known: dict[str, Any] = {}
+        problems = []
+        for part in self.parts:
+            known |= part.own_settings
+            problems += list(part.problems(self)) if part.problems else []
+        for name, value in self.part_settings.items():
+            if self.module:
+                break  # its constructor knows
+            if name not in known:
+                problems.append(f"part_settings: no setting {_shown(name)} ({_near(str(name), list(known))})")
+            elif not isinstance(value, (bool, int, float, str)):
+                problems.append(f"part_settings: {name}={_shown(value)} is no number, text, true or false")
+        return problems
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that the head is made of."""
+        if self.module:
+            return (HEADS[self.module],)
+        of_words = (POOLINGS[self.pooling], NORMALIZATIONS[self.normalization]) if self.uses_words else ()
+        return (*of_words, FUSIONS[self.fusion])
+
+    def setting(self, name: str) -> Any:
+        """A setting of a registered part, by `part_settings` or its default."""
+        defaults = {key: value for part in self.parts for key, value in part.own_settings.items()}
+        return {**defaults, **self.part_settings}[name]
 
     @property
     def uses_words(self) -> bool:
         """Whether the head pools anything."""
-        return self.pooling != "none"
+        return bool(POOLINGS[self.pooling].gives)
+
+    @property
+    def pools_matrix(self) -> bool:
+        """Whether it pools a matrix for each head."""
+        return POOLINGS[self.pooling].gives == "matrix"
 
     @property
     def uses_class_token(self) -> bool:
         """Whether the classification token has a branch of its own (`aggregate_all` pools it instead)."""
-        return self.fusion in ("sum", "concat", "late", "class_token")
+        return FUSIONS[self.fusion].class_token
+
+    @property
+    def pools_class_token(self) -> bool:
+        """Whether the classification token counts among the words."""
+        return FUSIONS[self.fusion].pools_class_token
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The head's outputs that get a loss each: `logits`, or those of the branches (fusion `late`)."""
+        return FUSIONS[self.fusion].scores
 
     @property
     def has_scalar_gain(self) -> bool:
         """Whether the normalisation multiplies each head by one number: word logits are sums over tokens."""
-        return self.normalization in ("none", "fixed_scale", "learned_scale") or (
-            self.normalization == "svpn" and self.num_singular_values == 1
-        )
+        return NORMALIZATIONS[self.normalization].scalar_gain(self)
 
     @property
     def has_exact_contributions(self) -> bool:
         """Whether each word's share of the word logits is known exactly."""
-        return self.pooling not in ("none", "max") and self.has_scalar_gain
+        return not self.module and not POOLINGS[self.pooling].inexact and self.has_scalar_gain
+
+    @property
+    def has_exact_pairs(self) -> bool:
+        """Whether each pair of words' share of the word logits is known exactly."""
+        return self.has_exact_contributions and self.pools_matrix
 
     @property
     def widths(self) -> tuple[int, int]:
         """(P, Q) of a head's matrix."""
-        return (self.width_x, self.width_x if self.pooling == "covariance" else self.width_y)
+        return (self.width_x, self.width_x if POOLINGS[self.pooling].symmetric else self.width_y)
 
     def replace(self, **overrides: Any) -> SoTHeadConfig:
         """A checked copy with some fields changed; an unknown field is refused by name."""
@@ -205,7 +257,9 @@ class SoTHeadConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal head back."""
-        return dataclasses.asdict(self)
+        plain = {"module": "", "part_settings": {}}  # later fields, at the values that change nothing
+        values = dataclasses.asdict(self) | {"part_settings": dict(self.part_settings)}
+        return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SoTHeadConfig:
@@ -217,11 +271,12 @@ class SoTHeadConfig:
             ValueError: for unknown fields (with near names) and for missing ones, all at once.
         """
         _refuse_unknown(settings)
-        required = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
-        missing = [name for name in required if name not in settings]
-        if missing:
+        missing = dataclasses.MISSING
+        required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is missing]
+        absent = [name for name in required if name not in settings]
+        if absent:
             raise ValueError(
-                f"head settings: no value for {', '.join(missing)} "
+                f"head settings: no value for {', '.join(absent)} "
                 f"(to change single fields of a preset, name it: {', '.join(PRESETS)})"
             )
         return cls(**settings)
@@ -301,8 +356,13 @@ PRESETS: dict[str, SoTHeadConfig] = {
 TEXT_FAMILY = ("sot", "text", "words")
 
 
-def resolve_head(head: str | Mapping[str, Any] | SoTHeadConfig | None, **overrides: Any) -> SoTHeadConfig:
-    """The settings of a preset's name (None: `sot`), of a saved dict or as given, with fields overridden.
+def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
+    """Return the settings of a head, with fields overridden.
+
+    Args:
+        head: a preset's name (None: `sot`), a saved dict, a `SoTHeadConfig`, or a module that is a whole head
+            (`register_head` says what it must be like; its class is registered under its own name).
+        overrides: fields to change.
 
     Raises:
         ValueError: for an unknown preset (with near names), unknown fields, or settings that do not hold.
@@ -317,6 +377,10 @@ def resolve_head(head: str | Mapping[str, Any] | SoTHeadConfig | None, **overrid
         config = head
     elif isinstance(head, Mapping):
         config = SoTHeadConfig.from_dict(head)
+    elif callable(getattr(head, "named_parameters", None)):
+        name = type(head).__name__
+        register_head(name, type(head))
+        config = _TEXT.replace(module=name, part_settings=dict(getattr(head, "settings", {})))
     else:
         raise ValueError(
             f"head settings: {_shown(head)} is neither a preset ({', '.join(PRESETS)}) nor a dict of settings"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -39,3 +40,18 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemTyp
     if problem_type == "regression":
         return F.mse_loss(logits, targets)
     return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def scored_loss(head: Any, output: Any, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the sum of `loss` over the logits that a head's fusion scores: all of them, or each branch's.
+
+    Args:
+        head: the head's settings (`SoTHeadConfig`); None for a model without a SoT head.
+        output: the head's output or the model's, with the logits (B, K) that `head.scores` names.
+        loss: the loss of such logits.
+    """
+    first, *others = ("logits",) if head is None else head.scores
+    total = loss(getattr(output, first))
+    for name in others:
+        total = total + loss(getattr(output, name))
+    return total

@@ -26,7 +26,7 @@ from transformers import (
     RobertaModel,
     RobertaPreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from .backbone import bare_backbone, first_position, selected_states
 from .class_token import DenseTransform, TransformedTokenHead
@@ -39,7 +39,7 @@ from .configuration_sot import (
 )
 from .head import SoTHead, init_head_weights
 from .loading import Checkpoint, quiet_report
-from .losses import classification_loss, problem_type_of
+from .losses import classification_loss, problem_type_of, scored_loss
 from .remote_code import copy_modeling_files, remote_code_map
 from .tokens import classification_index, gather_token, position_ids, word_mask
 
@@ -119,6 +119,19 @@ class SoTForSequenceClassification(PreTrainedModel):
         """Put a newly initialised head in the place of the present one."""
         head = self.build_head()
         head.reset_parameters(self.initializer_std)
+        self._replace_head(head)
+
+    def take_head(self, module: nn.Module) -> None:
+        """Put a ready module in the place of the head's parts, with the weights that it has.
+
+        `from_pretrained(..., head=module)` does it; `register_head` says what the module must be like.
+        """
+        self.config.set_head(module)
+        self.head_config = self.config.head_config
+        sizes = {"hidden_size": self.config.feature_size, "num_labels": self.num_labels}
+        self._replace_head(SoTHead(module, **sizes))
+
+    def _replace_head(self, head: SoTHead) -> None:
         parameter = next(self.classifier.parameters())
         self.classifier = head.to(parameter.device, parameter.dtype).train(self.training)
 
@@ -174,6 +187,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         return_dict: bool | None = None,
+        encoder_outputs: Any = None,
     ) -> SoTClassifierOutput | tuple[Any, ...]:
         """Logits of a batch, and the loss where labels are given.
 
@@ -187,13 +201,18 @@ class SoTForSequenceClassification(PreTrainedModel):
                 the labels' type, as in transformers, and kept.
             output_attentions, output_hidden_states, return_dict: as in transformers; `output_hidden_states`
                 may name the states to keep (0 is the embeddings' output, -1 the last), the others are None.
+            encoder_outputs: what the backbone gave for these inputs, so that it need not run: an output of
+                `encode`, or a tensor (B, N, L, C) of its last L layers' hidden states, the last one last.
 
         Raises:
             ValueError: without inputs, for a mask that is not (B, N), or labels that do not fit.
         """
+        outputs = _as_outputs(encoder_outputs)
         inputs = input_ids if input_ids is not None else inputs_embeds
         if inputs is None:
-            raise ValueError("give input_ids or inputs_embeds")
+            if outputs is None:
+                raise ValueError("give input_ids or inputs_embeds")
+            inputs = outputs.last_hidden_state
         if attention_mask is None:
             if input_ids is not None:
                 self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
@@ -202,15 +221,16 @@ class SoTForSequenceClassification(PreTrainedModel):
         wanted_states = (
             self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         )
-        outputs = self.encode(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=bool(wanted_states) or head.num_layers > 1 or None,
-        )
+        if outputs is None:
+            outputs = self.encode(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                position_ids,
+                inputs_embeds,
+                output_attentions=output_attentions,
+                output_hidden_states=bool(wanted_states) or head.num_layers > 1 or None,
+            )
         last = outputs.last_hidden_state
         index = classification_index(attention_mask, causal=self.config.causal)
         class_token = self.pick_class_token(last, index) if head.uses_class_token else None
@@ -219,7 +239,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             words = word_mask(
                 attention_mask,
                 index,
-                include_class_token=head.fusion == "aggregate_all",
+                include_class_token=head.pools_class_token,
                 input_ids=input_ids,
                 separator_ids=() if head.include_separators else self.config.separator_token_ids,
             )
@@ -231,11 +251,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         if labels is not None:
             kind = self.config.problem_type or problem_type_of(labels, self.num_labels)
             self.config.problem_type = kind
-            if head.fusion == "late":  # the published `sum_loss`: a loss a branch
-                loss = classification_loss(result.word_logits, labels, kind)
-                loss = loss + classification_loss(result.class_token_logits, labels, kind)
-            else:
-                loss = classification_loss(result.logits, labels, kind)
+            loss = scored_loss(head, result, lambda logits: classification_loss(logits, labels, kind))
         output = SoTClassifierOutput(
             loss=loss,
             logits=result.logits,
@@ -301,7 +317,8 @@ class SoTForSequenceClassification(PreTrainedModel):
             output_loading_info: return (model, transformers' loading info) instead.
             ignore_mismatched_sizes: start mismatched weights anew instead of refusing them.
             kwargs: config fields to override (`num_labels`, `id2label`, `head`, `problem_type`, ...), and
-                transformers' own (`revision`, `dtype`, `attn_implementation`, ...).
+                transformers' own (`revision`, `dtype`, `attn_implementation`, ...). A ready module as `head`
+                becomes the head with the weights that it has (`register_head` says what it must be like).
 
         Raises:
             ValueError: if weights are missing or do not fit, or the config does not hold.
@@ -315,6 +332,7 @@ class SoTForSequenceClassification(PreTrainedModel):
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 **kwargs,
             )
+        module = kwargs["head"] if isinstance(kwargs.get("head"), nn.Module) else None
         checkpoint = Checkpoint.read(pretrained_model_name_or_path, kwargs)
         config, kwargs = checkpoint.model_config(cls.config_class, kwargs)
         if checkpoint.adapter is not None:
@@ -331,6 +349,8 @@ class SoTForSequenceClassification(PreTrainedModel):
             )
         model, info = loaded
         checkpoint.check(model, info, allow_mismatch=ignore_mismatched_sizes)
+        if module is not None:
+            model.take_head(module)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]  # what transformers names stands in kwargs
@@ -355,10 +375,18 @@ class SoTForSequenceClassification(PreTrainedModel):
         if save_remote_code:
             self.config.auto_map = remote_code_map(self)
             if is_main_process:
-                copy_modeling_files(save_directory)
+                copy_modeling_files(save_directory, self.head_config.parts)
         # Under the names of the model, not of the checkpoint that it came from.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, is_main_process, **kwargs)
+
+
+def _as_outputs(encoder_outputs: Any) -> Any:
+    """The backbone's output; of a tensor (B, N, L, C) of layers, one made of it."""
+    if not isinstance(encoder_outputs, Tensor):
+        return encoder_outputs
+    layers = encoder_outputs.unbind(2)
+    return BaseModelOutput(last_hidden_state=layers[-1], hidden_states=layers)
 
 
 class SoTBertForSequenceClassification(SoTForSequenceClassification, BertPreTrainedModel):

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
+
+from .own_code import own_files
+from .parts import Part
 
 ENTRY = "modeling_sot"
 
@@ -33,8 +37,16 @@ def remote_code_map(model: Any) -> dict[str, str]:
     }
 
 
-def copy_modeling_files(folder: str | os.PathLike[str]) -> None:
-    """Put the modelling files into `folder`, which is made if needed."""
+def copy_modeling_files(folder: str | os.PathLike[str], parts: Iterable[Part] = ()) -> None:
+    """Put the modelling files into `folder`, which is made if needed, and those of the user's own `parts`.
+
+    Raises:
+        ValueError: if such a part's code cannot travel; nothing is written then.
+    """
+    files = modeling_files()
+    own = own_files(parts, {file.name for file in files})
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for file in modeling_files():
+    for file in files:
         shutil.copyfile(file, Path(folder) / file.name)
+    for name, text in own.items():
+        (Path(folder) / name).write_text(text, encoding="utf-8")

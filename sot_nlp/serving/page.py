@@ -145,7 +145,7 @@ def page_methods(saved: SavedModel) -> dict[str, str]:
     """Return the ways to explain that this model can be asked for, the default first."""
     default = default_method(saved.model)
     head = getattr(saved.model.config, "head_config", None)
-    pairs = head is not None and head.has_exact_contributions and head.pooling.endswith("covariance")
+    pairs = head is not None and head.has_exact_pairs
     names = [default, *(["pairs"] if pairs else []), "occlusion"]
     if default == "exact" and importlib.util.find_spec("captum"):
         names.append("integrated_gradients")

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from sot_nlp.modeling import word_pooling
+from sot_nlp.modeling import normalizers
 from sot_nlp.modeling.head import SoTHead, init_head_weights
-from sot_nlp.modeling.head_config import CHOICES, MATRIX_POOLINGS, PRESETS, resolve_head
+from sot_nlp.modeling.head_config import PRESETS, resolve_head
 from sot_nlp.modeling.normalization import svpn_gain
+from sot_nlp.modeling.parts import REGISTRY, is_own
 
 C, K = 16, 3
 MASK = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0]]).bool()
@@ -29,11 +30,16 @@ def make_head(preset="text", dtype=torch.float64, seed=0, **overrides):
     return head.eval()
 
 
+def ours(kind):
+    """The names of this package's own parts of a kind."""
+    return [name for name, part in REGISTRY[kind].items() if not is_own(part)]
+
+
 def settings_of_every_kind(**fixed):
     """Every accepted pooling, normalisation and fusion."""
     found = {}
     for pooling, normalization, fusion in itertools.product(
-        CHOICES["pooling"], CHOICES["normalization"], CHOICES["fusion"]
+        ours("pooling"), ours("normalization"), ours("fusion")
     ):
         overrides = {"pooling": pooling, "normalization": normalization, "fusion": fusion, **fixed}
         try:
@@ -114,7 +120,7 @@ def test_recipes_differ_from_the_published_code_by_its_floor_alone(recipe, train
     def with_floor(matrix, start, *, alpha, **options):
         return 1 / (plain(matrix, start, alpha=alpha, **options) ** -1 + 1e-5)
 
-    monkeypatch.setattr(word_pooling, "svpn_gain", with_floor)
+    monkeypatch.setattr(normalizers, "svpn_gain", with_floor)
     same = head(hidden, FULL, class_token).logits
     torch.testing.assert_close(same, published, rtol=0, atol=1e-12)
 
@@ -306,7 +312,7 @@ def test_first_values():
 def test_fixed_scale_of_a_square_matrix_is_the_published_one():
     assert SoTHead(
         resolve_head("vision", normalization="fixed_scale"), hidden_size=C, num_labels=K
-    ).words.fixed_scale == pytest.approx(24**-0.5)
+    ).words.normalization.scale == pytest.approx(24**-0.5)
 
 
 @pytest.mark.parametrize(
@@ -380,4 +386,3 @@ def test_export_with_a_dynamic_batch_and_length_is_exact(name):
 def test_settings_of_every_kind_are_all_there():
     matrices, vectors = (7 + 8) * 5, 3 * 5 * 5
     assert len(ALL) == matrices + vectors + 1
-    assert set(MATRIX_POOLINGS) < set(CHOICES["pooling"])

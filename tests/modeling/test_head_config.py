@@ -4,10 +4,12 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sot_nlp.modeling.head_config import CHOICES, INTEGER_RANGES, PRESETS, SoTHeadConfig, resolve_head
+from sot_nlp.modeling.head_config import INTEGER_RANGES, PRESETS, SoTHeadConfig, choices, resolve_head
+from sot_nlp.modeling.parts import table
 
 TEXT = PRESETS["text"]
 
@@ -67,9 +69,9 @@ def test_overrides():
 
 
 def test_settings_of_an_older_version_take_the_later_fields_defaults():
-    later = {field.name for field in dataclasses.fields(SoTHeadConfig)} - {
-        field.name for field in dataclasses.fields(SoTHeadConfig) if field.default is dataclasses.MISSING
-    }
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(SoTHeadConfig)
+    later = {f.name for f in fields if not f.default is f.default_factory is missing}
     old = {name: value for name, value in TEXT.to_dict().items() if name not in later}
     assert SoTHeadConfig.from_dict(old) == TEXT
 
@@ -97,9 +99,9 @@ def test_unknown_presets_are_named_with_near_ones():
         resolve_head(3)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", choices())
 def test_an_unknown_choice_shows_the_valid_ones(name):
-    with pytest.raises(ValueError, match=f"{name}='nonsense' is not one of {', '.join(CHOICES[name])}"):
+    with pytest.raises(ValueError, match=f"{name}='nonsense' is not one of {', '.join(choices()[name])}"):
         TEXT.replace(**{name: "nonsense"})
 
 
@@ -160,9 +162,13 @@ def test_long_values_are_shortened():
 
 def test_the_settings_need_no_torch():
     code = (
-        "import sys, importlib.util as u; s = u.spec_from_file_location('h', sys.argv[1]);"
-        "m = u.module_from_spec(s); sys.modules['h'] = m; s.loader.exec_module(m);"
-        "assert m.resolve_head('text').width_x == 96; assert 'torch' not in sys.modules"
+        "import sys; from sot_nlp.modeling.head_config import resolve_head;"
+        "assert resolve_head('text').width_x == 96; assert 'torch' not in sys.modules"
     )
-    path = sys.modules[SoTHeadConfig.__module__].__file__
-    subprocess.run([sys.executable, "-c", code, path], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["pooling", "normalization", "fusion"])
+def test_the_readme_has_the_tables_of_the_parts(kind):
+    readme = Path(sys.modules[SoTHeadConfig.__module__].__file__).with_name("README.md")
+    assert f"\n{table(kind)}\n" in readme.read_text(encoding="utf-8"), f"it should be:\n{table(kind)}"

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.remote_code import modeling_files
-from tests.support import tiny
+from tests.support import own_parts, tiny
 
 TEXTS = ["the zorp runs .", "every wug"]
 
@@ -74,6 +74,16 @@ def folders(tmp_path_factory, backbone_folder) -> dict[str, Path]:
     config = AutoConfig.for_model("electra", **tiny.OTHER_BACKBONES["electra"] | {"vocab_size": 200})
     AutoSoTForSequenceClassification.from_config(config, head="stock").save_pretrained(root / "electra")
     load_tokenizer(backbone_folder("bert")).save_pretrained(root / "electra")
+    own = {"normalization": "tempered", "pooling": "soft_maximum", "part_settings": {"sharpness": 2.0}}
+    for name, head in (
+        ("own", PRESETS["text"].replace(**own, fusion="gated")),
+        ("module", own_parts.TwoLayers(32, 3, width=5)),
+    ):
+        users = AutoSoTForSequenceClassification.from_pretrained(
+            backbone_folder("bert"), num_labels=3, head=head
+        )
+        users.save_pretrained(root / name)
+        load_tokenizer(backbone_folder("bert")).save_pretrained(root / name)
     model.save_pretrained(root / "without", save_remote_code=False)
     load_tokenizer(backbone_folder("gpt2")).save_pretrained(root / "without")
     return {folder.name: folder for folder in root.iterdir()}
@@ -99,7 +109,7 @@ def clean_process(folders, tmp_path_factory) -> dict:
     return {name: found[str(folder)] for name, folder in folders.items()}
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "electra"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "electra", "own", "module"])
 def test_the_logits_are_the_same_without_this_package(name, folders, clean_process):
     model = AutoSoTForSequenceClassification.from_pretrained(folders[name])
     inputs = load_tokenizer(folders[name])(TEXTS, padding=True, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Heads and a checkpoint that version 0.1.0 wrote: they load with the same weights and give the same logits."""
+"""Heads and a checkpoint that version 0.1.0 wrote: they load bit-equal and give the same logits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from sot_nlp.modeling.head_config import SoTHeadConfig
 
 FOLDER = Path(__file__).with_name("saved_heads")
 CHECKPOINT = FOLDER / "checkpoint"
-NAMES = (
-    "text vision sot words stock svpn2 exact isqrt layer_norm mean max attention"  # as they were saved
-).split()
+with safe_open(FOLDER / "heads.safetensors", "pt") as file:
+    NAMES = list(json.loads(file.metadata()["heads"]))
 
 
 def saved_head(name: str) -> tuple[SoTHeadConfig, dict[str, Tensor], dict[str, Tensor]]:

@@ -1,0 +1,103 @@
+"""Poolings to second order: the centred (cross-)covariance of linear maps of the words.
+
+Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pooled features a head, K labels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .batch_norm import MaskedBatchNorm
+from .contributions import pair_shares, token_shares
+from .covariance import (
+    center,
+    cross_covariance,
+    from_upper_triangle,
+    split_heads,
+    upper_triangle,
+    word_weights,
+)
+from .layers import CastingLinear, MapLayerNorm
+from .word_pooling import WordPooling
+
+
+class CrossCovariance(WordPooling):
+    """The cross-covariance of an x and a y map.
+
+    The maps of all heads, x and y, are one linear: one matrix product, whose output columns are
+    [x of head 1 .. M, y of head 1 .. M].
+    """
+
+    num_maps = 2
+
+    def build(self, hidden_size: int) -> None:
+        """Make the maps and what is behind them."""
+        config = self.config
+        self.num_groups = config.num_heads
+        self.widths = config.widths
+        self.groups = tuple((config.num_heads, width) for width in self.widths[: self.num_maps])
+        map_size = sum(heads * width for heads, width in self.groups)
+        self.maps = CastingLinear(hidden_size, map_size, bias=False)
+        if config.map_norm == "batch_norm":
+            self.map_norm: nn.Module = MaskedBatchNorm(map_size)
+        elif config.map_norm == "layer_norm":
+            self.map_norm = MapLayerNorm(self.groups)
+
+    def mapped(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
+        """The x and y of every token and head side by side, before centring: (B, N, M (P + Q))."""
+        features: Tensor = self.maps(hidden_states)
+        if self.config.map_norm != "none":
+            features = self.map_norm(features, word_mask)
+        return features.relu() if self.config.map_activation == "relu" else features
+
+    def centered(self, mapped: Tensor, weights: Tensor) -> Tensor:
+        """The same, with the mean over the words taken off."""
+        return center(mapped, weights, self.config.centering, self.groups)
+
+    def sides(self, mapped: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y apart, (B, N, M, P) and (B, N, M, Q); for a covariance the same tensor twice."""
+        by_head = split_heads(mapped, self.groups)
+        return by_head[0], by_head[-1]
+
+    def pooled(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
+        """The heads' centred (cross-)covariances S: (B, M, P, Q)."""
+        x, y = self.sides(self.centered(self.mapped(hidden_states, word_mask), weights))
+        return cross_covariance(x, y, weights)
+
+    def readout_matrices(self, readout: Tensor) -> Tensor:
+        """A linear's weights on the features as matrices: (K, M D) -> (K, M, P, Q)."""
+        return readout.unflatten(-1, (self.num_groups, *self.widths))
+
+    def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
+        """Each word's own centred product in S, through normaliser and readout; or each pair's (`pairs`)."""
+        weights = word_weights(word_mask, hidden_states.dtype)
+        matrices = self.readout_matrices(readout)
+        mapped = self.mapped(hidden_states, word_mask)
+        x, y = self.sides(self.centered(mapped, weights))
+        gain = self.normalization.gain(self, cross_covariance(x, y, weights))[
+            :, None, :, None
+        ]  # (B, 1, M, 1)
+        if pairs:
+            x, y = self.sides(mapped)
+            return pair_shares(x * gain, y, weights, matrices, self.config.centering)
+        return token_shares(x * gain, y, weights, matrices)
+
+
+class Covariance(CrossCovariance):
+    """The covariance of the x map, of which the upper triangle is kept."""
+
+    num_maps = 1
+
+    @property
+    def num_features(self) -> int:
+        """P (P + 1) / 2."""
+        return self.widths[0] * (self.widths[0] + 1) // 2
+
+    def flat(self, pooled: Tensor) -> Tensor:
+        """The upper triangle of each head: (B, M, P, P) -> (B, M, P (P + 1) / 2)."""
+        return upper_triangle(pooled)
+
+    def readout_matrices(self, readout: Tensor) -> Tensor:
+        """As above; below the diagonal they are zero."""
+        by_head = readout.unflatten(-1, (self.num_groups, self.num_features))
+        return from_upper_triangle(by_head, self.widths[0])

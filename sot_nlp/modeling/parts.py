@@ -1,0 +1,304 @@
+"""The parts that a head is made of, by name: poolings, normalisations and fusions, also of a user's own.
+
+A part is one entry here and one class in a sibling file. Nothing here imports torch: a command line lists and
+checks the parts cheaply, and `Part.load` imports the class when a head is built. Settings, help texts, the
+tables in this folder's README and the tests over all combinations are made from these entries.
+Sources: Xie et al., arXiv 2104.10935 ("the paper"), and its published code for text and for vision.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Problems = Callable[[Any], Iterable[str]]  # of a SoTHeadConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is known of a part without building it.
+
+    Args:
+        name: the value of the setting that chooses it.
+        source: the class, or `file.Class` of a file of this folder; empty where there is nothing to build.
+        doc: a line for the help and the tables.
+        settings: the fields of `SoTHeadConfig` that it reads.
+        own_settings: settings of a user's part with their defaults, overridden by `part_settings`.
+        problems: says what of a config does not suit the part, a line for each problem.
+    """
+
+    kind: ClassVar[str] = "head"
+
+    name: str
+    source: str | type
+    doc: str
+    settings: tuple[str, ...] = ()
+    own_settings: Mapping[str, Any] = field(default_factory=dict)
+    problems: Problems | None = None
+
+    def load(self) -> Any:
+        """Return the part's class."""
+        if not isinstance(self.source, str):
+            return self.source
+        file, _, name = self.source.partition(".")
+        return getattr(importlib.import_module(f".{file}", __package__), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingPart(Part):
+    """A pooling: `gives` a matrix a head, a vector, or (empty) nothing of the words.
+
+    `symmetric` tells a matrix that is; `inexact` is the reason why a word has no exact share of the logits.
+    """
+
+    kind: ClassVar[str] = "pooling"
+
+    gives: Literal["matrix", "vector", ""]
+    symmetric: bool = False
+    inexact: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationPart(Part):
+    """A normalisation: what it `takes`, and what S -> c S does to its result (`factor`).
+
+    `scalar_gain` tells of a config whether each head is multiplied by one number: word logits are then sums
+    over the words, and a word's share is exact (`exact` says when).
+    """
+
+    kind: ClassVar[str] = "normalization"
+
+    takes: tuple[str, ...] = ("matrix", "vector")
+    symmetric: bool = False
+    factor: str = ""
+    exact: str = "no"
+    scalar_gain: Callable[[Any], bool] = lambda config: False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionPart(Part):
+    """A fusion: which branches it has, and which of the head's outputs get a loss each (`scores`).
+
+    `pools_class_token` counts the classification token among the words.
+    """
+
+    kind: ClassVar[str] = "fusion"
+
+    words: bool = True
+    class_token: bool = True
+    pools_class_token: bool = False
+    scores: tuple[str, ...] = ("logits",)
+
+
+def _too_many_singular_values(config: Any) -> Iterable[str]:
+    widths = config.widths
+    smallest = min(widths)
+    if config.pools_matrix and config.num_singular_values > smallest >= 1:
+        yield (
+            f"num_singular_values={config.num_singular_values} is more than a {widths[0]}x{widths[1]} "
+            f"matrix has: use 1 to {smallest}"
+        )
+
+
+def _always(config: Any) -> bool:
+    return True
+
+
+MAP_SETTINGS = ("num_heads", "width_x", "map_norm", "map_activation", "centering")
+
+POOLINGS: dict[str, PoolingPart] = {
+    part.name: part
+    for part in (
+        PoolingPart(
+            name="cross_covariance",
+            source="matrix_pooling.CrossCovariance",
+            doc="`S = (1/n) sum_t x_t^T y_t` of two maps, centred (the paper's MGCrP)",
+            settings=(*MAP_SETTINGS, "width_y"),
+            gives="matrix",
+        ),
+        PoolingPart(
+            name="covariance",
+            source="matrix_pooling.Covariance",
+            doc="the same of the x map with itself; the upper triangle is kept (GCP)",
+            settings=MAP_SETTINGS,
+            gives="matrix",
+            symmetric=True,
+        ),
+        PoolingPart(
+            name="mean",
+            source="word_pooling.Mean",
+            doc="the words' mean hidden state (GAP)",
+            gives="vector",
+        ),
+        PoolingPart(
+            name="max",
+            source="word_pooling.Maximum",
+            doc="each channel's largest value over the words",
+            gives="vector",
+            inexact="is not a sum over words",
+        ),
+        PoolingPart(
+            name="attention",
+            source="word_pooling.Attention",
+            doc="hidden states by softmax against one learned query a head",
+            settings=("num_heads",),
+            gives="vector",
+        ),
+        PoolingPart(
+            name="none",
+            source="",
+            doc="leaves the words out",
+            gives="",
+            inexact="is not a sum over words",
+        ),
+    )
+}
+
+NORMALIZATIONS: dict[str, NormalizationPart] = {
+    part.name: part
+    for part in (
+        NormalizationPart(
+            name="svpn",
+            source="normalizers.Svpn",
+            doc="r leading singular triples to the power alpha, the rest over `s_r^(1-alpha)`",
+            settings=("alpha", "num_singular_values", "num_iterations", "start_side"),
+            takes=("matrix",),
+            factor="c^alpha",
+            exact="with `num_singular_values` 1",
+            scalar_gain=lambda config: config.num_singular_values == 1,
+            problems=_too_many_singular_values,
+        ),
+        NormalizationPart(
+            name="svpn_exact",
+            source="normalizers.SvpnExact",
+            doc="`U diag(s) V^T -> U diag(s^alpha) V^T` through an SVD",
+            settings=("alpha",),
+            takes=("matrix",),
+            factor="c^alpha",
+        ),
+        NormalizationPart(
+            name="isqrt_cov",
+            source="normalizers.IsqrtCovariance",
+            doc="Newton-Schulz square root of `S / tr S`, times `sqrt(tr S)` (arXiv 1712.01034)",
+            settings=("num_newton_schulz_iterations",),
+            takes=("matrix",),
+            symmetric=True,
+            factor="c^(1/2)",
+        ),
+        NormalizationPart(
+            name="power",
+            source="normalizers.Power",
+            doc="`sign(x) abs(x)^alpha` of each entry, then length 1 for each head",
+            settings=("alpha",),
+            factor="1",
+        ),
+        NormalizationPart(
+            name="layer_norm",
+            source="normalizers.LayerNormalization",
+            doc="LayerNorm over a vector, or over each row of a matrix, as published",
+            factor="1",
+        ),
+        NormalizationPart(
+            name="fixed_scale",
+            source="normalizers.FixedScale",
+            doc="times `1/sqrt(d)`; d is a vector's width, or the geometric mean of a matrix's two",
+            factor="c",
+            exact="yes",
+            scalar_gain=_always,
+        ),
+        NormalizationPart(
+            name="learned_scale",
+            source="normalizers.LearnedScale",
+            doc="times one learned number that starts at `1/sqrt(d)`",
+            factor="c",
+            exact="yes",
+            scalar_gain=_always,
+        ),
+        NormalizationPart(
+            name="none",
+            source="normalizers.NoNormalization",
+            doc="as it is",
+            factor="c",
+            exact="yes",
+            scalar_gain=_always,
+        ),
+    )
+}
+
+FUSIONS: dict[str, FusionPart] = {
+    part.name: part
+    for part in (
+        FusionPart(
+            name="sum",
+            source="fusion.Branches",
+            doc="the sum of both branches' logits (the published default)",
+        ),
+        FusionPart(
+            name="concat",
+            source="fusion.Concatenation",
+            doc="one linear over `[class token; words]`, dropout on the words only",
+        ),
+        FusionPart(
+            name="aggregate_all",
+            source="fusion.Branches",
+            doc="the classification token is pooled with the words",
+            class_token=False,
+            pools_class_token=True,
+        ),
+        FusionPart(
+            name="late",
+            source="fusion.Branches",
+            doc="as `sum`, with a loss for each branch (the published `sum_loss`)",
+            scores=("word_logits", "class_token_logits"),
+        ),
+        FusionPart(
+            name="class_token",
+            source="fusion.Branches",
+            doc="the classification token alone, with pooling `none`",
+            words=False,
+        ),
+        FusionPart(name="words", source="fusion.Branches", doc="the words alone", class_token=False),
+    )
+}
+
+# Whole heads of a user's own; there is none of ours beside `SoTHead`.
+HEADS: dict[str, Part] = {}
+
+REGISTRY: dict[str, dict[str, Any]] = {
+    "pooling": POOLINGS,
+    "normalization": NORMALIZATIONS,
+    "fusion": FUSIONS,
+    "head": HEADS,
+}
+
+
+def is_own(part: Part) -> bool:
+    """Whether a part is a user's, which travels in a file of its own."""
+    return not isinstance(part.source, str)
+
+
+def table(kind: Literal["pooling", "normalization", "fusion"]) -> str:
+    """Return the table of a kind's parts in Markdown, as this folder's README has it."""
+    columns: dict[str, Callable[[Any], str]] = {f"`{kind}`": lambda part: f"`{part.name}`"}
+    columns["what it does"] = lambda part: part.doc
+    if kind == "pooling":
+        columns["gives"] = lambda part: part.gives or "nothing"
+        columns["exact shares of words"] = lambda part: f"no: {part.inexact}" if part.inexact else "yes"
+    elif kind == "normalization":
+        columns["takes"] = lambda part: "covariance" if part.symmetric else " or ".join(part.takes)
+        columns["`S -> c S`"] = lambda part: part.factor
+        columns["exact shares"] = lambda part: part.exact
+    else:
+        columns["branches"] = lambda part: " and ".join(
+            name for name, there in (("words", part.words), ("class token", part.class_token)) if there
+        )
+        columns["a loss on"] = lambda part: " and ".join(f"`{name}`" for name in part.scores)
+    if kind != "fusion":
+        columns["settings"] = lambda part: ", ".join(f"`{name}`" for name in part.settings)
+    rows = [list(columns), ["---"] * len(columns)]
+    rows += [
+        [cell(part) for cell in columns.values()] for part in REGISTRY[kind].values() if not is_own(part)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
