@@ -101,12 +101,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
         stack.enter_context(threads_for(model, accelerator.device))
         if arguments.freeze_backbone:
             from sot_nlp.data.task_data import cache_folder
-            from sot_nlp.training.speed.cached_backbone import backbone_run_once
+            from sot_nlp.training.speed.cached_backbone import with_cached_backbone
 
             cache = cache_folder(arguments.cache_dir).with_name("features")
             pad_token_id = tokenizer.pad_token_id
-            data.splits = stack.enter_context(
-                backbone_run_once(model, data.splits, accelerator, cache=cache, pad_token_id=pad_token_id)
+            data.splits = with_cached_backbone(
+                model, data.splits, accelerator, cache=cache, pad_token_id=pad_token_id
             )
         scorer = Scorer(
             spec=spec,

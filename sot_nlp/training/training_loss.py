@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sot_nlp.errors import UserError
+from sot_nlp.modeling.losses import scored_loss
 
 # (the model as accelerate wrapped it, its inputs with the labels) -> the mean loss of the batch
 BatchLoss = Callable[[Any, dict[str, Tensor]], Tensor]
@@ -43,20 +44,20 @@ def training_loss(model: Any, labels: Any, *, label_smoothing: float, class_weig
         values = np.asarray(class_weights, dtype=np.float64)
         weights = torch.tensor(values / values[np.asarray(labels)].mean(), dtype=torch.float32)
     head = getattr(model.config, "head_config", None)
-    late = head is not None and head.fusion == "late"
 
     def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-        nonlocal weights
         output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
-        branches = (output.word_logits, output.class_token_logits) if late else (output.logits,)
-        total = torch.zeros((), device=output.logits.device)
-        for logits in branches:
+
+        def mean(logits: Tensor) -> Tensor:
+            nonlocal weights
             if weights is not None:
                 weights = weights.to(logits)  # once: a copy to a GPU would make each batch wait
-            each = cross_entropy(
-                logits, batch["labels"], weight=weights, label_smoothing=label_smoothing, reduction="none"
+            labels = batch["labels"]
+            losses = cross_entropy(
+                logits, labels, weight=weights, label_smoothing=label_smoothing, reduction="none"
             )
-            total = total + each.mean()
-        return total
+            return losses.mean()
+
+        return scored_loss(head, output, mean)
 
     return loss

@@ -21,6 +21,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
 from sot_nlp.modeling.head import SoTHead
+from sot_nlp.modeling.losses import scored_loss
 from sot_nlp.training.batching import epoch_updates
 from sot_nlp.training.optimization import create_optimizer
 from sot_nlp.training.speed.features import CLASS_TOKEN, SEPARATOR, WORD, Features
@@ -170,11 +171,7 @@ class SeedBatch:
         """One seed's loss, the weighted sum over its batch; for the fusion `late` a loss a branch."""
         self.draws.factors = iter(factors)
         output = functional_call(self.head, (parameters, buffers), inputs)
-        if self.config.fusion == "late":
-            return self._mean_loss(output.word_logits, labels, weights) + self._mean_loss(
-                output.class_token_logits, labels, weights
-            )
-        return self._mean_loss(output.logits, labels, weights)
+        return scored_loss(self.config, output, lambda logits: self._mean_loss(logits, labels, weights))
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """(B, K) logits -> a scalar."""
@@ -217,7 +214,7 @@ class SeedBatch:
             return (class_token.unsqueeze(-2),), class_token[..., :1] > math.inf, class_token
         states, kinds = (tensor.to(self.device) for tensor in features.batch(examples, config.num_layers))
         mask = (kinds == WORD) | ((kinds == SEPARATOR) & config.include_separators)
-        if config.fusion == "aggregate_all":
+        if config.pools_class_token:
             mask = mask | (kinds == CLASS_TOKEN)
         return states.float().unbind(-2), mask, class_token
 

@@ -94,7 +94,7 @@ def _work(each: Pass) -> float:
     """About how long a pass takes, in no unit."""
     config = each.heads[0].config
     maps = config.num_heads * sum(config.widths) if config.uses_words else 0
-    return len(each.seeds) * (1 + (maps if config.pooling in ("covariance", "cross_covariance") else 50))
+    return len(each.seeds) * (1 + (maps if config.pools_matrix else 50))
 
 
 def train_pass(each: Pass) -> Trained:

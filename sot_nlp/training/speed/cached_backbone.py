@@ -5,12 +5,10 @@ Shapes: n examples, B of a batch, N tokens of its longest, L last layers, C hidd
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSplit(TokenSplit):
-    """A split whose batches also bring the backbone's hidden states, as `inputs_embeds`."""
+    """A split whose batches also bring the backbone's hidden states, as `encoder_outputs`."""
 
     features: Features
 
@@ -41,7 +39,7 @@ class FeatureSplit(TokenSplit):
         padding_side: str = "right",
         pad_to_multiple_of: int | None = None,
     ) -> dict[str, Tensor]:
-        """As `TokenSplit.collate`, with `inputs_embeds` (B, N, L, C) float32, zero at padding."""
+        """As `TokenSplit.collate`, with `encoder_outputs` (B, N, L, C) float32, zero at padding."""
         batch = super().collate(
             indices,
             pad_token_id=pad_token_id,
@@ -53,20 +51,19 @@ class FeatureSplit(TokenSplit):
         token = real.cumsum(1) - 1
         places = np.where(real, self.features.starts[rows][:, None] + token, 0)
         states = torch.from_numpy(self.features.states[places]).float()
-        batch["inputs_embeds"] = states.masked_fill_(torch.from_numpy(~real)[..., None, None], 0.0)
+        batch["encoder_outputs"] = states.masked_fill_(torch.from_numpy(~real)[..., None, None], 0.0)
         return batch
 
 
-@contextlib.contextmanager
-def backbone_run_once(
+def with_cached_backbone(
     model: Any,
     splits: Mapping[str, TokenSplit],
     accelerator: Accelerator,
     *,
     cache: Path,
     pad_token_id: int,
-) -> Iterator[dict[str, TokenSplit]]:
-    """Inside, the splits that it yields give `model` its backbone's outputs instead of running it.
+) -> dict[str, TokenSplit]:
+    """Return `splits` with the backbone's hidden states in their batches, so that `model` does not run it.
 
     Training and evaluation then cost what the head costs. The states are kept below `cache` in half
     precision, mapped into memory, under a key of their content: the backbone's weights, the tokens. Made by
@@ -83,26 +80,7 @@ def backbone_run_once(
 
         made = on_main(accelerator, load)
         features[name] = made if accelerator.is_main_process else load()
-    run_backbone = model.encode
-
-    def from_disk(
-        input_ids: Tensor | None,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        positions: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        **options: Any,
-    ) -> Any:
-        if inputs_embeds is None:
-            return run_backbone(input_ids, attention_mask, token_type_ids, positions, **options)
-        layers = inputs_embeds.unbind(2)
-        return SimpleNamespace(last_hidden_state=layers[-1], hidden_states=layers, attentions=None)
-
-    model.encode = from_disk
-    try:
-        yield {name: _with(split, features[name]) for name, split in splits.items()}
-    finally:
-        del model.encode
+    return {name: _with(split, features[name]) for name, split in splits.items()}
 
 
 def _with(split: TokenSplit, features: Features) -> FeatureSplit:

@@ -12,7 +12,7 @@ import torch
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.training.evaluation import predict
 from sot_nlp.training.loop import create_accelerator
-from sot_nlp.training.speed.cached_backbone import backbone_run_once
+from sot_nlp.training.speed.cached_backbone import with_cached_backbone
 from tests.support.training_case import PAD, Split, run, settings, tiny_model
 
 
@@ -55,15 +55,14 @@ def test_logits_from_disk_are_the_models_own(
     options = {"batch_size": 8, "pad_token_id": PAD, "padding_side": side}
     whole = predict(model, split, accelerator, **options)
 
-    with backbone_run_once(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD) as splits:
-        calls = watched(model)
-        found = predict(model, splits["a"], accelerator, **options)
-        assert not calls
-        predict(model, split, accelerator, **options)  # other splits still run the backbone
-        assert calls
+    splits = with_cached_backbone(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD)
+    calls = watched(model)
+    found = predict(model, splits["a"], accelerator, **options)
+    assert not calls
+    predict(model, split, accelerator, **options)  # other splits still run the backbone
+    assert calls
     # Half precision has 11 bits.
     np.testing.assert_allclose(found, whole, atol=3e-3)
-    assert "encode" not in vars(model)
 
 
 def test_the_second_time_nothing_is_computed(tmp_path: Path) -> None:
@@ -71,13 +70,13 @@ def test_the_second_time_nothing_is_computed(tmp_path: Path) -> None:
     model, split = frozen_model("text"), token_split(9)
     calls = watched(model)
     for number in range(2):
-        with backbone_run_once(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD):
-            assert bool(calls) == (number == 0)
+        with_cached_backbone(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD)
+        assert bool(calls) == (number == 0)
         calls.clear()
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[5] += 1
-    with backbone_run_once(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD):
-        assert calls  # another backbone's states are of no use
+    with_cached_backbone(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD)
+    assert calls  # another backbone's states are of no use
 
 
 def test_training_on_states_from_disk_is_training(tmp_path: Path) -> None:
@@ -94,16 +93,16 @@ def test_training_on_states_from_disk_is_training(tmp_path: Path) -> None:
             )
             continue
         cache = tmp_path / "cache"
-        with backbone_run_once(model, splits, accelerator, cache=cache, pad_token_id=PAD) as made:
-            calls = watched(model)
-            ran = run(
-                tmp_path / "cached",
-                arguments,
-                model=model,
-                split=made["train"],
-                validation=made["validation"],
-            )
-            results.append(ran[1])
-            assert not calls
+        made = with_cached_backbone(model, splits, accelerator, cache=cache, pad_token_id=PAD)
+        calls = watched(model)
+        ran = run(
+            tmp_path / "cached",
+            arguments,
+            model=model,
+            split=made["train"],
+            validation=made["validation"],
+        )
+        results.append(ran[1])
+        assert not calls
     losses = [[entry["loss"] for entry in result.log_history] for result in results]
     np.testing.assert_allclose(losses[1], losses[0], atol=5e-3)
