@@ -1,7 +1,9 @@
 """record.json -> the README.md of a model's Hub repository, and the plot of its training.
 
 The record alone is read, never a live model. Every value of it that came from a user (names of tasks,
-models, labels, files) is escaped: for YAML by huggingface_hub's own writer, for Markdown and HTML here.
+models, labels, files) is escaped: for YAML by huggingface_hub's own writer, for Markdown and HTML by the
+filter `md` of the template `card.md`. (`ModelCard.from_template` knows no filters and prints
+nothing for a name that is missing; the cards are checked by its `ModelCard` in the tests.)
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sot_nlp.files import write_atomic
 from sot_nlp.publishing.training_plot import evaluations_of, mapping, training_plot
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.tasks.metrics import METRICS, traits
+from sot_nlp.templates import render
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
@@ -87,20 +90,41 @@ def model_card(
         remote_code: whether the model's code lies beside it.
         plot: whether `training.png` lies beside it.
     """
-    sections = [
-        _introduction(record),
-        _scores(record),
-        f"![Loss and scores over the training]({PLOT_NAME})" if plot else "",
-        _usage(record, repo_id, remote_code),
-        _data(record),
-        _settings_table("Head", mapping(record, "head_config")),
-        _settings_table("Training", _training_settings(record)),
-        _versions(record),
-        f"## Citation\n\nThe head is that of [SoT]({PAPER}):\n\n```bibtex\n{CITATION}\n```",
+    evaluations = [
+        (entry["split"], scores) for entry in best_evaluations(record) if (scores := scores_of(entry))
     ]
-    metadata = _metadata(record, repo_id, license, remote_code)
-    body = "\n\n".join(section for section in sections if section)
-    return f"---\n{metadata}\n---\n\n{MARK}\n\n{body}\n"
+    splits = mapping(mapping(record, "data"), "splits").items()
+    warnings, labels = record.get("warnings"), record.get("labels")
+    pair = len(_spec(record).get("text_columns") or ()) == 2
+    preset = record.get("head")
+    values = {
+        "card_data": _metadata(record, repo_id, license, remote_code),
+        "mark": MARK,
+        "paper": PAPER,
+        "citation": CITATION,
+        "title": _title(record),
+        "base": _hub_model(record),
+        "head": _head(record),
+        "preset": preset if isinstance(preset, str) and preset.isidentifier() else None,
+        "status": record.get("status"),
+        "evaluations": evaluations,
+        "metrics": list(dict.fromkeys(name for _, scores in evaluations for name in scores)),
+        "kept": _kept(record),
+        "warnings": warnings if isinstance(warnings, list) else [],
+        "plot": PLOT_NAME if plot else None,
+        "remote_code": remote_code,
+        # The client checks a repository's name; a folder's may hold anything, so it is not written.
+        "name": repo_id if repo_id and HUB_ID.fullmatch(repo_id) else "path/of/this/folder",
+        "call": 'classify({"text": "...", "text_pair": "..."})' if pair else 'classify("...")',
+        "labels": labels if isinstance(labels, list) else [],
+        # Sizes, not files, whose names and places are nobody's business.
+        "splits": [(name, report) for name, report in splits if isinstance(report, Mapping)],
+        "head_settings": _rows(mapping(record, "head_config")),
+        "training_settings": _rows(_training_settings(record)),
+        "versions": mapping(record, "versions"),
+    }
+    filters = {"md": escape, "heading": lambda metric: _heading(metric, record)}
+    return render("sot_nlp.publishing", "card.md", values, filters)
 
 
 # -- metadata -----------------------------------------------------------------------------------------
@@ -188,49 +212,27 @@ def scores_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
 # -- text ---------------------------------------------------------------------------------------------
 
 
-def _introduction(record: Mapping[str, Any]) -> str:
-    base = _hub_model(record)
-    model = f"[{escape(base)}](https://huggingface.co/{base})" if base else "A pretrained model"
+def _head(record: Mapping[str, Any]) -> str:
+    """Return the head in a few words, which "SoT" follows."""
     pooling = mapping(record, "head_config").get("pooling")
     if pooling == "none":
-        head = "a linear classifier on its classification token, the baseline of"
-    elif pooling in ("cross_covariance", "covariance"):
-        head = "a head that reads second-order statistics of all its word tokens, of the kind of"
-    else:
-        head = "a head that pools its word tokens, a variant of"
-    name = record.get("head")
-    preset = f" (preset `{name}`)" if isinstance(name, str) and name.isidentifier() else ""
-    text = f"# {escape(_title(record))}\n\n{model}, fine-tuned with {head} [SoT]({PAPER}){preset}."
-    status = record.get("status")
-    if status not in (None, "finished"):
-        text += f"\n\n**This training is not finished** (status: {escape(status)})."
-    return text
+        return "a linear classifier on its classification token, the baseline of"
+    if pooling in ("cross_covariance", "covariance"):
+        return "a head that reads second-order statistics of all its word tokens, of the kind of"
+    return "a head that pools its word tokens, a variant of"
 
 
-def _scores(record: Mapping[str, Any]) -> str:
-    evaluations = [entry for entry in best_evaluations(record) if scores_of(entry)]
-    if not evaluations:
-        return ""
-    names = list(dict.fromkeys(name for entry in evaluations for name in scores_of(entry)))
-    rows = []
-    for entry in evaluations:
-        scores = scores_of(entry)
-        found = (f"{scores[name]:.4f}" if name in scores else "" for name in names)
-        rows.append([escape(entry["split"]), *found])
-    heading = ["Split", *(escape(_heading(name, record)) for name in names)]
-    parts = ["## Scores", table(heading, rows)]
+def _kept(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the epoch of the weights, of how many, and the metric that chose it; None for a single epoch."""
     best = mapping(record, "best")
     epochs = {str(entry["epoch"]) for entry in evaluations_of(record)}
-    if len(epochs) > 1 and isinstance(best.get("epoch"), (int, float)):
-        parts.append(
-            f"These are the weights of epoch {best['epoch']:g}, the best of {len(epochs)} evaluated ones by "
-            f"{escape(best.get('metric', 'the main metric'))} on the first split: on new texts expect a "
-            "little less."
-        )
-    warnings = record.get("warnings")
-    if isinstance(warnings, list):
-        parts += [f"**Warning:** {escape(warning)}" for warning in warnings]
-    return "\n\n".join(parts)
+    if len(epochs) < 2 or not isinstance(best.get("epoch"), (int, float)):
+        return None
+    return {
+        "epoch": best["epoch"],
+        "count": len(epochs),
+        "metric": best.get("metric", "the main metric"),
+    }
 
 
 def _heading(metric: str, record: Mapping[str, Any]) -> str:
@@ -238,45 +240,8 @@ def _heading(metric: str, record: Mapping[str, Any]) -> str:
     return known.title if known.higher_is_better else f"{known.title} (lower is better)"
 
 
-def _data(record: Mapping[str, Any]) -> str:
-    """Sizes of the splits; not their files, whose names and places are nobody's business."""
-    splits = mapping(mapping(record, "data"), "splits")
-    rows = [
-        [escape(name), escape(report.get("examples", "")), escape(report.get("truncated", ""))]
-        for name, report in splits.items()
-        if isinstance(report, Mapping)
-    ]
-    return f"## Data\n\n{table(['Split', 'Examples', 'Cut to fit'], rows)}" if rows else ""
-
-
-def _usage(record: Mapping[str, Any], repo_id: str | None, remote_code: bool) -> str:
-    # The repository's name was checked by the client; a folder's may hold anything, so it is not written.
-    name = repo_id if repo_id and HUB_ID.fullmatch(repo_id) else "path/of/this/folder"
-    pair = len(_spec(record).get("text_columns") or ()) == 2
-    call = 'classify({"text": "...", "text_pair": "..."})' if pair else 'classify("...")'
-    parts = ["## How to use"]
-    if remote_code:
-        parts.append(
-            "With transformers alone; `trust_remote_code=True` lets it run the few Python files of this "
-            f"repository:\n\n```python\nfrom transformers import pipeline\n\n"
-            f'classify = pipeline("text-classification", model="{name}", trust_remote_code=True)\n{call}\n```'
-        )
-    parts.append(
-        "With `sot-nlp` installed, no code of the repository is run:\n\n```python\nimport sot_nlp\n"
-        "from transformers import pipeline\n\n"
-        f'classify = pipeline("text-classification", model="{name}")\n{call}\n```\n\n'
-        f"```shell\nsot-nlp predict {name} --file texts.csv\n```"
-    )
-    labels = record.get("labels")
-    if isinstance(labels, list) and labels:
-        rows = [[str(index), escape(label)] for index, label in enumerate(labels)]
-        parts.append(table(["Id", "Label"], rows))
-    return "\n\n".join(parts)
-
-
-def _settings_table(title: str, settings: Mapping[str, Any]) -> str:
-    rows = [[f"`{name}`", escape(_shown(value))] for name, value in settings.items() if name.isidentifier()]
-    return f"## {title}\n\n{table(['Setting', 'Value'], rows)}" if rows else ""
+def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _shown(value)) for name, value in settings.items() if name.isidentifier()]
 
 
 def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,22 +259,6 @@ def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     if record.get("num_parameters") is not None:
         settings["num_parameters"] = record["num_parameters"]
     return settings
-
-
-def _versions(record: Mapping[str, Any]) -> str:
-    versions = mapping(record, "versions")
-    if not versions:
-        return ""
-    return "## Versions\n\n" + ", ".join(
-        f"{escape(name)} {escape(value)}" for name, value in versions.items()
-    )
-
-
-def table(heading: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are already escaped."""
-    heading = list(heading)
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def escape(text: object) -> str:

@@ -16,7 +16,7 @@ from huggingface_hub.repocard import metadata_load
 
 from sot_nlp import records
 from sot_nlp.publishing import model_card
-from sot_nlp.publishing.model_card import escape, plot_of, table, write_card
+from sot_nlp.publishing.model_card import escape, plot_of, write_card
 from tests.support.hub_server import card_problems, serve
 from tests.support.saved_runs import record
 
@@ -195,7 +195,6 @@ def test_escaped_text_reads_as_it_was() -> None:
     for text in ("a|b", "*x* _y_", "<b>&amp;</b>", "`q`", "[a](b)", "1. x", "http://x.y", "a\\b", "§ ü 漢"):
         assert render(escape(text)) == text
     assert escape("a\nb\x1b") == r"a\\nb\\x1b"
-    assert table(["a"], [["b"]]) == "| a |\n| --- |\n| b |"
 
 
 def png_size(data: bytes) -> tuple[int, int]:
