@@ -201,12 +201,16 @@ class SoTHead(nn.Module):
             return class_token @ self.fusion.class_token_readout(self).to(class_token.dtype).T
 
     @property
+    def outputs(self) -> list[CastingLinear]:
+        """The linears whose outputs add up to the logits, one or two."""
+        linears = [getattr(self, name, None) for name in ("word_output", "class_token_output")]
+        return [linear for linear in linears if linear is not None]
+
+    @property
     def output_bias(self) -> Tensor:
         """What the head adds to every text's logits: (K,)."""
-        outputs = [getattr(self, name, None) for name in ("word_output", "class_token_output")]
-        present = [output for output in outputs if output is not None]
-        bias = present[0].weight.new_zeros(present[0].out_features, dtype=torch.float32)
-        for output in present:
+        bias = self.outputs[0].weight.new_zeros(self.outputs[0].out_features, dtype=torch.float32)
+        for output in self.outputs:
             bias = bias if output.bias is None else bias + output.bias
         return bias
 

@@ -349,6 +349,10 @@ PRESETS: dict[str, SoTHeadConfig] = {
     "stock": _TEXT.replace(pooling="none", fusion="class_token", class_token="stock"),
     # The paper's ablation: word tokens alone.
     "words": _TEXT.replace(fusion="words"),
+    # The words' mean over the last four layers, for few labels: a linear that is solved in closed form.
+    "word_mean": _TEXT.replace(
+        pooling="mean", normalization="none", fusion="words", num_layers=4, dropout=0.1
+    ),
 }
 
 

@@ -252,6 +252,12 @@ def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
         if traits.card and arguments.get(name) is not None
         if traits.needs is None or arguments.get(traits.needs) is not None
     }
+    method = mapping(record, "method")
+    if method.get("strength") is not None:  # a head solved in closed form
+        if method.get("name") == "linear_probe":  # and no updates, whose settings would mislead
+            kept = ("class_weights", "max_length", "seed", "data_seed")
+            settings = {name: value for name, value in settings.items() if name in kept}
+        settings = {"training_method": method.get("name"), "strength": method["strength"], **settings}
     environment = mapping(record, "environment")
     for name in ("processes", "mixed_precision", "device_name"):
         if environment.get(name) is not None:

@@ -9,6 +9,7 @@ from sot_nlp.errors import printable
 from sot_nlp.tasks.metrics import METRICS
 
 REMEDY = "try another --seed, warm-up (--warmup_ratio 0.1), a lower --learning_rate, or more epochs"
+WITHOUT_UPDATES = "give more examples, or take --training_method fine_tune"
 # The mean loss of the last tenth of a run must lie at least this share below that of its first tenth.
 LEAST_FALL = 0.02
 # A score this near to that of predictions that know nothing is what chance gives on a few hundred examples.
@@ -16,7 +17,12 @@ NO_SKILL = 0.01
 
 
 def collapse_warnings(
-    predictions: Sequence[Any], losses: Sequence[float], scores: Mapping[str, float | None], kind: str
+    predictions: Sequence[Any],
+    losses: Sequence[float],
+    scores: Mapping[str, float | None],
+    kind: str,
+    *,
+    updates: bool = True,
 ) -> list[str]:
     """One sentence for each sign of a collapsed run; empty for a sound one.
 
@@ -25,6 +31,7 @@ def collapse_warnings(
         losses: the training loss at each log line, in order.
         scores: the kept model's metrics on the validation split.
         kind: `classification`, `regression` or `multi_label`.
+        updates: whether the run had any, not a closed form alone.
     """
     signs = []
     distinct = {tuple(p) if isinstance(p, list) else p for p in predictions}
@@ -39,7 +46,7 @@ def collapse_warnings(
         no_skill = METRICS[name].no_skill if name in METRICS else None
         if no_skill is not None and score is not None and abs(score - no_skill) < NO_SKILL:
             signs.append(f"{name} is {score:.3f}, which is chance")
-    return [f"collapsed run: {sign}; {REMEDY}" for sign in signs]
+    return [f"collapsed run: {sign}; {REMEDY if updates else WITHOUT_UPDATES}" for sign in signs]
 
 
 def fell(losses: Sequence[float]) -> bool:

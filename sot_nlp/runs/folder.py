@@ -14,6 +14,7 @@ from typing import Any
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sync_folder, write_atomic
+from sot_nlp.runs.method import folder_word
 from sot_nlp.settings.arguments import Arguments
 
 # What a run makes, and so what `--overwrite_output_dir` may delete, with the modelling files: nothing else in
@@ -31,9 +32,12 @@ BESIDE = ".model-"
 
 
 def default_folder(task: str, arguments: Arguments) -> Path:
-    """`runs/<task>-<model>-<head>-seed<seed>`: names from outside are reduced to letters, digits, . _ -."""
+    """Return `runs/<task>-<model>-<head>-seed<seed>`, with the training method for a head that it sets.
+
+    Names from outside are reduced to letters, digits, . _ -.
+    """
     model = Path(arguments.model_name_or_path.rstrip("/\\")).name or "model"
-    parts = (task, model, arguments.head, f"seed{arguments.seed}")
+    parts = (task, model, folder_word(arguments), f"seed{arguments.seed}")
     safe = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip(".-") or "_" for part in parts)
     return Path("runs") / "-".join(safe)
 

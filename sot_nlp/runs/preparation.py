@@ -156,6 +156,17 @@ def load_data(
         return load(spec, arguments, tokenizer, splits=splits, model_max_length=positions)
 
 
+def is_sot_checkpoint(arguments: Arguments) -> bool:
+    """Return whether the model that training starts from is a SoT classifier, not a plain backbone."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from transformers import PreTrainedConfig
+
+        saved, _ = PreTrainedConfig.get_config_dict(
+            arguments.model_name_or_path, revision=arguments.model_revision
+        )
+        return str(saved.get("model_type", "")).startswith("sot")
+
+
 def load_model(
     arguments: Arguments, head: SoTHeadConfig, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, Alignment | None]:

@@ -16,6 +16,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation
+from sot_nlp.runs import method as methods
 from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sot_nlp.data.task_data import TaskData
+    from sot_nlp.runs.method import Method
     from sot_nlp.runs.scoring import Scorer
+    from sot_nlp.tasks.labels import Alignment
+    from sot_nlp.training.closed_form import Solution
     from sot_nlp.training.loop import TrainingResult
 
 
@@ -56,9 +60,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     started = time.time()
     # What can be refused without torch is refused before torch is imported: that alone takes seconds.
     spec = preparation.task_of(arguments)
-    head = preparation.head_of(arguments)
+    preparation.head_of(arguments)
     preparation.check_model_folder(arguments.model_name_or_path)
     preparation.check_extras(arguments)
+    methods.check(arguments)
     folder = Path(arguments.output_dir or run_folder.default_folder(spec.name, arguments))
     main_process = os.environ.get("RANK", "0") == "0"
     with contextlib.ExitStack() as stack:
@@ -92,10 +97,22 @@ def run(arguments: Arguments) -> dict[str, Any]:
         data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
         # Saved with it, so that a pipeline or CrossEncoder cuts texts where the training did.
         tokenizer.model_max_length = data.report["max_length"]
+        method = methods.choose(
+            arguments,
+            data,
+            pairs=len(spec.text_columns) > 1,
+            sot_checkpoint=preparation.is_sot_checkpoint(arguments),
+            unfinished=unfinished,
+        )
+        [method] = broadcast_object_list([method])
+        arguments = methods.with_recipe(arguments, method)
         set_seed(arguments.seed)
-        model, alignment = preparation.load_model(arguments, head, data, tokenizer)
+        model, alignment = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
         if alignment is not None and alignment.note:
             say(accelerator, [f"note: {alignment.note}"])
+        solved = None
+        if method.solves:
+            solved = solve(arguments, model, data, tokenizer, accelerator, alignment)
         if arguments.lora_r is not None:
             model = lora.with_lora(model, arguments.lora_r, arguments)
         stack.enter_context(threads_for(model, accelerator.device))
@@ -129,29 +146,83 @@ def run(arguments: Arguments) -> dict[str, Any]:
             started=started,
         )
         record = new_record(current)
-        say(accelerator, summary(record, data))
+        record["method"] = {"name": method.name, "reason": method.reason}
+        if solved is not None:
+            record["method"] |= solved[0].to_dict()
+        say(accelerator, [*summary(record, data), *methods.describe(method, solved and solved[0])])
         with recorded(current, record):
-            result = loop.train(
-                model,
-                preparation.training_split(data, alignment),
-                arguments,
-                accelerator,
-                evaluate=scorer if arguments.hub_strategy == "end" else pushed_scorer(current),
-                run_folder=folder,
-                pad_token_id=tokenizer.pad_token_id,
-                padding_side=tokenizer.padding_side,
-                class_weights=preparation.class_weights(arguments, data, alignment),
-                vocabulary=preparation.vocabulary(arguments, data, tokenizer),
-                fingerprint=fingerprint(record),
-                on_log=record["log_history"].append,
-                higher_is_better=metrics.higher_is_better(spec.main_metric),
-                main_metric=spec.main_metric,
-            )
+            result = train(current, record, method, solved)
             finish(current, record, result)
         say(accelerator, outcome(folder, record))
         if arguments.push_to_hub and accelerator.is_main_process:
             say(accelerator, [f"pushed: {push(current)}"])
     return record
+
+
+def solve(
+    arguments: Arguments,
+    model: PreTrainedModel,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    alignment: Alignment | None,
+) -> tuple[Solution, float]:
+    """Solve the head in closed form; returns the solution and the seconds that it took."""
+    from sot_nlp.training.closed_form import solve_head
+
+    started = time.perf_counter()
+    solution = solve_head(
+        model,
+        preparation.training_split(data, alignment),
+        accelerator,
+        kind=data.kind,
+        batch_size=arguments.per_device_eval_batch_size,
+        pad_token_id=tokenizer.pad_token_id,
+        padding_side=tokenizer.padding_side,
+        class_weights=preparation.class_weights(arguments, data, alignment),
+    )
+    return solution, time.perf_counter() - started
+
+
+def train(
+    run: Run, record: dict[str, Any], method: Method, solved: tuple[Solution, float] | None
+) -> TrainingResult:
+    """Train by `method`, with the head already solved where the method does that."""
+    arguments, scorer = run.arguments, run.scorer
+    evaluate = scorer if arguments.hub_strategy == "end" else pushed_scorer(run)
+    if not method.tunes:
+        from sot_nlp.training.closed_form import linear_probe
+
+        assert solved is not None
+        solution, seconds = solved
+        return linear_probe(
+            run.model,
+            solution,
+            run.accelerator,
+            evaluate=evaluate,
+            run_folder=run.folder,
+            main_metric=scorer.spec.main_metric,
+            examples=len(run.data.splits["train"]),
+            seconds=seconds,
+        )
+    from sot_nlp.training import loop
+
+    return loop.train(
+        run.model,
+        preparation.training_split(run.data, scorer.alignment),
+        arguments,
+        run.accelerator,
+        evaluate=evaluate,
+        run_folder=run.folder,
+        pad_token_id=run.tokenizer.pad_token_id,
+        padding_side=run.tokenizer.padding_side,
+        class_weights=preparation.class_weights(arguments, run.data, scorer.alignment),
+        vocabulary=preparation.vocabulary(arguments, run.data, run.tokenizer),
+        fingerprint=fingerprint(record),
+        on_log=record["log_history"].append,
+        higher_is_better=metrics.higher_is_better(scorer.spec.main_metric),
+        main_metric=scorer.spec.main_metric,
+    )
 
 
 def push(run: Run) -> str:
@@ -288,7 +359,7 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     kept = next(e for e in result.evaluations if result.best is None or e["step"] == result.best["step"])
     losses = [entry["loss"] for entry in record["log_history"] if "learning_rate" in entry]
     predicted = [run.scorer.named(row["prediction"]) for row in rows[first]]
-    signs = collapse_warnings(predicted, losses, kept, run.data.kind)
+    signs = collapse_warnings(predicted, losses, kept, run.data.kind, updates=result.steps > 0)
     record |= {
         "num_trainable_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         "best": result.best,

@@ -139,7 +139,7 @@ class ModelSettings:
     model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", probe=True)
     trust_remote_code: bool = setting(False, "run model code that a checkpoint brings along", probe=True)
     head: str = setting(
-        DEFAULT_PRESET, "preset of the head: sot, text, vision, words or stock", grid="--heads"
+        DEFAULT_PRESET, "preset of the head: sot, text, vision, words, word_mean or stock", grid="--heads"
     )
     head_overrides: dict[str, Any] = setting(
         {}, "single fields of the head, as --head.FIELD VALUE (e.g. --head.alpha 0.7)"

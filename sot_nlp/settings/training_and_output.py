@@ -11,6 +11,14 @@ from sot_nlp.settings.traits import setting
 class TrainingSettings:
     """Set the optimisation: length, learning rates, regularisation, seeds."""
 
+    training_method: str = setting(
+        "auto",
+        "fine_tune (updates of everything), linear_probe (the head alone, in closed form: for few texts), "
+        "probe_then_tune (one after the other), or auto: for own data of few labelled texts what does best, "
+        "where no other setting of the training or the head is given",
+        on_resume="unseen",  # what it comes to is compared itself
+        choices=("auto", "fine_tune", "linear_probe", "probe_then_tune"),
+    )
     per_device_train_batch_size: int = setting(
         32,
         "examples a device and step",

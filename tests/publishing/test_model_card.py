@@ -231,3 +231,16 @@ def test_a_card_is_written_again_but_not_over_the_users_own(tmp_path: Path) -> N
     (tmp_path / "README.md").write_text("mine")
     assert [path.name for path in write_card(tmp_path, record())] == ["training.png"]
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_closed_form_shows_no_settings_of_updates():
+    from sot_nlp.publishing.model_card import _training_settings
+
+    arguments = {"learning_rate": 2e-5, "num_train_epochs": 3.0, "seed": 3, "max_length": 64}
+    for name, shown in (("linear_probe", False), ("probe_then_tune", True)):
+        settings = _training_settings({"arguments": arguments, "method": {"name": name, "strength": 10.0}})
+        assert (settings["training_method"], settings["strength"], settings["seed"]) == (name, 10.0, 3)
+        assert ("learning_rate" in settings) is shown
+    assert "training_method" not in _training_settings(
+        {"arguments": arguments, "method": {"name": "fine_tune"}}
+    )

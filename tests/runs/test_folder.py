@@ -95,7 +95,7 @@ def test_a_file_and_the_models_own_folder_are_refused(tmp_path):
 
 
 def test_the_default_folder_says_task_model_head_and_seed_and_stays_inside():
-    arguments = Arguments(model_name_or_path="google-bert/bert-base-cased", seed=7)
+    arguments = Arguments(task="cola", model_name_or_path="google-bert/bert-base-cased", seed=7)
     assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-bert-base-cased-sot-seed7"
     arguments = Arguments(model_name_or_path="../../x/..", head="a/../b")
     folder = run_folder.default_folder("../\x1b[31m<b>", arguments)

@@ -49,7 +49,7 @@ def test_what_a_resumed_run_may_change():
         | OUTPUT
         == fingerprint.MAY_CHANGE
     )
-    assert words("resume_from_checkpoint overwrite_output_dir") == fingerprint.IGNORED
+    assert words("resume_from_checkpoint overwrite_output_dir training_method") == fingerprint.IGNORED
 
 
 def test_what_makes_an_arm_and_a_cell_of_a_study():
