@@ -18,6 +18,7 @@ from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.collapse import collapse_warnings
+from sot_nlp.runs.default_recipe import with_default_recipe
 from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks import metrics
@@ -113,6 +114,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
         solved = None
         if method.solves:
             solved = solve(arguments, model, data, tokenizer, accelerator, alignment)
+        arguments, rules = with_default_recipe(
+            arguments,
+            model.config.head_config,
+            hidden_size=model.config.get_text_config().hidden_size,
+            num_examples=None if data.stream is not None else len(data.splits["train"]),
+        )
         if arguments.lora_r is not None:
             model = lora.with_lora(model, arguments.lora_r, arguments)
         stack.enter_context(threads_for(model, accelerator.device))
@@ -149,7 +156,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         record["method"] = {"name": method.name, "reason": method.reason}
         if solved is not None:
             record["method"] |= solved[0].to_dict()
-        say(accelerator, [*summary(record, data), *methods.describe(method, solved and solved[0])])
+        lines = [*methods.describe(method, solved and solved[0]), *rules]
+        say(accelerator, [*summary(record, data), *lines])
         with recorded(current, record):
             result = train(current, record, method, solved)
             finish(current, record, result)

@@ -1,0 +1,67 @@
+"""The settings of a run that neither the user nor a task's recipe gave: rules that need no search.
+
+They follow what full fine-tuning was shown with (`studies/full.yaml`, chosen on held-out training data): 1e-4
+for a backbone of width 384, ten times that for the head, a tenth of the updates as warm-up. A wider backbone
+takes a smaller rate, in inverse proportion; few examples take smaller batches and more epochs, so that there
+are enough updates (Zhang et al., arXiv 2006.05987; Mosbach et al., arXiv 2006.04884).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sot_nlp.modeling.head_config import SoTHeadConfig
+    from sot_nlp.settings.arguments import Arguments
+
+SOURCE = "default recipe"
+RATE, RATE_WIDTH = 1e-4, 384
+# New weights, a linear head's and LoRA's, take rates that would harm pretrained ones (`studies/map.yaml`).
+HEAD_RATE_FACTOR, LORA_RATE_FACTOR = 10.0, 5.0
+WARMUP = 0.1
+FEW_EXAMPLES, FEW_EXAMPLES_BATCH = 1000, 16
+UPDATES, MOST_EPOCHS = 300, 20
+
+
+def with_default_recipe(
+    arguments: Arguments, head: SoTHeadConfig, *, hidden_size: int, num_examples: int | None
+) -> tuple[Arguments, list[str]]:
+    """Return `arguments` with the rules' values where no layer gave one, and a line that says which.
+
+    Args:
+        arguments: the run's settings. With a task's recipe they are returned as they are.
+        head: the head to be trained.
+        hidden_size: the backbone's width.
+        num_examples: training examples; None for a stream, whose number is unknown.
+    """
+    given = arguments.sources
+    if any(source.startswith("recipe") for source in given.values()):
+        return arguments, []
+    chosen: dict[str, Any] = {}
+    reasons = []
+    if "learning_rate" not in given:
+        rate = RATE * RATE_WIDTH / max(hidden_size, RATE_WIDTH)
+        lora = arguments.lora_r is not None
+        chosen["learning_rate"] = float(f"{rate * (LORA_RATE_FACTOR if lora else 1):.2g}")
+        reasons.append(f"width {hidden_size}{', LoRA' if lora else ''}")
+        if "head_learning_rate" not in given:
+            # The stock head's dense transform is harmed by a linear head's rate.
+            factor = 1 if head.class_token == "stock" else HEAD_RATE_FACTOR
+            chosen["head_learning_rate"] = float(f"{rate * factor:.2g}")
+    if not {"warmup_ratio", "warmup_steps"} & given.keys():
+        chosen["warmup_ratio"] = WARMUP
+    if num_examples is not None:
+        reasons.append(f"{num_examples} training examples")
+        batch = arguments.per_device_train_batch_size
+        if "per_device_train_batch_size" not in given and num_examples < FEW_EXAMPLES:
+            chosen["per_device_train_batch_size"] = batch = FEW_EXAMPLES_BATCH
+        if not {"num_train_epochs", "max_train_steps"} & given.keys():
+            per_epoch = -(-num_examples // (batch * arguments.gradient_accumulation_steps))
+            epochs = -(-UPDATES // max(per_epoch, 1))
+            chosen["num_train_epochs"] = float(min(max(epochs, arguments.num_train_epochs), MOST_EPOCHS))
+    if not chosen:
+        return arguments, []
+    shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    line = f"{SOURCE} ({', '.join(reasons)}): {shown}" if reasons else f"{SOURCE}: {shown}"
+    return replace(arguments, **chosen, sources={**given, **dict.fromkeys(chosen, SOURCE)}), [line]
