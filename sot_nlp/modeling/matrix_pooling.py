@@ -5,19 +5,22 @@ Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pool
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .batch_norm import MaskedBatchNorm
-from .contributions import pair_shares, token_shares
+from .contributions import pair_shares, token_shares, vector_shares
 from .covariance import (
     center,
     cross_covariance,
     from_upper_triangle,
     split_heads,
     upper_triangle,
+    weighted_sum,
     word_weights,
 )
 from .layers import CastingLinear, MapLayerNorm
+from .normalization import smooth_norm
 from .word_pooling import WordPooling
 
 
@@ -81,6 +84,45 @@ class CrossCovariance(WordPooling):
             x, y = self.sides(mapped)
             return pair_shares(x * gain, y, weights, matrices, self.config.centering)
         return token_shares(x * gain, y, weights, matrices)
+
+
+class Moments(CrossCovariance):
+    """The words' mean beside their cross-covariance, each normalised: centring takes the mean away from S.
+
+    As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). The mean z of the hidden
+    states is divided by |z|^(1 - alpha), what svPN makes of a matrix of one row; with the normalisation `none`
+    it stays as it is.
+    """
+
+    def build(self, hidden_size: int) -> None:
+        """Make the maps of the covariance; the mean has none."""
+        super().build(hidden_size)
+        self.mean_size = hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """C features of the mean and M P Q of the covariance."""
+        return self.mean_size + super().output_size
+
+    def mean_gain(self, mean: Tensor) -> Tensor:
+        """The number by which the mean is multiplied: (B, C) -> (B, 1)."""
+        if self.config.normalization == "none":
+            return mean.new_ones((1, 1))
+        return smooth_norm(mean) ** (self.config.alpha - 1)
+
+    def forward(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
+        """(B, N, C) by (B, N) bool -> (B, C + M P Q), the mean first."""
+        mean = weighted_sum(hidden_states, word_weights(word_mask, hidden_states.dtype))
+        return torch.cat([mean * self.mean_gain(mean), super().forward(hidden_states, word_mask)], -1)
+
+    def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
+        """Each word's part of the mean and of S; the mean's counts as that of the word's pair with itself."""
+        of_mean, of_matrix = readout.split([self.mean_size, super().output_size], -1)
+        weights = word_weights(word_mask, hidden_states.dtype)
+        gain = self.mean_gain(weighted_sum(hidden_states, weights))
+        first = vector_shares(hidden_states, (weights * gain).unsqueeze(1), of_mean.unsqueeze(1))  # (B, N, K)
+        second = super().shares(hidden_states, word_mask, of_matrix, pairs=pairs)
+        return second + (torch.diag_embed(first.transpose(1, 2)).permute(0, 2, 3, 1) if pairs else first)
 
 
 class Covariance(CrossCovariance):

@@ -127,6 +127,13 @@ POOLINGS: dict[str, PoolingPart] = {
             symmetric=True,
         ),
         PoolingPart(
+            name="moments",
+            source="matrix_pooling.Moments",
+            doc="the mean over `norm(mean)^(1-alpha)`, beside the cross-covariance (as G2DeNet, CVPR 2017)",
+            settings=(*MAP_SETTINGS, "width_y", "alpha"),
+            gives="matrix",
+        ),
+        PoolingPart(
             name="mean",
             source="word_pooling.Mean",
             doc="the words' mean hidden state (GAP)",

@@ -32,7 +32,7 @@ EXACT = [
     for normalization, centering, pooling, fusion in itertools.product(
         ("svpn", "none", "fixed_scale", "learned_scale"),
         ("channel", "scalar", "none"),
-        ("cross_covariance", "covariance"),
+        ("cross_covariance", "covariance", "moments"),
         ("sum", "concat"),
     )
 ] + [
@@ -54,7 +54,7 @@ def test_they_sum_to_the_word_logits(overrides, hidden):
     shares = head.word_contributions(hidden, MASK)
     assert not shares[~MASK].any()
     torch.testing.assert_close(shares.sum(1), word_logits(head, hidden))
-    if overrides["pooling"] in ("cross_covariance", "covariance"):
+    if overrides["pooling"] in ("cross_covariance", "covariance", "moments"):
         pairs = head.pair_contributions(hidden, MASK)
         assert not pairs[~MASK].any()
         assert not pairs.transpose(1, 2)[~MASK].any()

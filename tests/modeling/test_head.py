@@ -241,6 +241,20 @@ class TestFusions:
         assert [name for name, _ in without.named_parameters()] == ["class_token_output.weight"]
 
 
+def test_moments_are_the_mean_over_the_root_of_its_length_beside_the_covariance():
+    head = make_head(pooling="moments")
+    other = make_head()
+    other.words.load_state_dict(head.words.state_dict())
+    hidden = rand(4, 6, C)
+    features = head.pool(hidden, MASK)
+    torch.testing.assert_close(features[:, C:], other.pool(hidden, MASK))
+    for row in range(4):
+        mean = hidden[row][MASK[row]].mean(0)
+        torch.testing.assert_close(features[row, :C], mean / mean.norm().sqrt())
+    raw = make_head(pooling="moments", normalization="none").pool(hidden, MASK)
+    torch.testing.assert_close(raw[1, :C], hidden[1, 1:4].mean(0))
+
+
 def test_the_mixture_of_layers_is_a_softmax_average():
     head = make_head(num_layers=3)
     single = make_head()
@@ -384,5 +398,5 @@ def test_export_with_a_dynamic_batch_and_length_is_exact(name):
 
 
 def test_settings_of_every_kind_are_all_there():
-    matrices, vectors = (7 + 8) * 5, 3 * 5 * 5
+    matrices, vectors = (7 + 7 + 8) * 5, 3 * 5 * 5
     assert len(ALL) == matrices + vectors + 1
