@@ -20,7 +20,8 @@ from .head_config import SoTHeadConfig, resolve_head
 from .layers import CastingLinear, MapLayerNorm, UniformDropout
 from .matrix_pooling import CrossCovariance  # noqa: F401  (remote code finds files by such lines alone)
 from .normalizers import Normalization
-from .parts import FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, is_own
+from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, is_own
+from .token_branch import TokenBranch
 from .word_pooling import WordPooling
 
 
@@ -80,7 +81,11 @@ class SoTHead(nn.Module):
             class_token_size=hidden_size if config.uses_class_token else 0,
             num_labels=num_labels,
         )
+        if config.token_of_layers:
+            self.token_branch: TokenBranch = CLASS_TOKENS[config.class_token].load()(config, hidden_size)
         self.fusion.build(self, class_token_bias=class_token_bias)
+        if config.word_output_init == "zero":
+            self.word_output.starts_at_zero = True  # type: ignore[assignment]
 
     def reset_parameters(self, std: float = 0.02) -> None:
         """Draw all weights anew; a pretrained model's own initialisation does the same by its rules."""
@@ -106,7 +111,8 @@ class SoTHead(nn.Module):
             word_mask: (B, N) bool, the tokens to pool, from `tokens.word_mask`; for the fusion
                 `aggregate_all` with the classification token among them.
             class_token: (B, C), the classification token, after the family's own transform where
-                `config.class_token` is `stock`.
+                `config.class_token` is `stock`; or (B, L, C), of the layers of `hidden_states`, where that
+                reads several layers (`config.token_of_layers`).
 
         Raises:
             ValueError: if something that the settings need is missing, or of a wrong shape.
@@ -121,10 +127,28 @@ class SoTHead(nn.Module):
                 class_token = class_token.to(dtype)
             else:
                 class_token = None
+            if config.token_of_layers:
+                class_token = self._of_layers(class_token, hidden_states, word_mask)
             if config.module:
                 return self._of_own_head(hidden_states, word_mask, class_token, dtype)
             words = self.dropout(self.pool(hidden_states, word_mask)) if config.uses_words else None
             return self.fusion.fuse(self, words, class_token)
+
+    def _of_layers(
+        self, class_token: Tensor | None, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None
+    ) -> Tensor:
+        """The vector (B, C) that `token_branch` makes of the layers' classification tokens."""
+        layers = (hidden_states,) if isinstance(hidden_states, Tensor) else tuple(hidden_states)
+        if class_token is None or class_token.dim() != 3:
+            raise ValueError(
+                f"class_token={self.config.class_token!r} needs the token of each layer: (B, L, C)"
+            )
+        if self.config.token_reads_words and word_mask is None:
+            raise ValueError(f"class_token={self.config.class_token!r} needs word_mask")
+        mask = None if word_mask is None else word_mask.bool()
+        mixture = self.words.layer_mixture if self.config.uses_words and len(layers) > 1 else None
+        token: Tensor = self.token_branch(class_token, layers, mask, mixture)
+        return token
 
     def _of_own_head(
         self,
@@ -186,7 +210,7 @@ class SoTHead(nn.Module):
         """What the classification token adds to each logit, exactly, where it has a branch of its own.
 
         Args:
-            class_token: (B, C), as in `forward`.
+            class_token: (B, C) or (B, L, C), as in `forward`.
 
         Returns:
             (B, K), without a bias; with the words' contributions and `output_bias` it makes the logits.
@@ -196,9 +220,23 @@ class SoTHead(nn.Module):
         """
         if not self.config.uses_class_token:
             raise ValueError(f"fusion={self.config.fusion!r} gives the classification token no branch")
+        if self.config.token_reads_words:
+            raise ValueError(
+                f"no exact contributions: class_token={self.config.class_token!r} reads the words"
+            )
         class_token = class_token.to(torch.promote_types(class_token.dtype, torch.float32))
         with maybe_autocast(class_token.device.type, enabled=False):
+            if self.config.token_of_layers:
+                class_token = self._of_layers(class_token, [class_token[:, 0]] * self.config.num_layers, None)
             return class_token @ self.fusion.class_token_readout(self).to(class_token.dtype).T
+
+    def class_token_parameters(self) -> list[str]:
+        """Return the names of the parameters of the classification token's branch; the others are the words'.
+
+        With the fusion `concat` one linear serves both: it counts among the words'.
+        """
+        branch = ("class_token_output.", "class_token_transform.", "token_branch.")
+        return [name for name, _ in self.named_parameters() if name.startswith(branch)]
 
     @property
     def outputs(self) -> list[CastingLinear]:
@@ -315,6 +353,8 @@ def init_head_weights(module: nn.Module, std: float) -> None:
     To be called from a model's `_init_weights` for every module; the linears of the head are left to the
     model's own rule. Only `transformers.initialization` is used, which leaves loaded weights alone.
     """
+    if getattr(module, "starts_at_zero", False):
+        init.zeros_(module.weight)
     if isinstance(module, (MaskedBatchNorm, MapLayerNorm)):
         init.ones_(module.weight)
         init.zeros_(module.bias)
@@ -325,7 +365,7 @@ def init_head_weights(module: nn.Module, std: float) -> None:
     with init.guard_torch_init_functions():
         if isinstance(module, WordPooling):
             module.reset_all(std)
-        if isinstance(module, (Fusion, Normalization)):
+        if isinstance(module, (Fusion, Normalization, TokenBranch)):
             module.reset(std)
         if getattr(module, "of_own_part", False) and hasattr(module, "reset_parameters"):
             module.reset_parameters()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .parts import FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, Part
+from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, REGISTRY, Part, is_own
 from .register import register_head
 
 # The values of the other settings of words; those of the parts are the parts' names.
@@ -22,7 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "map_activation": ("relu", "none"),
     "centering": ("channel", "scalar", "none"),
     "start_side": ("x", "y"),
-    "class_token": ("linear", "stock"),
+    "word_output_init": ("normal", "zero"),
 }
 # Inclusive; the upper ends only stop a slip of the finger from asking for more memory than there is.
 INTEGER_RANGES: dict[str, tuple[int, int]] = {
@@ -38,12 +38,8 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 
 def choices() -> dict[str, tuple[str, ...]]:
     """Return the values of every setting that has named ones, registered parts of your own among them."""
-    parts: dict[str, Mapping[str, Part]] = {
-        "pooling": POOLINGS,
-        "normalization": NORMALIZATIONS,
-        "fusion": FUSIONS,
-    }
-    return {kind: tuple(named) for kind, named in parts.items()} | _CHOICES
+    kinds = ("pooling", "normalization", "fusion", "class_token")
+    return {kind: tuple(REGISTRY[kind]) for kind in kinds} | _CHOICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +71,14 @@ class SoTHeadConfig:
         start_side: the map on whose width the fast svPN's learned start vectors (one per singular triple)
             live: `x` (text code) or `y` (vision code).
         fusion: how words and classification token meet; one of `parts.FUSIONS`.
-        class_token: what the classification token passes before its linear: nothing (`linear`, both
-            recipes), or the transform of the backbone's own Hugging Face head (`stock`).
+        class_token: what the classification token is made of before its linear; one of `parts.CLASS_TOKENS`.
         dropout: probability, on the pooled features before their linear.
-        num_layers: 1 pools the last layer (published); k > 1 a learned mixture of the last k.
+        num_layers: 1 pools the last layer (published); k > 1 a learned mixture of the last k. The values of
+            `class_token` that read several layers read these.
         include_separators: whether special tokens inside the text (`[SEP]`) count as words; the published
             code pools them.
+        word_output_init: `zero` starts the words' linear at zero, so that training starts as the
+            classification token's branch alone; `normal` draws it.
         module: the name of a head of your own (`register_head`), which takes the place of pooling,
             normalisation and linears; `num_layers`, `include_separators`, `class_token` and `fusion` say
             what it is given.
@@ -109,7 +107,8 @@ class SoTHeadConfig:
     num_layers: int = 1
     include_separators: bool = True
     # Left out of the saved settings at their defaults: what was saved before them is then what is saved now.
-    module: str = field(default="")
+    word_output_init: str = "normal"
+    module: str = ""
     part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -169,10 +168,18 @@ class SoTHeadConfig:
                 f"normalization={self.normalization!r} is the square root of a symmetric matrix: it needs "
                 f"pooling={' or '.join(map(repr, symmetric))}, not {self.pooling!r}"
             )
-        if pooling and not pooling.gives and _is_integer(self.num_layers) and self.num_layers > 1:
+        token = CLASS_TOKENS.get(self.class_token)
+        mixes = (pooling and pooling.gives) or (fusion and fusion.class_token and token and token.layers)
+        if not mixes and pooling and _is_integer(self.num_layers) and self.num_layers > 1:
+            several = [name for name, part in CLASS_TOKENS.items() if part.layers]
             problems.append(
                 f"num_layers={self.num_layers} mixes layers of words, but pooling={self.pooling!r} has no "
-                "words: use 1"
+                f"words: use 1, or class_token={' or '.join(several)}"
+            )
+        if self.word_output_init == "zero" and fusion and not (fusion.word_linear and fusion.class_token):
+            problems.append(
+                f"word_output_init='zero' leaves the classification token's branch alone at the start, but "
+                f"fusion={self.fusion!r} has no two branches: use sum or late"
             )
         return problems
 
@@ -198,7 +205,8 @@ class SoTHeadConfig:
         if self.module:
             return (HEADS[self.module],)
         of_words = (POOLINGS[self.pooling], NORMALIZATIONS[self.normalization]) if self.uses_words else ()
-        return (*of_words, FUSIONS[self.fusion])
+        of_token = (CLASS_TOKENS[self.class_token],) if self.uses_class_token else ()
+        return (*of_words, FUSIONS[self.fusion], *of_token)
 
     def setting(self, name: str) -> Any:
         """A setting of a registered part, by `part_settings` or its default."""
@@ -221,6 +229,16 @@ class SoTHeadConfig:
         return FUSIONS[self.fusion].class_token
 
     @property
+    def token_of_layers(self) -> bool:
+        """Whether the classification token is that of each of the last `num_layers` layers."""
+        return self.uses_class_token and not self.module and CLASS_TOKENS[self.class_token].layers
+
+    @property
+    def token_reads_words(self) -> bool:
+        """Whether the classification token's branch reads the words, too."""
+        return self.uses_class_token and not self.module and CLASS_TOKENS[self.class_token].words
+
+    @property
     def pools_class_token(self) -> bool:
         """Whether the classification token counts among the words."""
         return FUSIONS[self.fusion].pools_class_token
@@ -238,7 +256,8 @@ class SoTHeadConfig:
     @property
     def has_exact_contributions(self) -> bool:
         """Whether each word's share of the word logits is known exactly."""
-        return not self.module and not POOLINGS[self.pooling].inexact and self.has_scalar_gain
+        linear = not self.module and not is_own(FUSIONS[self.fusion]) and not self.token_reads_words
+        return linear and not POOLINGS[self.pooling].inexact and self.has_scalar_gain
 
     @property
     def has_exact_pairs(self) -> bool:
@@ -257,7 +276,11 @@ class SoTHeadConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal head back."""
-        plain = {"module": "", "part_settings": {}}  # later fields, at the values that change nothing
+        plain = {
+            "word_output_init": "normal",
+            "module": "",
+            "part_settings": {},
+        }  # later fields, at the values that change nothing
         values = dataclasses.asdict(self) | {"part_settings": dict(self.part_settings)}
         return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
 
@@ -328,6 +351,8 @@ _TEXT = SoTHeadConfig(
 # says how it was chosen).
 _SOT = _TEXT.replace(num_layers=4)
 
+_TOKEN = _TEXT.replace(pooling="none", fusion="class_token")
+
 DEFAULT_PRESET = "sot"
 
 PRESETS: dict[str, SoTHeadConfig] = {
@@ -346,18 +371,24 @@ PRESETS: dict[str, SoTHeadConfig] = {
         start_side="y",
     ),
     # The backbone's own Hugging Face head: the baseline.
-    "stock": _TEXT.replace(pooling="none", fusion="class_token", class_token="stock"),
+    "stock": _TOKEN.replace(class_token="stock"),
     # The paper's ablation: word tokens alone.
     "words": _TEXT.replace(fusion="words"),
     # The words' mean over the last four layers, for few labels: a linear that is solved in closed form.
     "word_mean": _TEXT.replace(
         pooling="mean", normalization="none", fusion="words", num_layers=4, dropout=0.1
     ),
+    # Both moments of the words of the last four layers.
+    "moments": _SOT.replace(pooling="moments"),
+    # The three heads of MaxPoolBERT, on the classification token alone.
+    "maxpool_layers": _TOKEN.replace(class_token="maximum", num_layers=3),
+    "maxpool_attention": _TOKEN.replace(class_token="attention"),
+    "maxpool_both": _TOKEN.replace(class_token="maximum_attention", num_layers=3),
 }
 
 
 # They share the sizes that a task's recipe gives.
-TEXT_FAMILY = ("sot", "text", "words")
+TEXT_FAMILY = ("sot", "text", "words", "moments")
 
 
 def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:

@@ -90,8 +90,8 @@ class Moments(CrossCovariance):
     """The words' mean beside their cross-covariance, each normalised: centring takes the mean away from S.
 
     As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). The mean z of the hidden
-    states is divided by |z|^(1 - alpha), what svPN makes of a matrix of one row; with the normalisation `none`
-    it stays as it is.
+    states is divided by |z|^(1 - alpha), as svPN would a matrix of one row; with the normalisation `none` it
+    stays as it is.
     """
 
     def build(self, hidden_size: int) -> None:

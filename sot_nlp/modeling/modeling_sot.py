@@ -233,9 +233,16 @@ class SoTForSequenceClassification(PreTrainedModel):
             )
         last = outputs.last_hidden_state
         index = classification_index(attention_mask, causal=self.config.causal)
-        class_token = self.pick_class_token(last, index) if head.uses_class_token else None
+        # The last entry of hidden_states lacks the final norm in some families.
+        layers = (*outputs.hidden_states[-head.num_layers : -1], last) if head.num_layers > 1 else last
+        class_token = None
+        if head.token_of_layers:
+            of_layers = layers if isinstance(layers, tuple) else (layers,)
+            class_token = torch.stack([gather_token(layer, index) for layer in of_layers], 1)
+        elif head.uses_class_token:
+            class_token = self.pick_class_token(last, index)
         words = None
-        if head.uses_words:
+        if head.uses_words or head.token_reads_words or head.module:
             words = word_mask(
                 attention_mask,
                 index,
@@ -243,8 +250,6 @@ class SoTForSequenceClassification(PreTrainedModel):
                 input_ids=input_ids,
                 separator_ids=() if head.include_separators else self.config.separator_token_ids,
             )
-        # The last entry of hidden_states lacks the final norm in some families.
-        layers = (*outputs.hidden_states[-head.num_layers : -1], last) if head.num_layers > 1 else last
         result = self.classifier(layers, words, class_token)
 
         loss = None

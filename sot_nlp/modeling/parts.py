@@ -81,7 +81,8 @@ class NormalizationPart(Part):
 class FusionPart(Part):
     """A fusion: which branches it has, and which of the head's outputs get a loss each (`scores`).
 
-    `pools_class_token` counts the classification token among the words.
+    `pools_class_token` counts the classification token among the words; `word_linear` has a linear for the
+    words alone.
     """
 
     kind: ClassVar[str] = "fusion"
@@ -89,7 +90,22 @@ class FusionPart(Part):
     words: bool = True
     class_token: bool = True
     pools_class_token: bool = False
+    word_linear: bool = False
     scores: tuple[str, ...] = ("logits",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTokenPart(Part):
+    """What the classification token is made of before its linear.
+
+    `layers` takes the token of each of the last `num_layers` layers, not of the last alone; `words` reads the
+    words, too, so that a word's share of the logits is not exact.
+    """
+
+    kind: ClassVar[str] = "class_token"
+
+    layers: bool = False
+    words: bool = False
 
 
 def _too_many_singular_values(config: Any) -> Iterable[str]:
@@ -240,6 +256,7 @@ FUSIONS: dict[str, FusionPart] = {
         FusionPart(
             name="sum",
             source="fusion.Branches",
+            word_linear=True,
             doc="the sum of both branches' logits (the published default)",
         ),
         FusionPart(
@@ -257,6 +274,7 @@ FUSIONS: dict[str, FusionPart] = {
         FusionPart(
             name="late",
             source="fusion.Branches",
+            word_linear=True,
             doc="as `sum`, with a loss for each branch (the published `sum_loss`)",
             scores=("word_logits", "class_token_logits"),
         ),
@@ -270,6 +288,45 @@ FUSIONS: dict[str, FusionPart] = {
     )
 }
 
+CLASS_TOKENS: dict[str, ClassTokenPart] = {
+    part.name: part
+    for part in (
+        ClassTokenPart(name="linear", source="", doc="the token of the last layer as it is (both recipes)"),
+        ClassTokenPart(
+            name="stock", source="", doc="through the transform of the backbone's own Hugging Face head"
+        ),
+        ClassTokenPart(
+            name="mixed",
+            source="token_branch.MixedLayers",
+            doc="the learned mixture of the last layers, the words' own where there are words",
+            settings=("num_layers",),
+            layers=True,
+        ),
+        ClassTokenPart(
+            name="maximum",
+            source="token_branch.LayerMaximum",
+            doc="each channel's largest value over the last layers (MaxPoolBERT, arXiv 2505.15696)",
+            settings=("num_layers",),
+            layers=True,
+        ),
+        ClassTokenPart(
+            name="attention",
+            source="token_branch.TokenAttention",
+            doc="one more attention of the token over the sequence, 4 heads (the same paper)",
+            layers=True,
+            words=True,
+        ),
+        ClassTokenPart(
+            name="maximum_attention",
+            source="token_branch.MaximumAttention",
+            doc="the same over each token's largest values over the last layers (the same paper)",
+            settings=("num_layers",),
+            layers=True,
+            words=True,
+        ),
+    )
+}
+
 # Whole heads of a user's own; there is none of ours beside `SoTHead`.
 HEADS: dict[str, Part] = {}
 
@@ -277,6 +334,7 @@ REGISTRY: dict[str, dict[str, Any]] = {
     "pooling": POOLINGS,
     "normalization": NORMALIZATIONS,
     "fusion": FUSIONS,
+    "class_token": CLASS_TOKENS,
     "head": HEADS,
 }
 
@@ -286,7 +344,7 @@ def is_own(part: Part) -> bool:
     return not isinstance(part.source, str)
 
 
-def table(kind: Literal["pooling", "normalization", "fusion"]) -> str:
+def table(kind: Literal["pooling", "normalization", "fusion", "class_token"]) -> str:
     """Return the table of a kind's parts in Markdown, as this folder's README has it."""
     columns: dict[str, Callable[[Any], str]] = {f"`{kind}`": lambda part: f"`{part.name}`"}
     columns["what it does"] = lambda part: part.doc
@@ -297,6 +355,8 @@ def table(kind: Literal["pooling", "normalization", "fusion"]) -> str:
         columns["takes"] = lambda part: "covariance" if part.symmetric else " or ".join(part.takes)
         columns["`S -> c S`"] = lambda part: part.factor
         columns["exact shares"] = lambda part: part.exact
+    elif kind == "class_token":
+        columns["reads"] = _reads
     else:
         columns["branches"] = lambda part: " and ".join(
             name for name, there in (("words", part.words), ("class token", part.class_token)) if there
@@ -309,3 +369,8 @@ def table(kind: Literal["pooling", "normalization", "fusion"]) -> str:
         [cell(part) for cell in columns.values()] for part in REGISTRY[kind].values() if not is_own(part)
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _reads(part: Any) -> str:
+    token = "the token of the last layers" if part.layers else "the last layer's token"
+    return token + (" and the words" if part.words else "")

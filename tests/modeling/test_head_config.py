@@ -168,7 +168,7 @@ def test_the_settings_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("kind", ["pooling", "normalization", "fusion"])
+@pytest.mark.parametrize("kind", ["pooling", "normalization", "fusion", "class_token"])
 def test_the_readme_has_the_tables_of_the_parts(kind):
     readme = Path(sys.modules[SoTHeadConfig.__module__].__file__).with_name("README.md")
     assert f"\n{table(kind)}\n" in readme.read_text(encoding="utf-8"), f"it should be:\n{table(kind)}"
