@@ -24,6 +24,9 @@ from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, is_ow
 from .token_branch import TokenBranch
 from .word_pooling import WordPooling
 
+# Marks of modules whose first values are set in another way than the model's rule.
+STARTS_AT_ZERO, OF_OWN_PART = "starts_at_zero", "of_own_part"
+
 
 class SoTHead(nn.Module):
     """Logits from the word tokens, pooled to second order, and the classification token.
@@ -85,7 +88,7 @@ class SoTHead(nn.Module):
             self.token_branch: TokenBranch = CLASS_TOKENS[config.class_token].load()(config, hidden_size)
         self.fusion.build(self, class_token_bias=class_token_bias)
         if config.word_output_init == "zero":
-            self.word_output.starts_at_zero = True  # type: ignore[assignment]
+            setattr(self.word_output, STARTS_AT_ZERO, True)
 
     def reset_parameters(self, std: float = 0.02) -> None:
         """Draw all weights anew; a pretrained model's own initialisation does the same by its rules."""
@@ -313,7 +316,8 @@ def adopt_own_parts(head: SoTHead) -> None:
     """
     for module in _own_modules(head):
         bases = [base for base in (WordPooling, Normalization, Fusion) if isinstance(module, base)]
-        sets = hasattr(module, "reset_parameters") or any(type(module).reset is not b.reset for b in bases)
+        own: Any = type(module)
+        sets = hasattr(module, "reset_parameters") or any(own.reset is not base.reset for base in bases)
         raw = [*module._parameters, *module._buffers]
         if "layer_mixture" in raw:  # of every pooling
             raw.remove("layer_mixture")
@@ -323,7 +327,7 @@ def adopt_own_parts(head: SoTHead) -> None:
                 f"head: {type(module).__name__} has parameters of its own ({', '.join(raw)}) whose first "
                 f"values nothing sets: give it a method {method} that does"
             )
-        module.of_own_part = True  # type: ignore[assignment]
+        setattr(module, OF_OWN_PART, True)
 
 
 def _own_modules(head: SoTHead) -> list[nn.Module]:
@@ -353,7 +357,7 @@ def init_head_weights(module: nn.Module, std: float) -> None:
     To be called from a model's `_init_weights` for every module; the linears of the head are left to the
     model's own rule. Only `transformers.initialization` is used, which leaves loaded weights alone.
     """
-    if getattr(module, "starts_at_zero", False):
+    if getattr(module, STARTS_AT_ZERO, False) and isinstance(module, nn.Linear):
         init.zeros_(module.weight)
     if isinstance(module, (MaskedBatchNorm, MapLayerNorm)):
         init.ones_(module.weight)
@@ -367,5 +371,6 @@ def init_head_weights(module: nn.Module, std: float) -> None:
             module.reset_all(std)
         if isinstance(module, (Fusion, Normalization, TokenBranch)):
             module.reset(std)
-        if getattr(module, "of_own_part", False) and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        own: Any = module if getattr(module, OF_OWN_PART, False) else None
+        if hasattr(own, "reset_parameters"):
+            own.reset_parameters()
