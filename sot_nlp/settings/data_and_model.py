@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sot_nlp.modeling.head_config import DEFAULT_PRESET
+from sot_nlp.modeling.head_config import DEFAULT_PRESET, PRESETS, choices
 from sot_nlp.settings.traits import setting
 
 
@@ -138,11 +138,11 @@ class ModelSettings:
     )
     model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", probe=True)
     trust_remote_code: bool = setting(False, "run model code that a checkpoint brings along", probe=True)
-    head: str = setting(
-        DEFAULT_PRESET, "preset of the head: sot, text, vision, words, word_mean or stock", grid="--heads"
-    )
+    head: str = setting(DEFAULT_PRESET, f"preset of the head: {', '.join(PRESETS)}", grid="--heads")
     head_overrides: dict[str, Any] = setting(
-        {}, "single fields of the head, as --head.FIELD VALUE (e.g. --head.alpha 0.7)"
+        {},
+        "single fields of the head, as --head.FIELD VALUE (e.g. --head.alpha 0.7); those with named values: "
+        + "; ".join(f"{name} ({', '.join(values)})" for name, values in choices().items()),
     )
     freeze_backbone: bool = setting(False, "train the head alone", card=True)
     trainable_layers: int | None = setting(

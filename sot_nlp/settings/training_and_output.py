@@ -35,6 +35,12 @@ class TrainingSettings:
     head_learning_rate: float | None = setting(
         None, "peak rate of the head; --learning_rate when not given", above=0, card=True
     )
+    class_token_learning_rate: float | None = setting(
+        None,
+        "peak rate of the head's branch of the classification token; --head_learning_rate when not given",
+        above=0,
+        card=True,
+    )
     layerwise_lr_decay: float = setting(
         1.0, "factor on the rate for each layer further down", above=0, high=1, card=True
     )

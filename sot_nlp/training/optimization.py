@@ -42,20 +42,34 @@ def depth(name: str, stack: str, layers: int) -> int:
     return 0 if re.search(r"embed|wte|wpe", name) else layers
 
 
+def class_token_parameters(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of the head's branch of the classification token."""
+    heads = [(name, m) for name, m in model.named_modules() if hasattr(m, "class_token_parameters")]
+    return {f"{prefix}.{name}" for prefix, head in heads for name in head.class_token_parameters()}
+
+
 def parameter_groups(model: nn.Module, arguments: Any) -> list[dict[str, Any]]:
     """AdamW's groups of the parameters that learn: one for each (rate, weight decay), with their names.
 
-    The head learns at `head_learning_rate`, layer i of L at `learning_rate * layerwise_lr_decay^(L - 1 - i)`,
+    The head learns at `head_learning_rate`, its branch of the classification token at
+    `class_token_learning_rate`, layer i of L at `learning_rate * layerwise_lr_decay^(L - 1 - i)`,
     the embeddings one factor lower still. Vectors (biases, norms) have no weight decay. A frozen parameter is
-    in no group, so it has no state.
+    in no group, so it has no state. Raises UserError for a rate of parameters that there are none of.
     """
     stack, layers = backbone_layers(model)
+    head_rate = arguments.head_learning_rate or arguments.learning_rate
+    class_token_rate = arguments.class_token_learning_rate or head_rate
+    of_class_token = class_token_parameters(model)
+    if arguments.class_token_learning_rate is not None and not of_class_token:
+        raise UserError(
+            "--class_token_learning_rate: this head has no parameters for the classification token alone"
+        )
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if is_head(name):
-            rate = arguments.head_learning_rate or arguments.learning_rate
+            rate = class_token_rate if name in of_class_token else head_rate
         else:
             rate = arguments.learning_rate * arguments.layerwise_lr_decay ** (
                 layers - depth(name, stack, layers)

@@ -68,7 +68,8 @@ def test_what_a_probe_and_a_model_card_take():
         "model_revision trust_remote_code attn_implementation cpu disable_tqdm"
     )
     assert {name for name, traits in TRAITS.items() if traits.card} == OPTIMISATION | words(
-        "head_learning_rate layerwise_lr_decay max_train_steps gradient_accumulation_steps class_weights "
+        "head_learning_rate class_token_learning_rate layerwise_lr_decay max_train_steps "
+        "gradient_accumulation_steps class_weights "
         "freeze_backbone trainable_layers lora_r lora_alpha lora_dropout data_seed"
     )
 

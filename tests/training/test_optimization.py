@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from sot_nlp.errors import UserError
 from sot_nlp.training.optimization import (
     backbone_layers,
     create_optimizer,
@@ -65,6 +66,21 @@ def test_parameter_groups() -> None:
         "bert.embeddings.word_embeddings.weight": (0.0125, 0.01),
     }
     assert {name: (of[name]["lr"], of[name]["weight_decay"]) for name in expected} == expected
+
+
+def test_the_class_tokens_branch_has_a_rate_of_its_own() -> None:
+    model = tiny_model(head="text")
+    rates = {"learning_rate": 0.1, "head_learning_rate": 0.5, "class_token_learning_rate": 0.2}
+    groups = parameter_groups(model, settings(**rates))
+    of = {name: group["lr"] for group in groups for name in group["names"]}
+    assert of["classifier.class_token_output.weight"] == of["classifier.class_token_output.bias"] == 0.2
+    assert of["classifier.word_output.weight"] == of["classifier.words.maps.weight"] == 0.5
+    assert of["bert.embeddings.word_embeddings.weight"] == 0.1
+    without = parameter_groups(model, settings(learning_rate=0.1, head_learning_rate=0.5))
+    assert {group["lr"] for group in without} == {0.1, 0.5}
+    for head, fields in (("words", {}), ("text", {"fusion": "concat"})):  # the second: one linear for both
+        with pytest.raises(UserError, match="--class_token_learning_rate: this head has no parameters"):
+            parameter_groups(tiny_model(head=head, **fields), settings(**rates))
 
 
 def test_the_optimizer_is_fused_and_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
