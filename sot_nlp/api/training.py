@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import FIELDS, TRAITS, TYPES, Arguments
@@ -63,16 +62,26 @@ class Run:
         )
 
 
-def _typed_like(
-    settings: Callable[P, Arguments],
-) -> Callable[[Callable[..., Run]], Callable[Concatenate[Examples | None, P], Run]]:
+class _Train(Protocol[P]):
+    def __call__(
+        self,
+        train_data: Examples | None = None,
+        validation_data: Examples | None = None,
+        test_data: Examples | None = None,
+        *settings: P.args,
+        **named: P.kwargs,
+    ) -> Run: ...
+
+
+def _typed_like(settings: Callable[P, Arguments]) -> Callable[[Callable[..., Run]], _Train[P]]:
     """Give a function the keyword arguments of `settings`, for type checkers, help() and completion."""
 
     def decorate(function: Callable[..., Run]) -> Any:
         own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        defaults = Arguments()
         named = [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=_default(name), annotation=TYPES[name]
+                name, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, name), annotation=TYPES[name]
             )
             for name in FIELDS
         ]
@@ -82,11 +91,6 @@ def _typed_like(
         return function
 
     return decorate
-
-
-def _default(name: str) -> Any:
-    setting = FIELDS[name]
-    return setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()  # type: ignore[misc]
 
 
 @_typed_like(Arguments)
