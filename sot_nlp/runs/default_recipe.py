@@ -19,6 +19,8 @@ SOURCE = "default recipe"
 RATE, RATE_WIDTH = 1e-4, 384
 # New weights, a linear head's and LoRA's, take rates that would harm pretrained ones (`studies/map.yaml`).
 HEAD_RATE_FACTOR, LORA_RATE_FACTOR = 10.0, 5.0
+# Class tokens that pass a dense layer or attention before their linear: a linear head's rate harms those.
+DENSE_TRANSFORMS = ("stock", "attention", "maximum_attention")
 WARMUP = 0.1
 FEW_EXAMPLES, FEW_EXAMPLES_BATCH = 1000, 16
 UPDATES, MOST_EPOCHS = 300, 20
@@ -46,8 +48,7 @@ def with_default_recipe(
         chosen["learning_rate"] = float(f"{rate * (LORA_RATE_FACTOR if lora else 1):.2g}")
         reasons.append(f"width {hidden_size}{', LoRA' if lora else ''}")
         if "head_learning_rate" not in given:
-            # The stock head's dense transform is harmed by a linear head's rate.
-            factor = 1 if head.class_token == "stock" else HEAD_RATE_FACTOR
+            factor = 1 if head.class_token in DENSE_TRANSFORMS else HEAD_RATE_FACTOR
             chosen["head_learning_rate"] = float(f"{rate * factor:.2g}")
     if not {"warmup_ratio", "warmup_steps"} & given.keys():
         chosen["warmup_ratio"] = WARMUP

@@ -21,6 +21,7 @@ def ruled(head="sot", width=384, examples=5000, recipe=None, **given):
         ({"width": 768}, (5e-5, 5e-4)),
         ({"width": 1024}, (3.8e-5, 3.8e-4)),  # 1e-4 * 384 / 1024 = 3.75e-5
         ({"head": "stock"}, (1e-4, 1e-4)),  # one rate: its transform is dense
+        ({"head": "maxpool_attention"}, (1e-4, 1e-4)),
         ({"head": "stock", "width": 768}, (5e-5, 5e-5)),
         ({"lora_r": 8}, (5e-4, 1e-3)),
         ({"head_learning_rate": 2e-3}, (1e-4, 2e-3)),
