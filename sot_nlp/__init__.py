@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sot_nlp import moved
 from sot_nlp.modeling import registration
 from sot_nlp.training.speed import threads
 
@@ -119,6 +120,7 @@ __all__ = [
 ]
 
 registration.install()
+moved.install()
 threads.let_waiting_threads_sleep()
 
 

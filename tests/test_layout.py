@@ -35,7 +35,7 @@ def imports(path: Path, *, anywhere: bool) -> set[str]:
 
 # Each may import what stands above it, and its own files.
 FLOW = (
-    {"errors", "files", "records", "templates"},
+    {"errors", "moved", "files", "records", "templates"},
     {"modeling", "settings"},
     {"tasks"},
     {"data"},
