@@ -203,7 +203,8 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
         text_config: the backbone's own config, or its `to_dict()` with `model_type`.
         causal: whether tokens see only what stands before them, so that the last real token is the
             classification token; None decides by the backbone's kind and is then filled in.
-        pad_token_id: the tokenizer's, for the record; which tokens are padding, the attention mask says.
+        pad_token_id, bos_token_id, eos_token_id: the tokenizer's, for the warning of transformers where a batch
+            seems padded and has no attention mask; which tokens are padding, the mask alone says.
     """
 
     model_type = "sot"
@@ -213,6 +214,8 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
     text_config: Any = None
     causal: bool | None = None
     pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.text_config is None:
@@ -236,7 +239,7 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
         """The backbone's settings as `text_config`; the labels' names move up."""
         backbone = {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY}
-        shared = ("id2label", "label2id", "pad_token_id", "dtype")
+        shared = ("id2label", "label2id", "pad_token_id", "bos_token_id", "eos_token_id", "dtype")
         settings = {"text_config": backbone} | {name: backbone[name] for name in shared if name in backbone}
         backbone.pop("id2label", None)
         backbone.pop("label2id", None)

@@ -52,6 +52,16 @@ def test_any_backbone(family, tmp_path):
     assert str(tmp_path) not in (tmp_path / "sot" / "config.json").read_text()
 
 
+@pytest.mark.parametrize("family", ["distilbert", "gpt_neox", "qwen2"])
+def test_without_a_mask_every_token_is_real(family):
+    """Also a pad token at the end, of which transformers warns by the ids of the special tokens."""
+    settings = tiny.OTHER_BACKBONES[family] | {"pad_token_id": 1, "eos_token_id": 2}
+    model = AutoSoTForSequenceClassification.from_config(AutoConfig.for_model(family, **settings)).eval()
+    assert (model.config.pad_token_id, model.config.eos_token_id) == (1, 2)
+    ids = torch.tensor([[5, 9, 33, 1], [7, 50, 21, 6]])
+    assert torch.equal(model(ids).logits, model(ids, attention_mask=torch.ones_like(ids)).logits)
+
+
 def test_relative_positions_have_no_longest_text():
     """DeBERTa's config names a number of positions, of which it has no table."""
     settings = tiny.OTHER_BACKBONES["deberta-v2"] | {"max_position_embeddings": 64}
