@@ -36,10 +36,13 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 }
 
 
+# Of these a user may have registered others, which then are known once their file is imported.
+OWN_KINDS = ("pooling", "normalization", "fusion")
+
+
 def choices() -> dict[str, tuple[str, ...]]:
     """Return the values of every setting that has named ones, registered parts of your own among them."""
-    kinds = ("pooling", "normalization", "fusion", "class_token")
-    return {kind: tuple(REGISTRY[kind]) for kind in kinds} | _CHOICES
+    return {kind: tuple(REGISTRY[kind]) for kind in (*OWN_KINDS, "class_token")} | _CHOICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,8 @@ class SoTHeadConfig:
         for name, valid in choices().items():
             value = getattr(self, name)
             if value not in valid:
-                problems.append(f"{name}={_shown(value)} is not one of {', '.join(valid)}")
+                own = "; a part of your own: import its file first" if name in OWN_KINDS else ""
+                problems.append(f"{name}={_shown(value)} is not one of {', '.join(valid)}{own}")
         for name, (low, high) in INTEGER_RANGES.items():
             value = getattr(self, name)
             if not _is_integer(value) or not low <= value <= high:
@@ -134,7 +138,7 @@ class SoTHeadConfig:
         if not isinstance(self.include_separators, bool):
             problems.append(f"include_separators={_shown(self.include_separators)} is not true or false")
         if self.module and self.module not in HEADS:
-            problems.append(f"module={_shown(self.module)} is not one of {', '.join(HEADS) or 'none'}")
+            problems.append(f"module={_shown(self.module)} is not registered: import its file first")
         if not isinstance(self.part_settings, Mapping):
             problems.append(f"part_settings={_shown(self.part_settings)} is not a mapping")
         return problems

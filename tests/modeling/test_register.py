@@ -159,8 +159,10 @@ class TestRefusals:
             resolve_head("text", **OWN["pooling"] | {"part_settings": {"sharpnes": 1}})
         with pytest.raises(ValueError, match=r"no setting 'sharpness' \(known: \)"):
             resolve_head("text", part_settings={"sharpness": 1})
-        with pytest.raises(ValueError, match="normalization='tempred' is not one of"):
+        with pytest.raises(ValueError, match=r"'tempred' is not one of .*your own: import its file first"):
             resolve_head("text", normalization="tempred")
+        with pytest.raises(ValueError, match="module='TwoLayer' is not registered: import its file first"):
+            resolve_head("text", module="TwoLayer")
 
     def test_a_parameter_without_a_first_value(self) -> None:
         register_normalization("raw", Raw)
