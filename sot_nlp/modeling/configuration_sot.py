@@ -203,7 +203,7 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
         text_config: the backbone's own config, or its `to_dict()` with `model_type`.
         causal: whether tokens see only what stands before them, so that the last real token is the
             classification token; None decides by the backbone's kind and is then filled in.
-        pad_token_id, bos_token_id, eos_token_id: the tokenizer's, for the warning of transformers where a batch
+        pad_token_id, bos_token_id, eos_token_id: the tokenizer's, for transformers' warning where a batch
             seems padded and has no attention mask; which tokens are padding, the mask alone says.
     """
 

@@ -39,9 +39,9 @@ GPT_INITIALISATION = (
     "weights of a backbone are refused here"
 )
 GPT2_INITIALISATION = (
-    "in classes of other packages transformers passes over modules without parameters of their own, and so over "
-    "GPT-2's smaller c_proj: a plain subclass of its own classifier fails in the same way; missing weights of a "
-    "backbone are refused here"
+    "in classes of other packages transformers passes over modules without parameters of their own, and so "
+    "over GPT-2's smaller c_proj: a plain subclass of its own classifier fails in the same way; missing "
+    "weights of a backbone are refused here"
 )
 
 
@@ -97,7 +97,7 @@ class CommonTests(upstream.model_tester_mixin()):
         self.model_tester = CommonInputs(self.all_model_classes[0], backbone)
 
     def subTest(self, *args, **kwargs):  # noqa: N802
-        """Let a part's failure be the test's: each test has one class, and an expected failure is the whole."""
+        """Let a part's failure be the test's: each test has one class."""
         return contextlib.nullcontext()
 
 
