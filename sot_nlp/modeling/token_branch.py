@@ -1,7 +1,7 @@
 """What the classification token is made of before its linear: mixed layers, maxima over layers, attention.
 
-`parts.CLASS_TOKENS` names them. The maxima and the attention are the heads of MaxPoolBERT (arXiv 2505.15696),
-written from the paper's text, with nothing but the linear behind.
+`parts.CLASS_TOKENS` names them. The maxima and the attention follow the description of MaxPoolBERT's heads
+(arXiv 2505.15696), not its code: attention without a residual or dropout, and nothing but the linear behind.
 Shapes: B batch, N tokens, L layers, C hidden size, H attention heads.
 """
 
