@@ -10,6 +10,7 @@ import numpy as np
 from sot_nlp.data.file_format import list_names
 from sot_nlp.data.label_notes import label_notes
 from sot_nlp.errors import counted, printable
+from sot_nlp.settings.arguments import Arguments
 
 if TYPE_CHECKING:
     from sot_nlp.data.task_data import TaskData
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SHOWN_LINES = 5
 
 
-def columns_report(spec: TaskSpec, arguments: Any) -> dict[str, Any]:
+def columns_report(spec: TaskSpec, arguments: Arguments) -> dict[str, Any]:
     """The columns that were read, and which of them were guessed."""
     own = arguments.task is None or not spec.dataset_name
     bare = arguments.task is None

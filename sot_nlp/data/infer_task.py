@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sot_nlp.data.file_format import list_names
 from sot_nlp.data.hub_reader import hub_splits
@@ -15,6 +14,7 @@ from sot_nlp.data.label_values import number
 from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
 from sot_nlp.data.tables import Rows, Table, plain_column
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.labels import other_spellings
 from sot_nlp.tasks.metrics import default_metrics
 from sot_nlp.tasks.spec import FrozenMapping, TaskFile, TaskSpec, load_task
@@ -62,7 +62,7 @@ class Trained:
     labels: tuple[str, ...] | None
 
 
-def user_task(arguments: Any, trained: Trained | None = None) -> TaskSpec:
+def user_task(arguments: Arguments, trained: Trained | None = None) -> TaskSpec:
     """The task that the settings make: `--task`, own files, a data set of the Hub, or the one over the other.
 
     Own files and columns take the place of the task's. Without a task, columns that are not named are
@@ -121,12 +121,12 @@ def _is_number(column: str) -> bool:
     return NUMBERS.fullmatch(plain_column(column).lower()) is not None
 
 
-def task_name(arguments: Any) -> str:
+def task_name(arguments: Arguments) -> str:
     """Return the name of the task that the settings make, without reading any data. Raises UserError."""
     return (load_task(arguments.task) if arguments.task is not None else _empty_task(arguments)).name
 
 
-def _empty_task(arguments: Any) -> TaskSpec:
+def _empty_task(arguments: Arguments) -> TaskSpec:
     source = arguments.train_file or arguments.validation_file or arguments.test_file
     name = Path(source).stem if source else str(arguments.dataset_name).rstrip("/").rsplit("/", 1)[-1]
     return TaskSpec(
@@ -156,7 +156,7 @@ def _empty_task(arguments: Any) -> TaskSpec:
     )
 
 
-def _with_sources(spec: TaskSpec, arguments: Any) -> TaskSpec:
+def _with_sources(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
     """The task with own files in the place of its own: of all where the training file is one of them."""
     own = {
         split: TaskFile(file=str(Path(getattr(arguments, flag)).absolute()))
@@ -203,7 +203,7 @@ def _hub_splits(name: str, config: str | None) -> dict[str, str]:
     return {split: found[split] for split in sorted(found, key=lambda s: not s.startswith("train"))}
 
 
-def _with_columns(spec: TaskSpec, arguments: Any) -> TaskSpec:
+def _with_columns(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
     """The task with the columns that the settings name, which are the files' own names."""
     texts, label = arguments.text_column_names, arguments.label_column_name
     if texts and len(texts) != len(spec.text_columns):
@@ -222,14 +222,14 @@ def _with_columns(spec: TaskSpec, arguments: Any) -> TaskSpec:
     )
 
 
-def _first_table(spec: TaskSpec, arguments: Any, trained: Trained | None = None) -> tuple[str, Table]:
+def _first_table(spec: TaskSpec, arguments: Arguments, trained: Trained | None = None) -> tuple[str, Table]:
     """The training split, or for a trained model a validation split, or what is nearest; and its table."""
     first = ("train",) if trained is None else spec.validation_splits
     split = next(split for split in (*first, *spec.splits) if split in spec.splits)
     return split, open_split(spec, split, arguments)[0]
 
 
-def _guessed(spec: TaskSpec, arguments: Any, trained: Trained | None) -> TaskSpec:
+def _guessed(spec: TaskSpec, arguments: Arguments, trained: Trained | None) -> TaskSpec:
     """The task with its columns, named or guessed from the names in its first split."""
     split, table = _first_table(spec, arguments, trained)
     for column in (*(arguments.text_column_names or ()), *filter(None, [arguments.label_column_name])):
@@ -279,7 +279,7 @@ def _with_validation(spec: TaskSpec) -> TaskSpec:
     return replace(spec, files=FrozenMapping(files), dataset_splits=FrozenMapping(hub))
 
 
-def _with_mapping(spec: TaskSpec, arguments: Any) -> TaskSpec:
+def _with_mapping(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
     """The task with --label_mapping: what the labels in its files stand for."""
     mapping: dict[str, str] = arguments.label_mapping or {}
     for word, name in mapping.items():
@@ -304,7 +304,7 @@ def _check_scores(spec: TaskSpec, mapping: dict[str, str]) -> None:
             )
 
 
-def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
+def _surveyed(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
     """The task with the kind and the labels of its training data, or of what it has instead."""
     split, table = _first_table(spec, arguments)
     if split.startswith("test"):
@@ -323,7 +323,7 @@ def _surveyed(spec: TaskSpec, arguments: Any) -> TaskSpec:
 
 
 def _survey(
-    spec: TaskSpec, split: str, table: Table, arguments: Any
+    spec: TaskSpec, split: str, table: Table, arguments: Arguments
 ) -> tuple[LabelSurvey, tuple[str, ...] | None]:
     """The labels in a split's table, and their order where the source knows it."""
     assert spec.label_column is not None
@@ -351,7 +351,7 @@ def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, found: s
     return replace(spec, kind=kind, labels=labels, metrics=metrics, main_metric=main_metric)
 
 
-def _with_other_spellings(spec: TaskSpec, arguments: Any) -> TaskSpec:
+def _with_other_spellings(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
     """The task with labels of its validation data as words for a model's that are only spelt otherwise."""
     if spec.labels is None or spec.label_column is None or not spec.validation_splits:
         return spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sot_nlp.data.file_format import list_names
 from sot_nlp.data.hub_reader import open_hub_table
@@ -12,6 +12,7 @@ from sot_nlp.data.readers import open_table
 from sot_nlp.data.row_checks import Source
 from sot_nlp.data.tables import Table
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import Arguments
 
 if TYPE_CHECKING:
     from sot_nlp.tasks.spec import TaskFile, TaskSpec
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 
 
-def place(spec: TaskSpec, split: str, arguments: Any) -> Path | tuple[str, str | None, str]:
+def place(spec: TaskSpec, split: str, arguments: Arguments) -> Path | tuple[str, str | None, str]:
     """Where a split is: its file, or (data set, configuration, split) of the Hub. UserError for nowhere."""
     entry = spec.files.get(split)
     path = Path(entry.file) if entry is not None and Path(entry.file).is_absolute() else None
@@ -35,7 +36,7 @@ def place(spec: TaskSpec, split: str, arguments: Any) -> Path | tuple[str, str |
     raise UserError(f"task {spec.name} has no data for the split {printable(split)!r}; it has {known}")
 
 
-def held_out(spec: TaskSpec, arguments: Any) -> list[str]:
+def held_out(spec: TaskSpec, arguments: Arguments) -> list[str]:
     """The validation splits at the place of the training data, unless a setting put them there."""
     if "train" not in spec.splits or arguments.validation_file is not None:
         return []
@@ -43,7 +44,7 @@ def held_out(spec: TaskSpec, arguments: Any) -> list[str]:
     return [split for split in spec.validation_splits if place(spec, split, arguments) == train]
 
 
-def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple[Path, ...]]:
+def open_split(spec: TaskSpec, split: str, arguments: Arguments) -> tuple[Table, tuple[Path, ...]]:
     """A split's table, and the files that its content is told by (none where it is streamed)."""
     where = place(spec, split, arguments)
     if isinstance(where, Path) and split in held_out(spec, arguments) and not where.exists():
@@ -73,7 +74,7 @@ def open_split(spec: TaskSpec, split: str, arguments: Any) -> tuple[Table, tuple
             break
     if flag == "data_dir":
         try:
-            if not where.is_file():
+            if arguments.data_dir and not where.is_file():
                 _explain_folder(Path(arguments.data_dir), where)
         except PermissionError as error:
             raise UserError(f"--data_dir: no rights to look into {printable(error.filename)}") from None
@@ -106,7 +107,7 @@ def _explain_folder(data_dir: Path, path: Path) -> None:
     )
 
 
-def columns_in_file(spec: TaskSpec, split: str, arguments: Any) -> dict[str, str | int]:
+def columns_in_file(spec: TaskSpec, split: str, arguments: Arguments) -> dict[str, str | int]:
     """What a split's file calls the task's columns, where it is a file and calls them otherwise."""
     entry = spec.files.get(split)
     if entry is None or not isinstance(place(spec, split, arguments), Path):
@@ -114,7 +115,7 @@ def columns_in_file(spec: TaskSpec, split: str, arguments: Any) -> dict[str, str
     return dict(entry.columns)
 
 
-def open_source(spec: TaskSpec, split: str, arguments: Any) -> Source:
+def open_source(spec: TaskSpec, split: str, arguments: Arguments) -> Source:
     """A split's table with the task's columns in it. A test split may lack labels. Raises UserError."""
     table, files = open_split(spec, split, arguments)
     columns = columns_in_file(spec, split, arguments)

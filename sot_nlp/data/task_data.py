@@ -18,7 +18,7 @@ from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.data.tokenization import Tokens, tokenize_sources
 from sot_nlp.errors import UserError
-from sot_nlp.settings.arguments import named
+from sot_nlp.settings.arguments import Arguments, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ class TaskData:
 
 def load_data(
     spec: TaskSpec,
-    arguments: Any,
+    arguments: Arguments,
     tokenizer: PreTrainedTokenizerBase,
     *,
     splits: Sequence[str] | None = None,
@@ -125,14 +125,14 @@ def load_data(
     )
 
 
-def is_streamed(arguments: Any) -> bool:
+def is_streamed(arguments: Arguments) -> bool:
     """Whether the training data is read window by window: an epoch of it, or a part, would be stored."""
     return bool(arguments.streaming and arguments.max_train_steps and arguments.max_train_samples is None)
 
 
 def _stream(
     spec: TaskSpec,
-    arguments: Any,
+    arguments: Arguments,
     tokenizer: PreTrainedTokenizerBase,
     tokens: dict[str, Tokens],
     max_length: int,
@@ -157,7 +157,7 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 
 def sequence_length(
-    arguments: Any,
+    arguments: Arguments,
     tokenizer: PreTrainedTokenizerBase,
     num_texts: int,
     model_max_length: int | None = None,
@@ -183,7 +183,7 @@ def sequence_length(
     return max_length
 
 
-def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
+def _share(tokens: Tokens, arguments: Arguments) -> np.ndarray:
     """The rows of the training file that are held out."""
     count = len(tokens.arrays["indices"])
     if count < 2:
@@ -197,7 +197,7 @@ def _share(tokens: Tokens, arguments: Any) -> np.ndarray:
     return out
 
 
-def _limited(split: str, rows: np.ndarray, arguments: Any) -> np.ndarray:
+def _limited(split: str, rows: np.ndarray, arguments: Arguments) -> np.ndarray:
     """The rows of a split that the limits on samples leave, in the file's order."""
     limit = getattr(arguments, LIMITS[split.split("_")[0]])
     if limit is None or split != "train":

@@ -7,12 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+class Split(Protocol):
+    """What training and evaluation read of examples: `TokenSplit`, or cached features in its place."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, (n,) int64."""
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Each example's position in its file, (n,) int64."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """As `TokenSplit.labels`."""
+
+    def collate(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        pad_token_id: int,
+        padding_side: str = "right",
+        pad_to_multiple_of: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the examples at `indices` as one batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,6 +24,7 @@ from accelerate.utils import (
 )
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import signals
 from sot_nlp.training.logs import tracker_names
 from sot_nlp.training.signals import LostProcessError
@@ -45,7 +46,7 @@ LOST = ("closed by peer", "connection reset", "connection closed", "broken pipe"
 
 
 def create_accelerator(
-    arguments: Any, run_folder: Path = Path(), *, precision_before: str | None = None
+    arguments: Arguments, run_folder: Path = Path(), *, precision_before: str | None = None
 ) -> Accelerator:
     """The accelerator of a run: precision, trackers, and what the launcher said about devices.
 
@@ -145,7 +146,7 @@ def agreed_signal(accelerator: Accelerator) -> int:
 
 
 @contextlib.contextmanager
-def lost_process_told(accelerator: Accelerator, arguments: Any) -> Iterator[None]:
+def lost_process_told(accelerator: Accelerator, arguments: Arguments) -> Iterator[None]:
     """Make a LostProcessError of what a collective inside raises because another process is gone."""
     try:
         yield

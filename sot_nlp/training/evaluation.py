@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sot_nlp.data.token_split import Split
 from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, evaluation_batches
 from sot_nlp.training.speed.fast_cpu import pass_context
@@ -27,7 +28,7 @@ class EvaluationStopped(Exception):  # noqa: N818 - asked for, not an error
 
 def predict(
     model: torch.nn.Module,
-    split: Any,
+    split: Split,
     accelerator: Any,
     *,
     batch_size: int | None,

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
+from sot_nlp.settings.arguments import Arguments
 
 METRICS_NAME = "metrics.jsonl"
 LOG_NAME = "train.log"
@@ -106,7 +107,7 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def tracker_names(arguments: Any) -> list[str] | None:
+def tracker_names(arguments: Arguments) -> list[str] | None:
     """The trackers for `accelerate.Accelerator(log_with=...)`; None without `--with_tracking`.
 
     Raises UserError for none, and for one that accelerate doesn't know or that is not installed.
@@ -132,7 +133,7 @@ def tracker_names(arguments: Any) -> list[str] | None:
     return wanted
 
 
-def tracker_config(arguments: Any) -> dict[str, Any]:
+def tracker_config(arguments: Arguments) -> dict[str, Any]:
     """The settings as what every tracker takes: a flat dict of numbers, booleans and texts."""
     return {
         key: value if isinstance(value, (int, float, bool, str)) else str(value)

@@ -22,7 +22,9 @@ import torch
 from accelerate import Accelerator
 
 from sot_nlp.data.stream import StreamedSplit, add_found
+from sot_nlp.data.token_split import Split
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
 from sot_nlp.training.checkpointing import folders
@@ -46,8 +48,8 @@ __all__ = ["Interrupted", "TrainingResult", "create_accelerator", "train"]
 
 def train(
     model: torch.nn.Module,
-    train_split: Any,
-    arguments: Any,
+    train_split: Split | StreamedSplit,
+    arguments: Arguments,
     accelerator: Accelerator,
     *,
     evaluate: Callable[[torch.nn.Module], dict[str, Any]],
@@ -129,8 +131,8 @@ class _Loop:
     def __init__(
         self,
         model: torch.nn.Module,
-        split: Any,
-        arguments: Any,
+        split: Split | StreamedSplit,
+        arguments: Arguments,
         accelerator: Accelerator,
         *,
         evaluate: Callable[[torch.nn.Module], dict[str, Any]],
@@ -150,8 +152,9 @@ class _Loop:
             * arguments.gradient_accumulation_steps
             * accelerator.num_processes
         )
-        streamed = isinstance(split, StreamedSplit)
-        self.examples = split.window_size(self.update_size) if streamed else len(split.lengths)
+        self.examples = (
+            split.window_size(self.update_size) if isinstance(split, StreamedSplit) else len(split.lengths)
+        )
         if not self.examples:
             raise UserError("the training split is empty: nothing to train on")
         self.per_epoch = num_updates(self.examples, self.update_size)
@@ -206,7 +209,7 @@ class _Loop:
             warn=self.ledger.warn,
             **collation,
         )
-        if not streamed:
+        if not isinstance(split, StreamedSplit):
             self._use(split)
 
     # --- the run ---
@@ -251,8 +254,8 @@ class _Loop:
             update_size=self.update_size,
             group_by_length=arguments.group_by_length,
         )
-        every = arguments.checkpointing_steps
-        every = None if every in (None, "epoch") else int(every)
+        interval = arguments.checkpointing_steps
+        every = None if interval in (None, "epoch") else int(interval)
         train_mode(self.model)
         self.ledger.start_clock()
         for examples in updates[progress.updates :]:
@@ -271,7 +274,7 @@ class _Loop:
         self._drain()
         self.ledger.stop_clock()
 
-    def _use(self, split: Any) -> None:
+    def _use(self, split: Split) -> None:
         """Train on the examples of `split` from here on."""
         check_token_budget(self.arguments.max_tokens_per_batch, int(np.max(split.lengths)))
         self.updater.split, self.ledger.positions = split, np.asarray(split.indices)

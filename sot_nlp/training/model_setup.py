@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.optimization import backbone_layers, depth
 
 
-def prepare(model: Any, arguments: Any, warn: Callable[[str], None]) -> None:
+def prepare(model: Any, arguments: Arguments, warn: Callable[[str], None]) -> None:
     """Freeze, compile and set up `model` in place, as the settings say. Raises UserError."""
     freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
     if arguments.gradient_checkpointing:

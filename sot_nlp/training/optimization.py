@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def class_token_parameters(model: nn.Module) -> set[str]:
     return {f"{prefix}.{name}" for prefix, head in heads for name in head.class_token_parameters()}
 
 
-def parameter_groups(model: nn.Module, arguments: Any) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, Any]]:
     """AdamW's groups of the parameters that learn: one for each (rate, weight decay), with their names.
 
     The head learns at `head_learning_rate`, its branch of the classification token at
@@ -86,7 +87,7 @@ def parameter_groups(model: nn.Module, arguments: Any) -> list[dict[str, Any]]:
 
 
 def create_optimizer(
-    groups: list[dict[str, Any]], arguments: Any, *, fused: bool = True
+    groups: list[dict[str, Any]], arguments: Arguments, *, fused: bool = True
 ) -> torch.optim.AdamW:
     """AdamW over `groups`; one kernel a group where the device has it, else one for each operation."""
     settings: dict[str, Any] = {
@@ -102,7 +103,7 @@ def create_optimizer(
     return torch.optim.AdamW(plain, **settings)
 
 
-def learning_rate_schedule(arguments: Any, total_steps: int) -> Callable[[int], float]:
+def learning_rate_schedule(arguments: Arguments, total_steps: int) -> Callable[[int], float]:
     """The factor on every learning rate as a pure function of the update's number, 0 for the first.
 
     A function, not a stateful scheduler: it is the same at any number of processes and after any resumption.

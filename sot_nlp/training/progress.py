@@ -12,6 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.checkpointing.folders import Progress
 from sot_nlp.training.logs import RunLog, finite
 from sot_nlp.training.updates import Outcome
@@ -33,7 +34,7 @@ class Ledger:
     def __init__(
         self,
         accelerator: Accelerator,
-        arguments: Any,
+        arguments: Arguments,
         log: RunLog,
         *,
         on_log: Callable[[dict[str, Any]], None],

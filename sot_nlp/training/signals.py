@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sot_nlp.settings.arguments import Arguments
 
 # What people (Ctrl-C), launchers and clusters send before they kill: SLURM's `--signal=USR1@60`, for one.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
@@ -42,7 +45,7 @@ class LostProcessError(RuntimeError):
         self.first = first
 
 
-def same_command(arguments: Any) -> str:
+def same_command(arguments: Arguments) -> str:
     """What goes on with a run, in the words of a message."""
     if arguments.overwrite_output_dir:
         return "the same command without --overwrite_output_dir"

@@ -22,6 +22,8 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from sot_nlp.data.token_split import Split
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import signals as interruption
 from sot_nlp.training.batching import micro_batches
 from sot_nlp.training.evaluation import to_device
@@ -68,7 +70,7 @@ class Updater:
         optimizer: Any,
         accelerator: Accelerator,
         *,
-        arguments: Any,
+        arguments: Arguments,
         schedule: Callable[[int], float],
         loss: BatchLoss,
         pad_token_id: int,
@@ -78,12 +80,12 @@ class Updater:
         self.model = model
         self.optimizer = optimizer
         self.accelerator = accelerator
-        self.split: Any = None
+        self.split: Split
         self.arguments = arguments
         self.schedule = schedule
         self.loss = loss
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.collation = {"pad_token_id": pad_token_id, "padding_side": padding_side}
+        self.collation: dict[str, Any] = {"pad_token_id": pad_token_id, "padding_side": padding_side}
         unwrapped = accelerator.unwrap_model(model)
         self.max_tokens = getattr(unwrapped, "max_tokens", None)
         self.parameters = list(model.parameters())

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.modeling.losses import scored_loss
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.batching import epoch_updates
 from sot_nlp.training.optimization import create_optimizer
 from sot_nlp.training.speed.features import CLASS_TOKEN, SEPARATOR, WORD, Features
@@ -91,7 +92,7 @@ class SeedBatch:
         self,
         heads: Sequence[SoTHead],
         *,
-        arguments: Any,
+        arguments: Arguments,
         kind: str,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",

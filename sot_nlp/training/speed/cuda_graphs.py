@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from sot_nlp.errors import printable
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.evaluation import to_device
 
 # (batch on the device, weight of its loss as a scalar tensor) -> loss times weight, gradients accumulated
@@ -65,7 +66,7 @@ def batch_width(longest: int, examples: int, *, most: int | None, max_tokens: in
     return max(width, longest)
 
 
-def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Any) -> bool:
+def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Arguments) -> bool:
     """Whether the passes of `model` may be replayed: asked for, on one GPU, and the same at every replay."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -20,6 +20,7 @@ from accelerate.utils import DynamoBackend
 from torch import nn
 
 from sot_nlp.data.token_split import TokenSplit
+from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.distributed import is_sharded
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def tokens_in_use(splits: Iterable[TokenSplit], *others: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def rows_in_use(
-    model: Any, ids: np.ndarray | None, arguments: Any, accelerator: Accelerator
+    model: Any, ids: np.ndarray | None, arguments: Arguments, accelerator: Accelerator
 ) -> Iterator[dict[str, Any]]:
     """Inside, the word embedding of `model` has the rows of `ids` (U,) alone, as a (U, C) parameter.
 
@@ -133,7 +134,7 @@ class RowGradients:
         self.written.clear()
 
 
-def _reducible(model: Any, embedding: Any, ids: np.ndarray, arguments: Any) -> bool:
+def _reducible(model: Any, embedding: Any, ids: np.ndarray, arguments: Arguments) -> bool:
     """Whether training some rows of `embedding` is training it, and worth it."""
     if type(embedding) is not nn.Embedding or embedding.max_norm is not None or arguments.weight_decay:
         return False
