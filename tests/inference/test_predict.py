@@ -215,9 +215,9 @@ def test_a_terminal_is_answered_line_by_line(
     runs: dict[str, Path], type_in: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     sizes = []
-    predict = prediction._logits
+    predict = prediction.window_logits
     monkeypatch.setattr(
-        prediction, "_logits", lambda s, c, *rest: sizes.append(len(c[0])) or predict(s, c, *rest)
+        prediction, "window_logits", lambda s, c, *rest: sizes.append(len(c[0])) or predict(s, c, *rest)
     )
     type_in(b"a\nb\nc\n", terminal=True)
     predict_file(runs["plain"], output=tmp_path / "o.csv", **OPTIONS)
