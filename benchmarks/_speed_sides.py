@@ -114,15 +114,22 @@ def _data(arguments: Any, split: str, examples: int | None) -> tuple[Any, Any, A
     from sot_nlp.runs import preparation
 
     spec = preparation.task_of(arguments)
-    tokenizer = preparation.load_tokenizer(arguments)
+    tokenizer = preparation.load_tokenizer(arguments, preparation.read_checkpoint(arguments))
     data = load_data(spec, arguments, tokenizer, splits=("train", split))
     found: Any = data.splits[split]
     if examples is not None and examples < len(found):
         rows = np.sort(np.random.RandomState(0).permutation(len(found))[:examples])
         kept = {name: getattr(found, name)[rows] for name in ("starts", "lengths", "labels", "indices")}
         found = dataclasses.replace(found, **kept)
-    data.splits = {split: found}
-    return data, tokenizer, found
+    return dataclasses.replace(data, splits={split: found}), tokenizer, found
+
+
+def _sot_model(arguments: Any, data: Any, tokenizer: Any) -> Any:
+    """The checkpoint's backbone with the SoT head that the settings name."""
+    from sot_nlp.runs import preparation
+
+    head, checkpoint = preparation.head_of(arguments), preparation.read_checkpoint(arguments)
+    return preparation.load_model(arguments, checkpoint, head, data, tokenizer)[0]
 
 
 def _dataset(split: Any) -> Any:
@@ -146,7 +153,7 @@ def our_training(task: str, data_dir: str, model: str, examples: int, epochs: in
 
     arguments = _arguments(task, data_dir, model, num_train_epochs=epochs, eval_strategy="no", **given)
     data, tokenizer, split = _data(arguments, "train", examples)
-    network, _ = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
+    network = _sot_model(arguments, data, tokenizer)
     accelerator = create_accelerator(arguments)
     network.to(accelerator.device)
     vocabulary = preparation.vocabulary(arguments, data, tokenizer)
@@ -266,13 +273,12 @@ def trainer_training(
 
 def our_evaluation(task: str, data_dir: str, model: str, examples: int) -> Run:
     """Logits of the validation split by sot-nlp with the SoT head."""
-    from sot_nlp.runs import preparation
     from sot_nlp.training.evaluation import predict
     from sot_nlp.training.loop import create_accelerator
 
     arguments = _arguments(task, data_dir, model)
     data, tokenizer, split = _data(arguments, "validation", examples)
-    network, _ = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
+    network = _sot_model(arguments, data, tokenizer)
     accelerator = create_accelerator(arguments)
     network.to(accelerator.device)
     padding = {"pad_token_id": tokenizer.pad_token_id, "padding_side": tokenizer.padding_side}
@@ -311,7 +317,7 @@ def our_prediction(task: str, data_dir: str, model: str, examples: int) -> Run:
 
     arguments = _arguments(task, data_dir, model)
     data, tokenizer, split = _data(arguments, "validation", examples)
-    network, _ = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
+    network = _sot_model(arguments, data, tokenizer)
     network.save_pretrained("saved")
     tokenizer.save_pretrained("saved")
     columns = list(preparation.task_of(arguments).text_columns)

@@ -226,7 +226,8 @@ def padding(task: str, data_dir: str, model: str, *, gpu: bool) -> list[dict[str
     settings = {"task": task, "data_dir": data_dir, "model_name_or_path": model}
     with tempfile.TemporaryDirectory() as cache:
         arguments = build_arguments([("benchmark", {**settings, "cache_dir": cache})])
-        data = load_data(preparation.task_of(arguments), arguments, preparation.load_tokenizer(arguments))
+        tokenizer = preparation.load_tokenizer(arguments, preparation.read_checkpoint(arguments))
+        data = load_data(preparation.task_of(arguments), arguments, tokenizer)
         lengths = {name: np.asarray(split.lengths) for name, split in data.splits.items()}
 
     def ratio(batches: Sequence[np.ndarray], lengths: np.ndarray, width: Callable[[int], int] = int) -> float:

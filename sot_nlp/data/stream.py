@@ -85,6 +85,7 @@ class StreamedSplit:
         tokenizer, max_length: as in `tokenization.tokenize_sources`.
         known: (m,) uint64 digests of the validation texts; examples that stand there are counted.
         drop_leaked: leave them out.
+        relabel: gives the labels of a window as the model numbers them.
     """
 
     def __init__(
@@ -96,17 +97,30 @@ class StreamedSplit:
         max_length: int,
         known: np.ndarray,
         drop_leaked: bool,
+        relabel: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         self.source, self.spec, self.max_length = source, spec, max_length
         # Two threads must not use one tokenizer.
         self.tokenizer = copy.deepcopy(tokenizer)
         self.known, self.drop_leaked = known, drop_leaked
-        self.relabel: Callable[[np.ndarray], np.ndarray] = lambda labels: labels
+        self.relabel = relabel or (lambda labels: labels)
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._ahead: tuple[tuple[int, int], Future[Window]] | None = None
         self._chunks: Iterator[_Chunk] = iter(())
         self._rest: _Chunk | None = None
+
+    def relabelled(self, relabel: Callable[[np.ndarray], np.ndarray]) -> StreamedSplit:
+        """Return the same data, whose windows have the labels that `relabel` makes of them."""
+        return StreamedSplit(
+            self.source,
+            self.spec,
+            self.tokenizer,
+            max_length=self.max_length,
+            known=self.known,
+            drop_leaked=self.drop_leaked,
+            relabel=relabel,
+        )
 
     @property
     def labels(self) -> np.ndarray:

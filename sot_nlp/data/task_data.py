@@ -30,7 +30,7 @@ NOT_GIVEN = ("recipe", "record", "demo")
 LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskData:
     """The splits of a task. `labels` are the names in the order of their ids, None for a regression.
 

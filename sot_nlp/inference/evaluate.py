@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
 from sot_nlp.data.data_report import describe
-from sot_nlp.data.infer_task import Trained, user_task
+from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.inference.saved_model import trained_task
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sot_nlp.data.task_data import TaskData
+    from sot_nlp.modeling.loading import Checkpoint
     from sot_nlp.runs.scoring import Scorer
     from sot_nlp.tasks.spec import TaskSpec
 
@@ -44,14 +45,15 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     """
     started = time.time()
     preparation.check_model_folder(arguments.model_name_or_path)
-    spec = user_task(arguments, _trained(arguments))
+    checkpoint = preparation.read_checkpoint(arguments)
+    spec = user_task(arguments, trained_task(arguments.model_name_or_path, checkpoint))
     predict = arguments.do_predict or not spec.validation_splits
     if predict and arguments.output_dir is None:
         raise UserError("--output_dir: needed for the predictions of a test split")
     folder = Path(arguments.output_dir) if arguments.output_dir is not None else None
     if folder is not None:
         run_folder.claim(folder, arguments)
-    scorer, model, data = open_saved(arguments, spec, spec.test_splits if predict else ())
+    scorer, model, data = open_saved(arguments, checkpoint, spec, spec.test_splits if predict else ())
     accelerator = scorer.accelerator
     say(accelerator, describe(data))
     logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
@@ -68,9 +70,9 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
 
 
 def open_saved(
-    arguments: Arguments, spec: TaskSpec, test_splits: Sequence[str] = ()
+    arguments: Arguments, checkpoint: Checkpoint, spec: TaskSpec, test_splits: Sequence[str] = ()
 ) -> tuple[Scorer, PreTrainedModel, TaskData]:
-    """What scores the SoT model in `--model_name_or_path` on the validation splits of `spec`, and that model.
+    """Return what scores the SoT model in `checkpoint` on the validation splits of `spec`, and that model.
 
     The data holds `test_splits` too. Raises UserError.
     """
@@ -83,10 +85,10 @@ def open_saved(
     accelerator = loop.create_accelerator(arguments, precision_before=trained)
     if arguments.mixed_precision == "auto" and accelerator.mixed_precision == trained:
         say(accelerator, [f"precision {trained}, as in training (--mixed_precision sets another)"])
-    tokenizer = preparation.load_tokenizer(arguments)
+    tokenizer = preparation.load_tokenizer(arguments, checkpoint)
     splits = [*spec.validation_splits, *test_splits]
-    data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
-    model, alignment = preparation.load_saved(arguments, data, tokenizer)
+    data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)
+    model, alignment = preparation.load_saved(arguments, checkpoint, data, tokenizer)
     if alignment is not None and alignment.note:
         say(accelerator, [f"note: {alignment.note}"])
     if changed := _changes(arguments.model_name_or_path, data.report):
@@ -106,10 +108,6 @@ def open_saved(
 
 def _record_of(folder: str | Path) -> dict[str, Any]:
     return records.read(folder) if (Path(folder) / records.NAME).is_file() else {}
-
-
-def _trained(arguments: Arguments) -> Trained | None:
-    return trained_task(arguments.model_name_or_path, revision=arguments.model_revision)
 
 
 def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, Any]:
@@ -176,7 +174,9 @@ def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[
     known = {name: value for name, value in saved.items() if name in FIELDS and value is not None}
     here = {"model_name_or_path": str(folder), "mixed_precision": "no", "cpu": True, "with_tracking": False}
     arguments = build_arguments([("record", {**known, **data_settings(folder), **here, "output_dir": None})])
-    scorer, _, _ = open_saved(arguments, user_task(arguments, _trained(arguments)))
+    checkpoint = preparation.read_checkpoint(arguments)
+    spec = user_task(arguments, trained_task(folder, checkpoint))
+    scorer, _, _ = open_saved(arguments, checkpoint, spec)
 
     def score(model: torch.nn.Module) -> Mapping[str, float]:
         return {name: value for name, value in scorer(model).items() if name in scorer.spec.metrics}

@@ -15,6 +15,8 @@ from sot_nlp.tasks.labels import GENERIC, align_labels, label_names
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from sot_nlp.modeling.loading import Checkpoint
+
 KINDS = {
     "single_label_classification": "classification",
     "multi_label_classification": "multi_label",
@@ -64,35 +66,35 @@ def open_model(
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"{shown}: no such folder")
 
-    from sot_nlp.runs.preparation import HEADLESS, check_embeddings, user_errors
+    from sot_nlp.runs import preparation
 
-    with user_errors(shown):
+    with preparation.user_errors(shown):
         import torch
         from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
-        from sot_nlp.modeling.loading import is_headless
+        from sot_nlp.modeling.loading import Checkpoint, is_headless
         from sot_nlp.modeling.tokenizer import load_tokenizer
 
-        saved = _read_config(name, revision)
-        is_sot = str(saved.get("model_type", "")).startswith("sot")
+        checkpoint = Checkpoint.read(name, {"revision": revision})
+        saved = checkpoint.saved
+        check_labels(checkpoint)
+        is_sot = preparation.is_sot(checkpoint)
         if not is_sot and not any_classifier:
             raise UserError(
                 f"{shown}: not a SoT classifier (model_type {printable(saved.get('model_type'))}); "
                 "train one with `sot-nlp train`"
             )
         if is_headless(saved):
-            raise UserError(f"{shown}: {HEADLESS}")
-        with user_errors(shown, Exception):
-            tokenizer = load_tokenizer(name, revision=revision)
+            raise UserError(f"{shown}: {preparation.HEADLESS}")
+        with preparation.user_errors(shown, Exception):
+            tokenizer = load_tokenizer(name, saved=saved, revision=revision)
         if is_sot:
-            model = AutoSoTForSequenceClassification.from_pretrained(
-                name, revision=revision, dtype=torch.float32
-            )
+            model = AutoSoTForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
         else:
             model = _other_classifier(name, revision)
     try:
-        check_embeddings(model, tokenizer)
+        preparation.check_embeddings(model, tokenizer)
     except UserError as error:
         raise UserError(f"{shown}: {error}") from None
     record = records.read(path) if (path / records.NAME).is_file() else {}
@@ -122,14 +124,10 @@ def open_model(
     )
 
 
-def _read_config(name: str, revision: str) -> dict[str, Any]:
-    """The `config.json` of a model, its labels checked: transformers trips over ids that are none."""
-    from sot_nlp.modeling.loading import Checkpoint
-
-    saved = Checkpoint.read(name, {"revision": revision}).saved
-    if saved.get("id2label") is not None:
-        label_names(saved["id2label"])
-    return saved
+def check_labels(checkpoint: Checkpoint) -> None:
+    """Raise UserError where a model's label ids are no numbers: transformers trips over them."""
+    if checkpoint.saved.get("id2label") is not None:
+        label_names(checkpoint.saved["id2label"])
 
 
 def _answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | None]:
@@ -139,16 +137,17 @@ def _answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | N
     return kind, None if kind == "regression" else names
 
 
-def trained_task(name_or_path: str | Path, *, revision: str = "main") -> Trained | None:
-    """What the classifier in a folder, or of that name on the Hub, answers; None where labels have no names.
+def trained_task(name_or_path: str | Path, checkpoint: Checkpoint) -> Trained | None:
+    """Return what the classifier in a folder, or of that name on the Hub, answers; None without label names.
 
     The labels are in the order that they had in training, which its record tells, else in the model's own.
-    Raises UserError where there is no such model.
+    Raises UserError where the model's label ids are no numbers.
     """
     from sot_nlp.runs.preparation import user_errors
 
     with user_errors(printable(name_or_path)):
-        saved = _read_config(str(name_or_path), revision)
+        check_labels(checkpoint)
+    saved = checkpoint.saved
     if saved.get("id2label") is None:
         return None
     kind, labels = _answers(saved.get("problem_type"), saved["id2label"])

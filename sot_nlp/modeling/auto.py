@@ -38,7 +38,7 @@ class AutoSoTForSequenceClassification:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | os.PathLike[str],
+        name_or_path: str | os.PathLike[str] | Checkpoint,
         *,
         num_labels: int | None = None,
         id2label: Mapping[int, str] | None = None,
@@ -53,7 +53,8 @@ class AutoSoTForSequenceClassification:
         back as it was saved, but for what is given here. What is new is said in one line.
 
         Args:
-            name_or_path: a folder, or a name on the Hub; also of a PEFT adapter, whose base is loaded first.
+            name_or_path: a folder, or a name on the Hub; also of a PEFT adapter, whose base is loaded first;
+                or a checkpoint whose `config.json` has been read.
             num_labels: K; default: as many as the checkpoint's config names.
             id2label, label2id: the labels' names.
             head: a preset (`sot`, `text`, `vision`, `stock`, ...), settings, or a ready module; default: the
@@ -76,7 +77,7 @@ class AutoSoTForSequenceClassification:
         options |= {name: value for name, value in given.items() if value is not None}
         checkpoint = Checkpoint.read(name_or_path, options)
         model_class = class_for(backbone_type(checkpoint.saved, checkpoint.name))
-        return model_class.from_pretrained(name_or_path, **options)
+        return model_class.from_pretrained(checkpoint, **options)
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **options: Any) -> Any:

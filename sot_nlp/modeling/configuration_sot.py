@@ -118,16 +118,25 @@ class SoTConfigMixin:
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         """The settings in a checkpoint's `config.json`, a SoT model's or a plain backbone's."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
-        found = backbone_type(config_dict, pretrained_model_name_or_path)
+        return cls.own_settings(config_dict, pretrained_model_name_or_path), kwargs
+
+    @classmethod
+    def own_settings(cls, config_dict: dict[str, Any], source: object) -> dict[str, Any]:
+        """Return this class's settings from the `config.json` of `source`, a SoT or a plain checkpoint.
+
+        Raises:
+            ValueError: if it is a backbone that another class reads.
+        """
+        found = backbone_type(config_dict, source)
         if found == cls.model_type:  # type: ignore[attr-defined]
-            return config_dict, kwargs
+            return config_dict
         if cls.backbone_type not in ("", found):
             raise ValueError(
-                f"{pretrained_model_name_or_path} is of model type {found!r}, but {cls.__name__} reads "
+                f"{source} is of model type {found!r}, but {cls.__name__} reads "
                 f"{cls.backbone_type!r} and {cls.model_type!r} "  # type: ignore[attr-defined]
                 "(AutoSoTForSequenceClassification finds the right class)"
             )
-        return cls.from_backbone(config_dict), kwargs
+        return cls.from_backbone(config_dict)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

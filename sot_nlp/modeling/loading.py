@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -57,15 +58,18 @@ class Checkpoint:
         return self.source if self.adapter is None else f"{self.adapter}, an adapter for {self.source}"
 
     @classmethod
-    def read(cls, source: str | os.PathLike[str], arguments: dict[str, Any]) -> Checkpoint:
-        """The checkpoint at `source`; `arguments` are those of `from_pretrained` (left unchanged).
+    def read(cls, source: str | os.PathLike[str] | Checkpoint, arguments: dict[str, Any]) -> Checkpoint:
+        """Return the checkpoint at `source`; `arguments` are those of `from_pretrained` (left unchanged).
 
-        Where `source` is a PEFT adapter, it is the checkpoint that the adapter names as its base.
+        One that has been read is returned as it is, with where its files come from. Where `source` is a PEFT
+        adapter, it is the checkpoint that the adapter names as its base.
 
         Raises:
             OSError: without a readable `config.json`.
             ValueError: if that isn't a JSON object.
         """
+        if isinstance(source, Checkpoint):
+            return source
         hub_arguments = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
         # AutoModel has found the adapter's base by itself.
         adapter = (arguments.get("adapter_kwargs") or {}).get("_adapter_model_path")
@@ -81,7 +85,7 @@ class Checkpoint:
             if not is_peft_available():
                 raise ValueError(f"{source} is an adapter: it needs peft (pip install peft)")
             adapter = str(source)
-            source = json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"]
+            source = str(json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"])
             try:
                 saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
             except OSError as error:
@@ -99,12 +103,12 @@ class Checkpoint:
         config = arguments.pop("config", None)
         # A config takes only the names of torch's types; what "auto" means, the model's loading knows.
         precision = {name: arguments.pop(name) for name in ("dtype", "torch_dtype") if name in arguments}
-        if not isinstance(config, PreTrainedConfig):
+        if config is None:
+            settings = config_class.own_settings(copy.deepcopy(self.saved), self.source)
+            config, arguments = config_class.from_dict(settings, return_unused_kwargs=True, **arguments)
+        elif not isinstance(config, PreTrainedConfig):
             config, arguments = config_class.from_pretrained(
-                self.source if config is None else config,
-                return_unused_kwargs=True,
-                **self.hub_arguments,
-                **arguments,
+                config, return_unused_kwargs=True, **self.hub_arguments, **arguments
             )
         # By name: as remote code, transformers loads the config's file twice, so there are two such classes.
         elif config.model_type != config_class.model_type:
@@ -127,7 +131,7 @@ class Checkpoint:
         if config.pad_token_id is not None and not lacks_separators:
             return
         try:
-            tokenizer = load_tokenizer(self.source, **self.hub_arguments)
+            tokenizer = load_tokenizer(self.source, saved=self.saved, **self.hub_arguments)
         except (OSError, ValueError):
             return  # a checkpoint may come without one; the model says so where it cannot do without
         if config.pad_token_id is None:

@@ -304,7 +304,7 @@ class SoTForSequenceClassification(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint | None,
         *model_args: Any,
         output_loading_info: bool = False,
         ignore_mismatched_sizes: bool = False,
@@ -317,7 +317,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         of labels does, its output layers are. What is new is said in one line.
 
         Args:
-            pretrained_model_name_or_path: a folder, or a name on the Hub.
+            pretrained_model_name_or_path: a folder, a name on the Hub, or a checkpoint that has been read.
             model_args: handed on.
             output_loading_info: return (model, transformers' loading info) instead.
             ignore_mismatched_sizes: start mismatched weights anew instead of refusing them.

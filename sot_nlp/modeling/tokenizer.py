@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(
-    name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, **options: Any
+    name_or_path: str | os.PathLike[str],
+    *,
+    trust_remote_code: bool = False,
+    saved: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> PreTrainedTokenizerBase:
     """Return a checkpoint's tokenizer, with a pad token and without token types that the model lacks.
 
@@ -31,20 +35,22 @@ def load_tokenizer(
     Args:
         name_or_path: a folder, or a name on the Hub.
         trust_remote_code: whether a tokenizer that comes as code may run.
+        saved: what the checkpoint's `config.json` says, where that has been read; read here when None.
         options: transformers' own (`revision`, `token`, `cache_dir`, ...).
 
     Raises:
         OSError: if there is no tokenizer.
         ValueError: if it cannot be read, or has no token that padding could use.
     """
-    config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **options)
+    if saved is None:
+        saved, _ = PreTrainedConfig.get_config_dict(name_or_path, **options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, trust_remote_code=trust_remote_code, **options
         )
     except ValueError as error:
         # Checkpoints older than `model_type` (SpanBERT, ...) are BERT's.
-        if config_dict.get("model_type"):
+        if saved.get("model_type"):
             raise ValueError(f"{name_or_path}: its tokenizer cannot be read: {error}") from error
         tokenizer = BertTokenizer.from_pretrained(name_or_path, **options)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
@@ -57,7 +63,7 @@ def load_tokenizer(
                 f"{name_or_path}: its tokenizer has no pad token, nor an end-of-text or unknown one instead"
             )
         tokenizer.pad_token = token
-    _drop_unknown_types(tokenizer, config_dict, name_or_path)
+    _drop_unknown_types(tokenizer, saved, name_or_path)
     return tokenizer
 
 

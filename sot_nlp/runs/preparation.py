@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sot_nlp.data.task_data import TaskData, TokenSplit
     from sot_nlp.modeling.head_config import SoTHeadConfig
+    from sot_nlp.modeling.loading import Checkpoint
     from sot_nlp.tasks.spec import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -101,28 +102,41 @@ def user_errors(what: str, *others: type[Exception]) -> Iterator[None]:
         raise UserError(f"{what}: {printable(reason, 600)}") from error
 
 
-def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+def read_checkpoint(arguments: Arguments) -> Checkpoint:
+    """Read the `config.json` of `--model_name_or_path`, the only time in a run. Raises UserError."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}", Exception):
+        from sot_nlp.modeling.loading import Checkpoint
+
+        return Checkpoint.read(arguments.model_name_or_path, {"revision": arguments.model_revision})
+
+
+def is_sot(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint is a SoT model's, not a plain backbone's."""
+    return str(checkpoint.saved.get("model_type", "")).startswith("sot")
+
+
+def load_tokenizer(arguments: Arguments, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """Return the checkpoint's tokenizer, with a pad token and without token types that the model lacks.
 
     The length that a SoT checkpoint was trained with, which its tokenizer names, doesn't bound a new one.
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}", Exception):
-        from transformers import PreTrainedConfig
         from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
         from sot_nlp.modeling.tokenizer import load_tokenizer as load
 
-        revision = {"revision": arguments.model_revision}
         tokenizer = load(
-            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code, **revision
+            arguments.model_name_or_path,
+            trust_remote_code=arguments.trust_remote_code,
+            saved=checkpoint.saved,
+            revision=arguments.model_revision,
         )
-        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **revision)
-        if str(saved.get("model_type", "")).startswith("sot"):
+        if is_sot(checkpoint):
             tokenizer.model_max_length = VERY_LARGE_INTEGER
         return tokenizer
 
 
-def model_positions(arguments: Arguments) -> int | None:
+def model_positions(arguments: Arguments, checkpoint: Checkpoint) -> int | None:
     """Tokens of the longest text that the checkpoint's backbone takes, special ones included; None: any.
 
     Known before the weights are read, and whatever the tokenizer says, which often knows no limit.
@@ -132,9 +146,7 @@ def model_positions(arguments: Arguments) -> int | None:
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification, class_for
         from sot_nlp.modeling.configuration_sot import backbone_type
-        from sot_nlp.modeling.loading import Checkpoint
 
-        checkpoint = Checkpoint.read(arguments.model_name_or_path, {"revision": arguments.model_revision})
         model_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name))
         config, _ = checkpoint.model_config(model_class.config_class, {})
         with torch.device("meta"):
@@ -143,6 +155,7 @@ def model_positions(arguments: Arguments) -> int | None:
 
 def load_data(
     arguments: Arguments,
+    checkpoint: Checkpoint,
     spec: TaskSpec,
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
@@ -151,24 +164,17 @@ def load_data(
     """The tokens of `splits`; the main process makes the cache, the others read it."""
     from sot_nlp.data.task_data import load_data as load
 
-    positions = model_positions(arguments)
+    positions = model_positions(arguments, checkpoint)
     with accelerator.main_process_first():
         return load(spec, arguments, tokenizer, splits=splits, model_max_length=positions)
 
 
-def is_sot_checkpoint(arguments: Arguments) -> bool:
-    """Return whether the model that training starts from is a SoT classifier, not a plain backbone."""
-    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
-        from transformers import PreTrainedConfig
-
-        saved, _ = PreTrainedConfig.get_config_dict(
-            arguments.model_name_or_path, revision=arguments.model_revision
-        )
-        return str(saved.get("model_type", "")).startswith("sot")
-
-
 def load_model(
-    arguments: Arguments, head: SoTHeadConfig, data: TaskData, tokenizer: PreTrainedTokenizerBase
+    arguments: Arguments,
+    checkpoint: Checkpoint,
+    head: SoTHeadConfig,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[PreTrainedModel, Alignment | None]:
     """The checkpoint's backbone with the head, for the labels of `data`, and where those are in its outputs.
 
@@ -179,21 +185,20 @@ def load_model(
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         import torch
-        from transformers import PreTrainedConfig
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
         from sot_nlp.modeling.loading import is_headless
         from sot_nlp.modeling.tokenizer import separator_ids
 
-        options: dict[str, Any] = {"revision": arguments.model_revision}
-        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
+        options: dict[str, Any] = {}
+        saved = checkpoint.saved
         asked = any(
             not arguments.sources.get(name, "recipe").startswith("recipe")
             for name in ("head", "head_overrides")
         )
         alignment = None
         old_outputs = False
-        if asked or not str(saved.get("model_type", "")).startswith("sot"):
+        if asked or not is_sot(checkpoint):
             options |= {"head": head, "head_preset": arguments.head}
         elif data.labels is not None and not is_headless(saved):
             before = saved.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # what a config leaves out
@@ -207,7 +212,7 @@ def load_model(
         if arguments.attn_implementation:
             options["attn_implementation"] = arguments.attn_implementation
         model = AutoSoTForSequenceClassification.from_pretrained(
-            arguments.model_name_or_path,
+            checkpoint,
             problem_type=PROBLEM_TYPES[data.kind],
             trust_remote_code=arguments.trust_remote_code,
             pad_token_id=tokenizer.pad_token_id,
@@ -285,29 +290,27 @@ def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def load_saved(
-    arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase
+    arguments: Arguments, checkpoint: Checkpoint, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, Alignment | None]:
     """A saved SoT classifier in fp32, and where the labels of `data` are in its outputs."""
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         import torch
-        from transformers import PreTrainedConfig
 
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
         from sot_nlp.modeling.loading import is_headless
 
-        options: dict[str, Any] = {"revision": arguments.model_revision}
-        saved, _ = PreTrainedConfig.get_config_dict(arguments.model_name_or_path, **options)
-        if not str(saved.get("model_type", "")).startswith("sot"):
+        options: dict[str, Any] = {}
+        if not is_sot(checkpoint):
             raise UserError(
                 f"--model_name_or_path {printable(arguments.model_name_or_path)}: is not a SoT classifier "
-                f"(model_type {printable(saved.get('model_type'))}); train one first"
+                f"(model_type {printable(checkpoint.saved.get('model_type'))}); train one first"
             )
-        if is_headless(saved):
+        if is_headless(checkpoint.saved):
             raise UserError(f"--model_name_or_path {printable(arguments.model_name_or_path)}: {HEADLESS}")
         if arguments.attn_implementation:
             options["attn_implementation"] = arguments.attn_implementation
         model = AutoSoTForSequenceClassification.from_pretrained(
-            arguments.model_name_or_path,
+            checkpoint,
             trust_remote_code=arguments.trust_remote_code,
             dtype=torch.float32,
             **options,
@@ -365,8 +368,7 @@ def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit | 
         return columns[labels] if data.kind == "classification" else labels[:, columns.argsort()]
 
     if isinstance(split, StreamedSplit):
-        split.relabel = relabel
-        return split
+        return split.relabelled(relabel)
     return split if split.labels is None else dataclasses.replace(split, labels=relabel(split.labels))
 
 

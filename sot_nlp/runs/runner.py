@@ -91,24 +91,27 @@ def run(arguments: Arguments) -> dict[str, Any]:
         )
         accelerator = loop.create_accelerator(arguments, folder, precision_before=precision)
         stack.enter_context(lost_process_told(accelerator, arguments))
-        [checkpoint] = broadcast_object_list([arguments.resume_from_checkpoint])
-        arguments = replace(arguments, resume_from_checkpoint=checkpoint)
-        tokenizer = preparation.load_tokenizer(arguments)
+        [resumed] = broadcast_object_list([arguments.resume_from_checkpoint])
+        arguments = replace(arguments, resume_from_checkpoint=resumed)
+        checkpoint = preparation.read_checkpoint(arguments)
+        tokenizer = preparation.load_tokenizer(arguments, checkpoint)
         splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
-        data = preparation.load_data(arguments, spec, tokenizer, accelerator, splits)
+        data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)
         # Saved with it, so that a pipeline or CrossEncoder cuts texts where the training did.
         tokenizer.model_max_length = data.report["max_length"]
         method = methods.choose(
             arguments,
             data,
             pairs=len(spec.text_columns) > 1,
-            sot_checkpoint=preparation.is_sot_checkpoint(arguments),
+            sot_checkpoint=preparation.is_sot(checkpoint),
             unfinished=unfinished,
         )
         [method] = broadcast_object_list([method])
         arguments = methods.with_recipe(arguments, method)
         set_seed(arguments.seed)
-        model, alignment = preparation.load_model(arguments, preparation.head_of(arguments), data, tokenizer)
+        model, alignment = preparation.load_model(
+            arguments, checkpoint, preparation.head_of(arguments), data, tokenizer
+        )
         if alignment is not None and alignment.note:
             say(accelerator, [f"note: {alignment.note}"])
         solved = None
@@ -129,9 +132,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
             cache = cache_folder(arguments.cache_dir).with_name("features")
             pad_token_id = tokenizer.pad_token_id
-            data.splits = with_cached_backbone(
+            splits_with_states = with_cached_backbone(
                 model, data.splits, accelerator, cache=cache, pad_token_id=pad_token_id
             )
+            data = replace(data, splits=splits_with_states)
         scorer = Scorer(
             spec=spec,
             labels=data.labels,

@@ -183,6 +183,9 @@ def test_labels_are_numbered_as_the_model_numbers_them(files: Any, stored: TaskD
     assert split.window(0, COUNT).split.labels.tolist() == numbered.labels.tolist()
     assert numbered.labels.tolist() != stored.splits["train"].labels.tolist()
     split.close()
+    assert data.stream is not None
+    assert data.stream.window(0, COUNT).split.labels.tolist() == stored.splits["train"].labels.tolist()
+    data.stream.close()
 
 
 def test_nothing_can_be_held_out_of_a_stream(files: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sot_nlp.inference.saved_model import open_model
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
 from sot_nlp.publishing.submission import write_submission
-from sot_nlp.runs.preparation import load_saved
+from sot_nlp.runs import preparation
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.tasks.spec import load_task
@@ -145,7 +145,9 @@ def test_code_that_a_checkpoint_brings_along(run: Path, marker: Path) -> None:
     AutoTokenizer.from_pretrained(run, trust_remote_code=False)
     arguments = Arguments(model_name_or_path=str(run))
     data = type("Data", (), {"labels": ("no", "maybe", "yes")})
-    load_saved(arguments, data)  # type: ignore[arg-type]
+    checkpoint = preparation.read_checkpoint(arguments)
+    tokenizer = preparation.load_tokenizer(arguments, checkpoint)
+    preparation.load_saved(arguments, checkpoint, data, tokenizer)  # type: ignore[arg-type]
     assert not marker.exists()
 
 

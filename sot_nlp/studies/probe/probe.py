@@ -114,16 +114,19 @@ class Probe:
 
         started = time.perf_counter()
         arguments = self.arguments
-        tokenizer = preparation.load_tokenizer(arguments)
+        self.checkpoint = preparation.read_checkpoint(arguments)
+        tokenizer = preparation.load_tokenizer(arguments, self.checkpoint)
         first, *_ = self.spec.validation_splits
         self.data = task_data.load_data(
             self.spec,
             arguments,
             tokenizer,
             splits=("train", first),
-            model_max_length=preparation.model_positions(arguments),
+            model_max_length=preparation.model_positions(arguments, self.checkpoint),
         )
-        model, _ = preparation.load_model(arguments, resolve_head("stock"), self.data, tokenizer)
+        model, _ = preparation.load_model(
+            arguments, self.checkpoint, resolve_head("stock"), self.data, tokenizer
+        )
         self.model = model.eval().to(self.device)
         tokenizer.model_max_length = self.data.report["max_length"]
         self.tokenizer = tokenizer
@@ -324,7 +327,9 @@ class Probe:
         from sot_nlp.runs import preparation
 
         model: Any
-        model, _ = preparation.load_model(self.arguments, self.config(arm), self.data, self.tokenizer)
+        model, _ = preparation.load_model(
+            self.arguments, self.checkpoint, self.config(arm), self.data, self.tokenizer
+        )
         model.classifier.load_state_dict(self.weights[arm])
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
