@@ -199,6 +199,10 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
                 converted = values.get(name, {}) | converted
             values[name] = converted
             sources[name] = source
+            if name == "report_to" and "with_tracking" not in folded:
+                # Who names a tracker wants it, and `none` is none, also where a lower layer tracks.
+                values["with_tracking"] = converted is not None
+                sources["with_tracking"] = source
     arguments = Arguments(**values, sources=sources)
     problems += [f"{_flag(arguments, name)}: {problem}" for name, problem in check(arguments)]
     if problems:

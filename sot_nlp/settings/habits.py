@@ -43,8 +43,10 @@ WITHOUT_SETTING: dict[str, tuple[tuple[str, ...], str]] = {
     "use_auth_token": ((), "log in with `hf auth login`; --hub_token is for pushing"),
     "deepspeed": ((), "give it to the launcher: `accelerate launch --use_deepspeed`"),
     "fsdp": ((), "give it to the launcher: `accelerate launch --use_fsdp`"),
-    "local_rank": ((), "start the processes with `accelerate launch`"),
+    "local_rank": (("-1",), "start the processes with `accelerate launch`"),
 }
+# What says "not set" in `TrainingArguments`.
+NOT_SET = {"max_steps": "-1"}
 NAMES = (*ALIASES, *SPELLED, *WITHOUT_SETTING)
 
 
@@ -60,6 +62,8 @@ def translate(layer: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
             accepted, line = WITHOUT_SETTING[name]
             if _word(value, accepted) not in accepted:
                 problems.append((name, line))
+            continue
+        if name in NOT_SET and str(value) == NOT_SET[name]:
             continue
         if name in ALIASES:
             setting, said = ALIASES[name], value

@@ -240,7 +240,11 @@ class LogSettings:
     logging_steps: int = setting(10, "updates between two log lines", kind="output", low=1)
     disable_tqdm: bool = setting(False, "no progress bar", kind="output", probe=True)
     with_tracking: bool = setting(False, "report to experiment trackers", kind="output")
-    report_to: str = setting("all", "the tracker: tensorboard, trackio, wandb, ... or all", kind="output")
+    report_to: str | None = setting(
+        "all",
+        "the tracker: tensorboard, trackio, wandb, ..., all or none; given, it decides on --with_tracking",
+        kind="output",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

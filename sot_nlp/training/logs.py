@@ -108,11 +108,11 @@ def _short(value: Any) -> str:
 
 
 def tracker_names(arguments: Arguments) -> list[str] | None:
-    """The trackers for `accelerate.Accelerator(log_with=...)`; None without `--with_tracking`.
+    """The trackers for `accelerate.Accelerator(log_with=...)`; None without `--with_tracking` or for `none`.
 
     Raises UserError for none, and for one that accelerate doesn't know or that is not installed.
     """
-    if not arguments.with_tracking:
+    if not arguments.with_tracking or arguments.report_to is None:
         return None
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 

@@ -52,6 +52,25 @@ def test_a_later_layer_sets_aside_the_other_way_to_say_it():
     assert from_flags("--num_train_epochs 2", file).max_train_steps is None
 
 
+@pytest.mark.parametrize(
+    ("layers", "tracked"),
+    [
+        ([{}], False),
+        ([{"with_tracking": True}], True),
+        ([{"report_to": "tensorboard"}], True),
+        ([{"report_to": "all"}], True),
+        ([{"report_to": "none"}], False),
+        ([{"report_to": "None", "with_tracking": False}], False),
+        ([{"report_to": "tensorboard", "with_tracking": False}], False),
+        ([{"with_tracking": True}, {"report_to": "none"}], False),
+        ([{"with_tracking": False}, {"report_to": "wandb"}], True),
+        ([{"report_to": "wandb"}, {"with_tracking": False}], False),
+    ],
+)
+def test_a_tracker_that_is_named_is_used(layers, tracked):
+    assert build_arguments([("flag", layer) for layer in layers]).with_tracking is tracked
+
+
 def test_the_record_holds_every_setting_but_the_token():
     arguments = from_flags("--task cola --hub_token hf_secret")
     values = arguments.to_dict()

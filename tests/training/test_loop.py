@@ -425,6 +425,10 @@ def test_trackers_that_are_not_there_are_refused(
         create_accelerator(settings(with_tracking=True, report_to=report_to))
 
 
+def test_none_is_no_tracker() -> None:
+    assert create_accelerator(settings(with_tracking=True, report_to=None)).trackers == []
+
+
 def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
     with run_lock(tmp_path), run_lock(tmp_path):
         run(tmp_path, settings(num_train_epochs=0.1))  # the same process may
