@@ -21,6 +21,7 @@ from sot_nlp.explanation.inputs import PASS_TOKENS, Encoded, encode, integrated_
 from sot_nlp.explanation.words import Word, words_of
 from sot_nlp.inference.saved_model import KINDS
 from sot_nlp.modeling.tokens import classification_index
+from sot_nlp.training.speed.threads import threads_for
 
 METHODS = {
     "exact": "the head's own sum over tokens",
@@ -192,7 +193,7 @@ def explain(
         raise UserError(f"method {printable(method)!r}: {did_you_mean(str(method), METHODS)}")
     if steps < 1 or batch_size < 1:
         raise UserError(f"steps={steps} and batch_size={batch_size} must be at least 1")
-    with _evaluating(model):
+    with _evaluating(model), threads_for(model, model.device):
         encoded = encode(tokenizer, texts, model, max_length)
         if method in ("exact", "pairs"):
             parts = _by_head(model, encoded, method, batch_size)
