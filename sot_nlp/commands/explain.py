@@ -61,7 +61,7 @@ def _parser(prog: str) -> FlagParser:
         help="texts instead of --text: one a line, the two of a pair with a tab between; CSV, TSV, JSON, "
         "JSONL or Parquet with columns; - is standard input",
     )
-    add("--text_column_names", nargs="+", metavar="NAME", help="the columns of --file to read")
+    parser.add_reading_flags()
     add("--label", action="append", metavar="LABEL", help="the right label, one for each text, in order")
     add("--toward", metavar="LABEL", help="the label to explain (default: the predicted one)")
     add("--method", metavar="NAME", help="exact, pairs, integrated_gradients or occlusion")
@@ -89,6 +89,8 @@ def _check(flags: Any) -> None:
         )
     if flags.text_column_names and flags.text is not None:
         raise UserError("--text_column_names: only --file has columns")
+    if flags.quoting is not None and flags.text is not None:
+        raise UserError("--quoting: only fields of --file are quoted")
     if flags.name and len(flags.name) != len(flags.folders):
         raise UserError(f"--name: {len(flags.name)} for {len(flags.folders)} folders; each needs one")
     if flags.steps < 1:
@@ -121,7 +123,7 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
         path = None if flags.file == "-" else Path(flags.file)
         if path is not None:
             check_file(path, "--file")
-        windows = text_windows(path, saved, flags.text_column_names, Summary())
+        windows = text_windows(path, saved, flags.text_column_names, Summary(), flags.quoting)
         rows = (row for columns in windows for row in zip(*columns, strict=True))
         found = [row if len(row) == 2 else row[0] for row in itertools.islice(rows, MAX_TEXTS + 1)]
     if not found:

@@ -21,12 +21,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser.add_argument(
         "--format", choices=("csv", "jsonl"), help="default: by the output's ending, else csv"
     )
-    parser.add_argument("--text_column_names", nargs="+", metavar="NAME", help="default: the training data's")
-    parser.add_argument(
-        "--quoting",
-        choices=("true", "false"),
-        help='whether a " quotes a field; default: CSV yes, TSV guessed',
-    )
+    parser.add_reading_flags()
     parser.add_argument(
         "--per_device_eval_batch_size", type=int, metavar="N", help="default: 64, on a GPU 256"
     )
@@ -55,7 +50,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         mixed_precision=given.mixed_precision,
         cpu=given.cpu,
         revision=given.model_revision,
-        quoting=None if given.quoting is None else given.quoting == "true",
+        quoting=given.quoting,
     )
     for note in summary.notes:
         print(note, file=sys.stderr)

@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.flag_parser import FlagParser
@@ -33,6 +33,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         help="texts to choose from: one per line, the two of a pair with a tab between; or CSV, TSV, JSON, "
         "JSONL, Parquet with columns",
     )
+    parser.add_reading_flags()
     add("--space", metavar="DIR", help="write the folder of a Hugging Face Space there, and serve nothing")
     given = parser.parse_args(argv)
     if not 0 <= given.port < 65536:
@@ -45,7 +46,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     import_gradio()
     saved = open_model(given.model, max_length=given.max_length, any_classifier=True)
     name = Path(given.model).resolve().name if Path(given.model).is_dir() else given.model
-    examples = [] if given.examples is None else _examples(Path(given.examples), saved)
+    examples = [] if given.examples is None else _examples(given, saved)
     if given.space is not None:
         from sot_nlp.serving.space import write_space
 
@@ -72,14 +73,15 @@ def wait() -> None:
     threading.Event().wait()
 
 
-def _examples(path: Path, saved: SavedModel) -> list[list[str]]:
-    """Return the first texts of a file, a list per example with a text per column."""
+def _examples(given: Any, saved: SavedModel) -> list[list[str]]:
+    """Return the first texts of `--examples`, a list per example with a text per column."""
     from sot_nlp.data.file_format import check_file
     from sot_nlp.inference.predict import Summary, text_windows
     from sot_nlp.serving.limits import MAX_EXAMPLES
 
+    path = Path(given.examples)
     check_file(path, "--examples")
-    windows = text_windows(path, saved, None, Summary())
+    windows = text_windows(path, saved, given.text_column_names, Summary(), given.quoting, flag="--examples")
     rows = (list(row) for columns in windows for row in zip(*columns, strict=True))
     found = list(itertools.islice(rows, MAX_EXAMPLES))
     if not found:

@@ -125,7 +125,7 @@ def predict_file(
         if output is not None and Path(output).exists() and path.resolve() == Path(output).resolve():
             raise UserError(f"--output {printable(output)}: is the file that is read; give another")
     if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch_size {batch_size}: must be at least 1")
+        raise UserError(f"--per_device_eval_batch_size {batch_size}: must be at least 1")
 
     from sot_nlp.inference.saved_model import open_model
     from sot_nlp.settings.arguments import Arguments
@@ -159,12 +159,14 @@ def text_windows(
     names: Sequence[str] | None,
     summary: Summary,
     quoting: bool | None = None,
+    *,
+    flag: str = "--file",
 ) -> Iterator[Columns]:
-    """The texts, a window at a time; what is wrong before the first text is raised here."""
+    """Return the texts, a window at a time; what is wrong before the first is raised here, by `flag`."""
     if path is not None and path.suffix.lower() != ".txt":
         from sot_nlp.data.readers import open_table
 
-        table = open_table(path, flag="--file", quoting=quoting)
+        table = open_table(path, flag=flag, quoting=quoting)
         summary.notes = table.notes
         summary.columns = _choose_columns(table, saved, names)
         return _table_windows(table, summary.columns)

@@ -17,3 +17,21 @@ class FlagParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `message` as the user's error."""
         raise UserError(f"{printable(message, limit=1000)}; see {self.prog} --help")
+
+    def add_reading_flags(self) -> None:
+        """Add what says how a file of texts is read, which the errors about such a file name."""
+        self.add_argument(
+            "--text_column_names", nargs="+", metavar="NAME", help="default: the training data's, or guessed"
+        )
+        self.add_argument(
+            "--quoting",
+            choices=("true", "false"),
+            help='whether a " quotes a field; default: CSV yes, TSV guessed',
+        )
+
+    def parse_args(self, *args: Any, **options: Any) -> Any:
+        """As argparse's, with `quoting` as True, False or None."""
+        given = super().parse_args(*args, **options)
+        if getattr(given, "quoting", None) is not None:
+            given.quoting = given.quoting == "true"
+        return given

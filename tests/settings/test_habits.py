@@ -1,6 +1,7 @@
 """Names of transformers' scripts, and that every command and flag that a message prints is one of ours."""
 
 import ast
+import contextlib
 import importlib
 import re
 
@@ -47,6 +48,8 @@ def flags_of(line):
         ("--do_train --do_eval true --load_best_model_at_end --ignore_mismatched_sizes", {}),
         ("--use_fast_tokenizer --optim adamw_torch --pad_to_max_length False", {}),
         ("--text_column_name a b", {"text_column_names": ["a", "b"]}),
+        ("--max_steps 5", {"max_train_steps": "5"}),
+        ("--max_steps -1 --epochs 2 --local_rank -1", {"num_train_epochs": "2"}),
     ],
 )
 def test_other_names_mean_the_same(line, settings):
@@ -100,9 +103,9 @@ def test_each_name_has_one_meaning():
     assert set(ALIASES.values()) <= set(TYPES)
 
 
-def messages():
+def messages(paths=None):
     """The strings of the package that are no docstrings, with X in the place of what is filled in."""
-    for path in FILES.values():
+    for path in paths or FILES.values():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         quiet = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         inner = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
@@ -115,16 +118,68 @@ def messages():
                 yield node.value
 
 
+# Verbs that stand behind the name of the package in a sentence.
+SENTENCE = {"from", "reads"}
+# The commands that the messages of a module or package are about; of any other: some command.
+ABOUT = {
+    "sot_nlp.data": ("train",),
+    "sot_nlp.explanation": ("explain",),
+    "sot_nlp.inference.evaluate": ("evaluate",),
+    "sot_nlp.inference.export": ("export",),
+    "sot_nlp.inference.predict": ("predict",),
+    "sot_nlp.publishing.hub": ("train", "push"),
+    "sot_nlp.publishing.submission": ("submission", "evaluate"),
+    "sot_nlp.runs": ("train", "evaluate"),
+    "sot_nlp.serving": ("serve",),
+    "sot_nlp.studies.ray_launcher": ("compare",),
+    "sot_nlp.studies.sharding": ("compare",),
+    "sot_nlp.studies.tune": ("tune",),
+    "sot_nlp.tasks": ("train",),
+    "sot_nlp.training": ("train",),
+    **{f"sot_nlp.commands.{command}": (command,) for command in COMMANDS},
+}
+# Messages about a file of texts come from each of these.
+READERS = ("train", "evaluate", "predict", "explain", "serve")
+# They take the flags of a run beside their own.
+TAKES_RUN_FLAGS = {"sot_nlp.commands.compare", "sot_nlp.commands.tune"}
+
+
 def help_of(command, capsys):
-    with pytest.raises(SystemExit):
+    with contextlib.suppress(SystemExit):
         importlib.import_module(f"sot_nlp.commands.{command}").run(["--help"], f"sot-nlp {command}")
     return set(re.findall(r"(?<![\w-])--[a-z_.]+", capsys.readouterr().out))
 
 
 def test_every_command_that_a_message_prints_is_one(capsys, monkeypatch):
     printed = [c for text in messages() for c in re.findall(r"`sot-nlp ([a-z]+)([^`]*)`", text)]
+    bare = r"(?<!`)sot-nlp ([a-z]+)((?: \w+)*(?: --\w+(?: [^-\s`]\S*)?)*)"
+    printed += [c for text in messages() for c in re.findall(bare, text) if not SENTENCE & {c[0]}]
     assert len(printed) > 10
     for command, words in printed:
         assert command in COMMANDS, (command, words)
         flags = set(re.findall(r"--[a-z_]+", words))
         assert not flags or flags <= help_of(command, capsys), (command, words)
+
+
+def test_every_flag_that_a_message_names_is_one_of_its_command(capsys):
+    flags = {command: help_of(command, capsys) for command in COMMANDS}
+    flags["train"] |= {f"--{name}" for name in NAMES}
+    checked, wrong = 0, []
+    reading = set.intersection(*(flags[command] for command in READERS))
+    assert {"--quoting", "--text_column_names"} <= reading
+    for name, path in FILES.items():
+        rooms = [room for room in ABOUT if f"{name}.".startswith(f"{room}.")]
+        commands = list(ABOUT[rooms[0]] if rooms else COMMANDS)
+        known = set().union(*(flags[c] for c in [*commands, *["train"] * (name in TAKES_RUN_FLAGS)]))
+        for text in messages([path]):
+            # What stands in backticks is a command of its own, ours or another program's.
+            own = re.sub(r"`[^`]*`", "", text)
+            if " " not in own or "sot-nlp " in own or "git" in own.split():
+                continue
+            known_here = reading if name == "sot_nlp.data.readers" else known
+            for flag in re.findall(r"(?<![\w(-])--[a-z][a-z_.]*[a-z]", own):
+                checked += 1
+                if flag not in known_here:
+                    wrong.append((name, flag, text))
+    assert checked > 150
+    assert not wrong
