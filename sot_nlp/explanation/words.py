@@ -6,24 +6,26 @@ can be compared word by word; only where a token reaches over several words are 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Scripts without spaces between words: there each character is a unit, and the tokens say what belongs
-# together. Thai and Lao; Myanmar; Khmer; kana; Han and its extensions.
-_UNSPACED = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3040, 0x30FF),
-    (0x3400, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x3FFFF),
+import regex  # type: ignore[import-untyped]
+
+# Letters, numbers and marks; but where a script puts no spaces between words, each character is a unit, and
+# the tokens say what belongs together: Thai and Lao; Myanmar; Khmer; kana; Han and its extensions.
+_LETTER = (
+    r"[[_\p{L}\p{N}\p{M}\u200c\u200d]--[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+    r"\uf900-\ufaff\U00020000-\U0003ffff]]"
 )
-_ZERO_WIDTH_JOINER = "\u200d"
-_SKIN_TONES = range(0x1F3FB, 0x1F400)
-_REGIONAL = range(0x1F1E6, 0x1F200)
+# The smallest spans that are never split: words, with the signs that hold one together (isn't, well-known,
+# 3.14), or single signs and emoji; with all marks, joiners and skin tones behind them.
+_UNIT = regex.compile(
+    rf"""(?xV1)
+    (?: {_LETTER}+ (?: (?: ['\u2019\-\u2010\u2011] | (?<=\p{{Nd}}) [.,] (?=\p{{Nd}}) ) {_LETTER}+ )*
+      | (?!\s) \X )
+    (?: [\p{{M}}\u200c\u200d\U0001f3fb-\U0001f3ff] | (?<=\u200d) \S )*
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def words_of(
     """
     words: list[Word] = []
     for part, text in enumerate(texts):
-        units = _units(text)
+        units = [match.span() for match in _UNIT.finditer(text)]
         owner = _owners(units, len(text))
         groups: list[tuple[list[int], list[int]]] = []  # (tokens, units) of each word
         waiting: list[int] = []
@@ -85,55 +87,3 @@ def _owners(units: Sequence[tuple[int, int]], length: int) -> list[int | None]:
     for number, (start, end) in enumerate(units):
         owner[start:end] = [number] * (end - start)
     return owner
-
-
-def _units(text: str) -> list[tuple[int, int]]:
-    """The smallest spans that are never split: words, single signs, emoji with all that belongs to them."""
-    units: list[tuple[int, int]] = []
-    for i, character in enumerate(text):
-        if character.isspace():
-            continue
-        if units and units[-1][1] == i and _belongs(text, units[-1][0], i):
-            units[-1] = (units[-1][0], i + 1)
-        else:
-            units.append((i, i + 1))
-    return units
-
-
-def _belongs(text: str, start: int, i: int) -> bool:
-    """Whether the character at `i` goes on with the unit that began at `start` and reaches up to it."""
-    before, here = text[i - 1], text[i]
-    if _extends(here) or before == _ZERO_WIDTH_JOINER:
-        return True
-    if ord(here) in _REGIONAL:  # two make a flag
-        return i - start == 1 and ord(before) in _REGIONAL
-    if _in_word(here):
-        return _in_word(before) or (i - 1 > start and _links(text, i - 1))
-    return _in_word(before) and _links(text, i)
-
-
-def _links(text: str, i: int) -> bool:
-    """Whether the sign at `i` holds a word together: isn't, well-known, 3.14."""
-    if i + 1 >= len(text):
-        return False
-    before, sign, after = text[i - 1], text[i], text[i + 1]
-    if sign in "'\u2019-\u2010\u2011":
-        return _in_word(before) and _in_word(after)
-    return sign in ".," and before.isdecimal() and after.isdecimal()
-
-
-def _in_word(character: str) -> bool:
-    if character.isascii():
-        return character.isalnum() or character == "_"
-    if any(low <= ord(character) <= high for low, high in _UNSPACED):
-        return False
-    return unicodedata.category(character)[0] in "LNM" or character in "\u200c\u200d"
-
-
-def _extends(character: str) -> bool:
-    """Marks, variation selectors, joiners and skin tones, which are nothing by themselves."""
-    return (
-        unicodedata.category(character)[0] == "M"
-        or character in "\u200c\u200d"
-        or ord(character) in _SKIN_TONES
-    )

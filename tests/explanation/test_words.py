@@ -28,6 +28,7 @@ def split(text: str) -> list[str]:
             ["\U0001f469\u200d\U0001f52c", "\U0001f1e9\U0001f1ea", "\U0001f1eb\U0001f1f7"],
         ),
         ("\U0001f44d\U0001f3fd\u2764\ufe0f!", ["\U0001f44d\U0001f3fd", "\u2764\ufe0f", "!"]),
+        ("\u2764\ufe0fyou (1)", ["\u2764\ufe0f", "you", "(", "1", ")"]),
         # Hebrew, Persian with its joiner, Hindi with its vowel signs.
         ("\u05e9\u05dc\u05d5\u05dd, \u05e2\u05dc", ["\u05e9\u05dc\u05d5\u05dd", ",", "\u05e2\u05dc"]),
         ("\u0645\u06cc\u200c\u062e\u0648\u0627", ["\u0645\u06cc\u200c\u062e\u0648\u0627"]),
