@@ -50,25 +50,24 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def settings_tables() -> str:
-    """Return a table per group of settings: name, values, default, meaning."""
+    """Return a table per group of settings: name, type and default; meaning, choices and other names."""
     lines: list[str] = []
     for title, group in GROUPS.items():
-        lines += [
-            f"## {title[0].upper()}{title[1:]}",
-            "",
-            "| setting | values | default | |",
-            "|---|---|---|---|",
-        ]
+        lines += [f"## {title[0].upper()}{title[1:]}", "", "| setting | what it is |", "|---|---|"]
         lines += [_row(name) for name in group.__annotations__]
         lines.append("")
     return "\n".join(lines)
 
 
 def _row(name: str) -> str:
-    setting, traits = FIELDS[name], TRAITS[name]
-    kind = TYPES[name]
-    words = kind.__name__ if isinstance(kind, type) else str(kind)
-    values = ", ".join(f"`{choice}`" for choice in traits.choices) or f"`{words.removesuffix(' | None')}`"
-    default = "" if setting.default in (None, dataclasses.MISSING) else f"`{setting.default}`"
-    cells = (f"`{name}`", values, default, html.escape(traits.help))
-    return "| " + " | ".join(cell.replace("|", "&#124;") for cell in cells) + " |"
+    default, traits, kind = FIELDS[name].default, TRAITS[name], TYPES[name]
+    words = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    setting = f"`{name}`<br>{html.escape(words)}"
+    if default is not dataclasses.MISSING:
+        setting += f" = {html.escape(repr(default))}"
+    meaning = html.escape(traits.help)
+    if traits.choices:
+        meaning += "; one of " + ", ".join(f"`{choice}`" for choice in traits.choices)
+    if traits.aliases:
+        meaning += "; also called " + ", ".join(f"`{alias}`" for alias in traits.aliases)
+    return "| " + " | ".join(cell.replace("|", "&#124;") for cell in (setting, meaning)) + " |"
