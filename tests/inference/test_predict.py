@@ -272,7 +272,7 @@ def test_a_reader_that_goes_away(
         ("t.csv", "text\na\n", {"output": "no/o.csv"}, r"--output no/o\.csv: its folder does not exist"),
         ("t.csv", "text\na\n", {"output": ".", "format": "csv"}, r"--output \.: cannot be written"),
         ("t.csv", "text\na\n", {"output": "t.csv"}, r"--output t\.csv: is the file that is read"),
-        ("t.csv", "text\na\n", {"batch_size": 0}, r"--batch_size 0"),
+        ("t.csv", "text\na\n", {"batch_size": 0}, r"--per_device_eval_batch_size 0"),
         (None, "", {"file": "nothing.csv"}, r"--file: nothing\.csv does not exist"),
     ],
 )
