@@ -170,8 +170,9 @@ def _precision(flags: Any, saved: SavedModel, name: str) -> Iterator[None]:
     mode, device = flags.mixed_precision, saved.model.device
     if mode == "auto":
         mode = precision.as_trained(saved.record, cpu=device.type == "cpu") or "no"
-        if mode != "no":
-            print(f"{printable(name)}: precision {mode}, as in training", file=sys.stderr)
+        line = precision.beside_training(saved.record, mode)
+        if line and line != "precision no, as in training":  # the default needs no word
+            print(f"{printable(name)}: {line}", file=sys.stderr)
     else:
         precision.choose(mode, device)  # refuses what the device lacks
     if mode == "no":

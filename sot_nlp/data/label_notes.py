@@ -35,7 +35,8 @@ def label_notes(kind: str, found: Mapping[str, Any], *, own: bool, asked: bool) 
         return notes if asked else notes + _score_notes(found["labels"])
     counts: Mapping[str, int] = found["labels"]
     if kind == "classification":
-        if decimals and not asked:
+        values = _numbers(counts)
+        if decimals and not asked and values and not any("." in name for name in values):
             are = counted(decimals, "label is", "labels are")
             notes.append(f"{are} written as decimals (1.0) and read as whole numbers (1); {_SCORES}")
         notes += [] if asked else _kind_notes(counts)
@@ -57,6 +58,8 @@ def _kind_notes(counts: Mapping[str, int]) -> list[str]:
     texts = [name for name in counts if name not in values]
     if values and texts:
         notes.append(f"numbers and texts ({list_names(texts, 5)}) are names of classes alike")
+    if values and not texts and any("." in name for name in values):
+        notes.append(f"the labels are numbers written as texts, read as names of classes; {_SCORES}")
     whole = all(isinstance(value, int) for value in values.values())
     if not texts and whole and len(values) > FEW_VALUES:
         notes.append(f"the labels are {len(values)} different whole numbers, read as classes; {_SCORES}")

@@ -160,6 +160,7 @@ class LabelSurvey:
             few = "whole" not in kinds or len(self.numbers) <= MOST_WHOLE
             return "classification" if whole and few else "regression"
         if "decimal" in kinds:
+            self._check_numbers_named()
             comma = f"; {DECIMAL_COMMA}" if any(map(COMMA_NUMBER.fullmatch, self.texts)) else ""
             raise UserError(
                 f"labels of mixed types: {self._places()}; expected numbers alone for a regression{comma}; "
@@ -188,7 +189,7 @@ class LabelSurvey:
         hint = f"; {MINUS_ONE}" if value == -1 else ""
         raise UserError(
             f"{self.where(line)}: label {value} has no name in --label_mapping, which names other numbers: "
-            f"add {value}=NAME{hint}"
+            f"add {value}=NAME, or leave --label_mapping out for a regression, whose scores have no names{hint}"
         )
 
     def _check_names(self) -> None:

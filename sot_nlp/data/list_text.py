@@ -19,7 +19,7 @@ def read_list_text(text: str) -> list[Any] | None:
     """The texts and numbers of a list that `text` writes; None where it writes none.
 
     Read are `["a", "b"]`, `['a', 'b']`, `['a' 'b']` (numpy), `[0 1 0]`, `[0. 1.]`, `array([0, 1])`,
-    `[np.str_('a')]`, `('a', 'b')`, `{'a', 'b'}`, `[]` and `set()`.
+    `[np.str_('a')]`, `('a', 'b')`, `{'a', 'b'}`, `[]`, `()` and `set()`.
     """
     if not text.endswith((*_BRACKETS.values(),)) or not text.startswith((*_BRACKETS, "array(", "set(")):
         return None
@@ -28,7 +28,7 @@ def read_list_text(text: str) -> list[Any] | None:
         return found if isinstance(found, list) else None
     except (ValueError, RecursionError):
         pass
-    if text == "set()":
+    if text in ("set()", "()"):
         return []
     if array := _ARRAY.fullmatch(text):
         text = array[1].strip()

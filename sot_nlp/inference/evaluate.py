@@ -83,8 +83,9 @@ def open_saved(
     record = _record_of(arguments.model_name_or_path)
     trained = precision.as_trained(record, cpu=arguments.cpu)
     accelerator = loop.create_accelerator(arguments, precision_before=trained)
-    if arguments.mixed_precision == "auto" and accelerator.mixed_precision == trained:
-        say(accelerator, [f"precision {trained}, as in training (--mixed_precision sets another)"])
+    line = precision.beside_training(record, accelerator.mixed_precision)
+    if arguments.mixed_precision == "auto" and line:
+        say(accelerator, [f"{line} (--mixed_precision sets another)"])
     tokenizer = preparation.load_tokenizer(arguments, checkpoint)
     splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)

@@ -51,7 +51,7 @@ Columns = list[list[str]]  # one list of texts, or two of the same length
 class Summary:
     """What was predicted: examples, how many were cut to the longest length, padded over real tokens.
 
-    `precision`: that of the training's record, where it was kept.
+    `precision`: a line about the precision beside the training's, where a record names that.
     """
 
     columns: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Summary:
         source = f" from {' and '.join(map(printable, self.columns))}" if self.columns else ""
         cut = f"; {counted(self.cut, 'was', 'were')} cut to {self.max_length} tokens" if self.cut else ""
         examples = counted(self.count, "example", "examples")
-        kept = f"; precision {self.precision}, as in training" if self.precision else ""
+        kept = f"; {self.precision}" if self.precision else ""
         return f"{examples}{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}{kept}"
 
 
@@ -130,7 +130,7 @@ def predict_file(
     from sot_nlp.inference.saved_model import open_model
     from sot_nlp.settings.arguments import Arguments
     from sot_nlp.training.distributed import create_accelerator
-    from sot_nlp.training.speed.precision import as_trained
+    from sot_nlp.training.speed.precision import as_trained, beside_training
 
     saved = open_model(name_or_path, revision=revision, max_length=max_length)
     summary = Summary(max_length=saved.max_length)
@@ -138,8 +138,8 @@ def predict_file(
     trained = as_trained(saved.record, cpu=cpu)
     settings = Arguments(mixed_precision=mixed_precision, cpu=cpu)
     accelerator = create_accelerator(settings, precision_before=trained)
-    if mixed_precision == "auto" and accelerator.mixed_precision == trained:
-        summary.precision = trained
+    if mixed_precision == "auto":
+        summary.precision = beside_training(saved.record, accelerator.mixed_precision)
     saved.model.to(accelerator.device)
     begin = time.perf_counter()
     with _open_output(output) as target:

@@ -114,7 +114,7 @@ def open_model(
     kind, labels = _answers(config.problem_type, config.id2label)
     columns = _of_record(record, "task_spec", "text_columns") or ()
     return SavedModel(
-        model=model.eval(),
+        model=preparation.align_weights(model.eval()),
         tokenizer=tokenizer,
         kind=kind,
         labels=labels,

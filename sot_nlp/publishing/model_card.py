@@ -258,6 +258,8 @@ def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
             kept = ("class_weights", "max_length", "seed", "data_seed")
             settings = {name: value for name, value in settings.items() if name in kept}
         settings = {"training_method": method.get("name"), "strength": method["strength"], **settings}
+    if (length := mapping(record, "data").get("max_length")) is not None:
+        settings["max_length"] = length  # what the model's positions left of the setting
     environment = mapping(record, "environment")
     for name in ("processes", "mixed_precision", "device_name"):
         if environment.get(name) is not None:

@@ -289,6 +289,17 @@ def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
+def align_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Return `model` with its weights where torch allocates: a saved file's, mapped into memory, start anywhere.
+
+    Products over weights at other offsets add in another order, and differ in the last digit from those that
+    the training computed.
+    """
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.data = weight.data.clone()
+    return model
+
+
 def load_saved(
     arguments: Arguments, checkpoint: Checkpoint, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, Alignment | None]:
@@ -315,7 +326,7 @@ def load_saved(
             dtype=torch.float32,
             **options,
         )
-        check_embeddings(model, tokenizer)
+        check_embeddings(align_weights(model), tokenizer)
         if data.labels is None:
             if model.config.num_labels != 1:
                 raise UserError(

@@ -57,6 +57,7 @@ def found(path: Path, **settings: Any) -> tuple[str, tuple[str, ...] | None]:
         ("{'a'}", ["a"]),
         ("[]", []),
         ("set()", []),
+        ("()", []),
         ("[news, sport]", None),
         ("[0 1 ... 0]", None),
         ("['a' + 'b']", None),
@@ -146,7 +147,9 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         ([0.5, 0.75], {"label_mapping": {"0": "bad"}}, "--label_mapping: 0=bad: a is a regression, whose"),
         (["0", "1", "2"], {"label_mapping": {"0": "bad", "1": "good"}},
          r"line 4: label 2 has no name in --label_mapping, .*: add 2=NAME"),
-        (["0", "1", "-1"], {"label_mapping": {"0": "bad", "1": "good"}}, "add -1=NAME; where -1 says"),
+        (["0.0", "0.5", "1.0"], {"label_mapping": {"0": "bad", "1": "good"}},
+         "line 3: label 0.5 has no name in --label_mapping, .*or leave --label_mapping out for a regression"),
+        (["0", "1", "-1"], {"label_mapping": {"0": "bad", "1": "good"}}, "add -1=NAME, or .*; where -1 says"),
         (["x", "y"], {"label_mapping": {"0": "bad"}}, "a.csv writes none of 0; its labels are x, y"),
         (["[0 1 0]", "[1 0 0]"], {}, r"zeros and ones; expected lists of the names .*df.to_json\("),
         (["[0. 1.]", "[1. 0.]"], {}, "zeros and ones"),
@@ -251,6 +254,16 @@ def test_names_of_older_models_keep_their_white_space():
 )
 def test_what_is_ambiguous_is_said(tmp_path, labels, settings, line):
     assert [found for found in told(write(tmp_path / "a.csv", labels), **settings) if found.startswith(line)]
+
+
+@pytest.mark.parametrize("labels", [["0.5", "1.5", "2.0"], ["1.5", "2.5", "1.5"]])
+def test_numbers_written_as_texts_are_names_and_said_to_be(tmp_path, labels):
+    path = write(tmp_path / "a.jsonl", labels)
+    assert found(path) == ("classification", tuple(sorted(set(labels))))
+    line = "the labels are numbers written as texts, read as names of classes; --problem_type regression makes"
+    assert [line for told_line in told(path) if told_line.startswith(line)]
+    assert not any("written as decimals" in told_line for told_line in told(path))
+    assert found(path, problem_type="regression") == ("regression", None)
 
 
 @pytest.mark.parametrize("labels", [[-1, 0, 1], ["a", "b"], [0.1 * i for i in range(40)], [0, 1]])

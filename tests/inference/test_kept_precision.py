@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def test_evaluate_gives_the_runs_predictions_again(run, tmp_path, capsys):
     assert "as in training" not in capsys.readouterr().out
     assert not np.array_equal(probabilities(tmp_path / "other/predictions.json"), expected)
     assert records.read(tmp_path / "other")["environment"]["mixed_precision"] == "no"
+
+
+def test_a_precision_that_is_not_here_is_replaced_in_words(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    record = records.read(run)
+    records.write(other, record | {"environment": record["environment"] | {"mixed_precision": "fp16"}})
+    line = "precision no, for the training's fp16 does not run here: scores may differ slightly"
+    assert main(["evaluate", str(other), "--cpu", "--disable_tqdm"]) == 0
+    assert line in capsys.readouterr().out
+    file = str(run.parent / "dev.csv")
+    assert main(["predict", str(other), "--cpu", "--file", file, "-o", str(tmp_path / "o.csv")]) == 0
+    assert f"; {line}" in capsys.readouterr().err
+    assert main(["explain", str(other), "--text", "the zorp runs ."]) == 0
+    assert f"other: {line}" in capsys.readouterr().err
 
 
 def test_predict_and_explain_compute_as_the_training_did(run, tmp_path, capsys):

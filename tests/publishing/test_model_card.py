@@ -128,6 +128,12 @@ def test_scores_settings_use_and_citation() -> None:
     assert "2104.10935" in text
 
 
+def test_the_length_is_that_of_the_training():
+    cut = record(data={"max_length": 64}) | {"arguments": {"max_length": 128}}
+    assert "| `max_length` | 64 |" in model_card.model_card(cut)
+    assert "| `max_length` | 128 |" in model_card.model_card(cut | {"data": {}})
+
+
 def test_code_of_a_pair_task_and_of_a_model_without_code() -> None:
     text = model_card.model_card(record(text_columns=["a", "b"]), repo_id="me/x", remote_code=False)
     assert 'classify({"text": "...", "text_pair": "..."})' in text

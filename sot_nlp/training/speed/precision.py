@@ -52,12 +52,23 @@ def _refusal(mode: str, device: torch.device) -> str | None:
 
 def as_trained(record: Mapping[str, Any], *, cpu: bool) -> str | None:
     """Return the precision that `record`'s run computed in, where this machine can; else None."""
+    mode = _recorded(record)
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    return None if mode not in ("no", "bf16", "fp16") or _refusal(mode, device) else mode
+
+
+def beside_training(record: Mapping[str, Any], mode: str) -> str | None:
+    """Return a line about computing in `mode` what `record`'s run trained; None where it names no precision."""
+    before = _recorded(record)
+    if before is None or before == mode:
+        return before and f"precision {mode}, as in training"
+    return f"precision {mode}, for the training's {before} does not run here: scores may differ slightly"
+
+
+def _recorded(record: Mapping[str, Any]) -> str | None:
     environment = record.get("environment")
     mode = environment.get("mixed_precision") if isinstance(environment, Mapping) else None
-    if mode not in ("no", "bf16", "fp16"):
-        return None
-    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-    return None if _refusal(str(mode), device) else str(mode)
+    return mode if isinstance(mode, str) and mode in KNOWN else None
 
 
 def _automatic(device: torch.device) -> tuple[str, str]:
