@@ -189,7 +189,7 @@ class LabelSurvey:
         hint = f"; {MINUS_ONE}" if value == -1 else ""
         raise UserError(
             f"{self.where(line)}: label {value} has no name in --label_mapping, which names other numbers: "
-            f"add {value}=NAME, or leave --label_mapping out for a regression, whose scores have no names{hint}"
+            f"add {value}=NAME, or leave --label_mapping out for a regression, which has no names{hint}"
         )
 
     def _check_names(self) -> None:

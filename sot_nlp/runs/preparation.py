@@ -290,7 +290,7 @@ def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def align_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """Return `model` with its weights where torch allocates: a saved file's, mapped into memory, start anywhere.
+    """Return `model` with its weights where torch allocates: those mapped from a file may start anywhere.
 
     Products over weights at other offsets add in another order, and differ in the last digit from those that
     the training computed.

@@ -260,9 +260,12 @@ def test_what_is_ambiguous_is_said(tmp_path, labels, settings, line):
 def test_numbers_written_as_texts_are_names_and_said_to_be(tmp_path, labels):
     path = write(tmp_path / "a.jsonl", labels)
     assert found(path) == ("classification", tuple(sorted(set(labels))))
-    line = "the labels are numbers written as texts, read as names of classes; --problem_type regression makes"
-    assert [line for told_line in told(path) if told_line.startswith(line)]
-    assert not any("written as decimals" in told_line for told_line in told(path))
+    line = (
+        "the labels are numbers written as texts, read as names of classes; --problem_type regression makes"
+    )
+    notes = told(path)
+    assert any(note.startswith(line) for note in notes)
+    assert not any("written as decimals" in note for note in notes)
     assert found(path, problem_type="regression") == ("regression", None)
 
 

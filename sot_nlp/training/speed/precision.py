@@ -58,7 +58,7 @@ def as_trained(record: Mapping[str, Any], *, cpu: bool) -> str | None:
 
 
 def beside_training(record: Mapping[str, Any], mode: str) -> str | None:
-    """Return a line about computing in `mode` what `record`'s run trained; None where it names no precision."""
+    """Return a line about `mode` beside the precision of `record`'s run; None where it names none."""
     before = _recorded(record)
     if before is None or before == mode:
         return before and f"precision {mode}, as in training"
