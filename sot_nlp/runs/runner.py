@@ -307,13 +307,16 @@ def new_record(run: Run) -> dict[str, Any]:
     }
 
 
+# Of a split. Notes say how a file is read where that was guessed; an older version read it otherwise.
+FINGERPRINTED = ("sha256", "examples", "chosen", "notes")
+
+
 def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     shaping = ("task", "head_config", "labels", "num_parameters", "arguments")
     # What the files hold counts, and what of it is used; not where they lie.
     files = {
-        # Notes say how a file is read where that was guessed; an older version read it otherwise.
-        name: {key: split[key] for key in ("sha256", "examples", "chosen", "notes") if split.get(key) != []}
+        name: {key: split[key] for key in FINGERPRINTED if split.get(key, []) != []}
         for name, split in record["data"]["splits"].items()
         if name == "train" or name.startswith("validation")
     }

@@ -54,7 +54,7 @@ def as_trained(record: Mapping[str, Any], *, cpu: bool) -> str | None:
     """Return the precision that `record`'s run computed in, where this machine can; else None."""
     mode = _recorded(record)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-    return None if mode not in ("no", "bf16", "fp16") or _refusal(mode, device) else mode
+    return None if mode is None or mode == "fp8" or _refusal(mode, device) else mode
 
 
 def beside_training(record: Mapping[str, Any], mode: str) -> str | None:
