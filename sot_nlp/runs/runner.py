@@ -1,4 +1,4 @@
-"""One run from settings to record: task -> data -> model -> training -> scores -> what it leaves on disk."""
+"""Run from settings to record: task, data, model, training, scores, and the files that it leaves on disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if main_process:
             stack.enter_context(run_lock(folder))
-            stack.enter_context(full_disk_told(folder))
+            stack.enter_context(out_of_space_as_user_error(folder))
         unfinished = run_folder.claim(folder, arguments) if main_process else None
         from accelerate.utils import broadcast_object_list, set_seed
         from transformers.utils import logging
@@ -78,7 +78,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         from sot_nlp.runs.scoring import Scorer
         from sot_nlp.training import loop
         from sot_nlp.training.checkpointing import folders
-        from sot_nlp.training.distributed import lost_process_told
+        from sot_nlp.training.distributed import lost_process_as_error
         from sot_nlp.training.speed.threads import threads_for
 
         logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
@@ -90,7 +90,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             else None
         )
         accelerator = loop.create_accelerator(arguments, folder, precision_before=precision)
-        stack.enter_context(lost_process_told(accelerator, arguments))
+        stack.enter_context(lost_process_as_error(accelerator, arguments))
         [resumed] = broadcast_object_list([arguments.resume_from_checkpoint])
         arguments = replace(arguments, resume_from_checkpoint=resumed)
         checkpoint = preparation.read_checkpoint(arguments)
@@ -238,7 +238,7 @@ def train(
 
 
 def push(run: Run) -> str:
-    """Push what lies in the run's folder; returns the commit's URL. Raises UserError."""
+    """Push the run's folder; return the commit's URL. Raises UserError."""
     from sot_nlp.publishing import hub
 
     return hub.push(
@@ -250,9 +250,9 @@ def push(run: Run) -> str:
 
 
 def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
-    """`run.scorer`, and behind each evaluation the model as it is then is saved and pushed.
+    """Return `run.scorer` that also saves and pushes the model after each evaluation.
 
-    A push that fails on the way is told and does not end the training; the one at the end counts.
+    A push that fails during training is reported and does not end the run; the one at the end counts.
     """
     from sot_nlp.training.distributed import whole_weights
 
@@ -273,7 +273,7 @@ def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
 
 
 def new_record(run: Run) -> dict[str, Any]:
-    """The record of a run that has not begun: all but scores and timings."""
+    """Return the record of a run that has not begun: all but scores and timings."""
     arguments, data, model, spec = run.arguments, run.data, run.model, run.scorer.spec
     return {
         "format_version": records.FORMAT_VERSION,
@@ -312,9 +312,9 @@ FINGERPRINTED = ("sha256", "examples", "chosen", "notes")
 
 
 def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint must have been made with to be gone on from."""
+    """Return the settings and data that a checkpoint must match before a run may resume from it."""
     shaping = ("task", "head_config", "labels", "num_parameters", "arguments")
-    # What the files hold counts, and what of it is used; not where they lie.
+    # What the files hold counts, and what of it is used; not where they are.
     files = {
         name: {key: split[key] for key in FINGERPRINTED if split.get(key, []) != []}
         for name, split in record["data"]["splits"].items()
@@ -336,7 +336,7 @@ def recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        with contextlib.suppress(OSError):  # what ended the run is told, not that its record could not say so
+        with contextlib.suppress(OSError):  # report what ended the run, not that its record could not say so
             save(records.INTERRUPTED)
         raise
     except UserError as error:
@@ -348,8 +348,8 @@ def recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Make a UserError of whatever fails inside because `folder`'s disk or quota takes no more."""
+def out_of_space_as_user_error(folder: Path) -> Iterator[None]:
+    """Convert out-of-space errors raised in the block into a one-line UserError."""
     try:
         yield
     except Exception as error:
@@ -358,7 +358,7 @@ def full_disk_told(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"--output_dir {printable(folder)}: {os.strerror(number)}; "
-            "make room, and the same command goes on"
+            "free some space, then the same command resumes the run"
         ) from None
 
 
@@ -432,7 +432,7 @@ def say(accelerator: Accelerator, lines: list[str]) -> None:
 
 
 def summary(record: dict[str, Any], data: TaskData) -> list[str]:
-    """What is about to be trained, on what and by what, in a few lines."""
+    """Return a few lines on what is about to be trained, on what and by what."""
     environment = record["environment"]
     return [
         *describe(data),
@@ -451,7 +451,7 @@ def _launched(record: dict[str, Any]) -> list[str]:
 
 
 def outcome(folder: Path, record: dict[str, Any]) -> list[str]:
-    """What came out, and where it lies."""
+    """Return lines on the result and where it is."""
     best = record["best"]
     lines = [*describe_stream(record["data"]), *(f"warning: {warning}" for warning in record["warnings"])]
     if best and best["value"] is not None:

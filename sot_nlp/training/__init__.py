@@ -1,1 +1,1 @@
-"""The loop, its batches, its checkpoints: `loop.train` is the way in, `evaluation.predict` beside it."""
+"""The training loop, its batches and its checkpoints. Entry points: `loop.train` and `evaluation.predict`."""

@@ -1,10 +1,10 @@
-"""Lengths -> batches of little padding: the whole order of an epoch, as a function of (seed, epoch).
+"""Group examples into batches with little padding: an epoch's order as a function of (seed, epoch).
 
-Shapes: n examples of a split, G examples an update (its global batch), W processes.
+Shapes: n examples in a split, G examples per update (the global batch), W processes.
 
 An epoch is a list of updates, an update a set of G examples. Which examples are in it depends on nothing but
 lengths, seed, epoch and G, so it is the same however many processes and accumulation steps share the work,
-and a run that stopped after update k goes on at update k + 1. No random state is read or advanced.
+and a run that stopped after update k resumes at update k + 1. No random state is read or advanced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from sot_nlp.errors import UserError
 
 # Sorting by length within this many updates leaves at most 5 % padding at GLUE's lengths, and still mixes:
-# which examples meet in a batch is drawn anew in each epoch.
+# which examples meet in a batch is drawn again in each epoch.
 GROUP_UPDATES = 50
 # A small split at a large batch size would be padded by 10 to 30 %: smaller batches cost less than that.
 EVALUATION_PADDING = 1.05
@@ -26,18 +26,18 @@ GPU_EVALUATION_TOKENS = 64 * 512
 
 
 def num_updates(num_examples: int, update_size: int) -> int:
-    """Updates in an epoch; the last one may hold fewer examples."""
+    """Return the number of updates per epoch; the last one may hold fewer examples."""
     return -(-num_examples // update_size)
 
 
 def epoch_updates(
     lengths: np.ndarray, *, seed: int, epoch: int, update_size: int, group_by_length: bool = True
 ) -> list[np.ndarray]:
-    """The updates of an epoch: arrays of example indices (int64), every example in exactly one of them.
+    """Return an epoch's updates: arrays of example indices (int64), each example in exactly one of them.
 
     `lengths` (n,) in tokens. With `group_by_length` the examples are drawn into groups of about 50 updates,
     sorted by length within the group, cut into updates, and the updates of all groups are shuffled; otherwise
-    the examples are shuffled and cut. The last partial update stands at a random place.
+    the examples are shuffled and cut. The last partial update comes at a random position.
     """
     # numpy promises the stream of RandomState for good, but not that of its newer generators: an order must
     # not change with numpy's version between a checkpoint and its resumption.
@@ -68,7 +68,7 @@ def micro_batches(
     max_tokens: int | None = None,
     group_by_length: bool = True,
 ) -> list[list[np.ndarray]]:
-    """How W processes share one update: `[micro-batch][process]` -> example indices, maybe none.
+    """Split one update over W processes: `[micro-batch][process]` -> example indices, possibly none.
 
     Every process gets the same number of micro-batches, none larger than `micro_batch_size` examples or,
     where `max_tokens` is given, than `max_tokens` tokens with their padding (then `micro_batch_size` does not
@@ -87,7 +87,7 @@ def micro_batches(
 
 
 def padded_tokens(indices: np.ndarray, lengths: np.ndarray) -> int:
-    """Tokens of these examples in one batch, padding included."""
+    """Return the number of tokens in a batch of these examples, padding included."""
     return int(lengths[indices].max()) * len(indices) if len(indices) else 0
 
 
@@ -122,7 +122,7 @@ def evaluation_batches(
     max_tokens: int | None = None,
     on_gpu: bool = False,
 ) -> list[list[np.ndarray]]:
-    """Batches of a whole split by length, longest first: `[batch][process]` -> example indices, maybe none.
+    """Split a dataset by length, longest first: `[batch][process]` -> example indices, possibly none.
 
     A batch ends before `batch_size` examples (None: 64, on a GPU 256, or 32,768 tokens) where one more would
     bring its padding above 5 % of its tokens, on a GPU 50 % (or its tokens above `max_tokens`). Longest
@@ -153,5 +153,5 @@ def check_token_budget(max_tokens: int | None, longest: int) -> None:
     if max_tokens is not None and max_tokens < longest:
         raise UserError(
             f"--max_tokens_per_batch {max_tokens}: the longest example has {longest} tokens, so the budget "
-            f"must be at least {longest} (or --max_length smaller)"
+            f"must be at least {longest} (or reduce --max_length)"
         )

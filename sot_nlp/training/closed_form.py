@@ -1,7 +1,7 @@
-"""A head's linear in closed form: a regularised linear model on the features of the backbone as it is.
+"""Solve the head's linear layer in closed form: a regularised linear model on the backbone's features.
 
-With few examples this is what tuning cannot beat: a convex problem, the same solution whatever the seed, in
-seconds. Linear probing; and the start for tuning everything (Kumar et al., arXiv 2202.10054).
+With few examples, tuning rarely beats this: a convex problem with the same solution whatever the seed, solved
+in seconds. Used for linear probing, and as the start of fine-tuning (Kumar et al., arXiv 2202.10054).
 Shapes: n examples, D features that the head's linears see together, r = min(n, D), K outputs.
 """
 
@@ -89,7 +89,7 @@ def solve_head(
     model.eval().to(accelerator.device)
     outputs = model.classifier.outputs
     if not outputs:
-        raise UserError("the head has no linear of its own to solve: take --training_method fine_tune")
+        raise UserError("the head has no linear layer of its own to solve: use --training_method fine_tune")
     features = predict(
         Features(model),
         split,
@@ -172,7 +172,7 @@ class Features(nn.Module):
         self.model, self.outputs = model, model.classifier.outputs
 
     def forward(self, **batch: Tensor) -> SimpleNamespace:
-        """As the model's."""
+        """Return the model's output, with the input of its linear layers recorded."""
         seen: dict[nn.Module, Tensor] = {}
         hooks = [
             output.register_forward_pre_hook(lambda module, inputs: seen.update({module: inputs[0]}))
@@ -195,9 +195,9 @@ def solve(
     class_weights: np.ndarray | None = None,
     with_bias: bool = True,
 ) -> Solution:
-    """The regularised linear model of `labels` on `features` (n, D), its strength chosen by cross-validation.
+    """Fit a regularised linear model of `labels` on `features` (n, D), its strength by cross-validation.
 
-    A multinomial logistic regression; for `multi_label` one logistic regression a label; for `regression`
+    A multinomial logistic regression; for `multi_label` one logistic regression per label; for `regression`
     ridge. The features are standardised first, and the solution is given for them as they were.
 
     Args:
@@ -243,10 +243,10 @@ def solve(
 
 
 def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, r) and a rotation (D, r) with `features = rotated @ rotation.T`.
+    """Return features (n, r) and a rotation (D, r) with `features = rotated @ rotation.T`.
 
-    An L2 penalty is the same in any rotation, and the weights lie in the span of the examples: with few
-    examples the problem has n unknowns an output instead of D.
+    An L2 penalty is the same in any rotation, and the weights are in the span of the examples: with few
+    examples the problem has n unknowns per output instead of D.
     """
     if features.shape[0] >= features.shape[1]:
         return features, np.eye(features.shape[1])
@@ -265,7 +265,7 @@ class _Linear:
     def fit(
         self, features: np.ndarray, labels: np.ndarray, weights: np.ndarray, strength: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (K, r) and intercepts (K,)."""
+        """Return the coefficients (K, r) and intercepts (K,)."""
         if self.kind == "regression":
             from sklearn.linear_model import Ridge
 
@@ -283,20 +283,20 @@ class _Linear:
         coefficients = np.zeros((self.num_outputs, features.shape[1]))
         # The logits of the classes that were seen sum to zero: their largest is above this.
         intercept = np.full(self.num_outputs, -math.log(2 * len(labels)) if self.with_bias else 0.0)
-        found = self._logistic(strength).fit(features, labels, sample_weight=weights)
-        own, own_intercept = found.coef_, found.intercept_
+        fitted = self._logistic(strength).fit(features, labels, sample_weight=weights)
+        own, own_intercept = fitted.coef_, fitted.intercept_
         if len(own) == 1:  # two classes: one logit, between them
             own = np.concatenate([-own / 2, own / 2])
             own_intercept = np.concatenate([-own_intercept / 2, own_intercept / 2])
-        coefficients[found.classes_], intercept[found.classes_] = own, own_intercept
+        coefficients[fitted.classes_], intercept[fitted.classes_] = own, own_intercept
         return coefficients, intercept
 
     def _one_label(self, features: np.ndarray, held: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
         if held.min() == held.max():  # always or never held: its odds alone, as if one example were otherwise
             odds = math.log(2 * len(held) + 1)
             return np.zeros(features.shape[1]), (odds if held[0] else -odds) if self.with_bias else 0.0
-        found = self._logistic(strength).fit(features, held > 0.5)
-        return found.coef_[0], float(found.intercept_[0] if self.with_bias else 0.0)
+        fitted = self._logistic(strength).fit(features, held > 0.5)
+        return fitted.coef_[0], float(fitted.intercept_[0] if self.with_bias else 0.0)
 
     def _logistic(self, strength: float) -> Any:
         from sklearn.linear_model import LogisticRegression
@@ -307,7 +307,7 @@ class _Linear:
 def _choose_strength(
     model: _Linear, features: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[float, int, dict[float, float]]:
-    """The strength with the smallest held-out loss, the number of folds, and each strength's loss.
+    """Return the strength with the smallest held-out loss, the number of folds, and each strength's loss.
 
     Classes share the folds evenly. With too few examples it is the default. Equal losses go to the stronger
     penalty.
@@ -330,7 +330,7 @@ def _choose_strength(
 
 
 def _folds(kind: str, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rows to fit, rows held out) of each fold, drawn by a fixed seed; none where there are too few."""
+    """Return each fold's (rows to fit, held-out rows), drawn by a fixed seed; none where rows are too few."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     chosen = np.random.default_rng(0).permutation(len(labels))[:MOST_TO_CHOOSE_BY]

@@ -1,4 +1,4 @@
-"""The processes of a run: the accelerator that binds them, and how they agree."""
+"""A run's processes: the accelerator that connects them, and how they agree."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ LOST = ("closed by peer", "connection reset", "connection closed", "broken pipe"
 def create_accelerator(
     arguments: Arguments, run_folder: Path = Path(), *, precision_before: str | None = None
 ) -> Accelerator:
-    """The accelerator of a run: precision, trackers, and what the launcher said about devices.
+    """Create a run's accelerator: precision, trackers, and the devices that the launcher chose.
 
     Trackers that write files do so in `run_folder`'s `logs`. Warnings of the package come from the main
-    process alone. `precision_before` is what a run that is gone on with had, where "auto" is to choose; the
+    process alone. `precision_before` is the precision of the run being resumed, for "auto" to reuse; the
     main process's counts.
 
     Gradient accumulation is the loop's own business (the shares of an update differ in size), so accelerate
-    is told of one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError for a
-    precision that the device lacks, and for trackers that are not there.
+    is configured for one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError
+    for a precision that the device lacks, and for trackers that are not there.
     """
     # A process may hold several runs, one after the other, of different precision.
     AcceleratorState._reset_state()
@@ -65,7 +65,7 @@ def create_accelerator(
     # BatchNorm has, and on CPUs, where it shards nothing, it would leave the others without weights.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     group = InitProcessGroupKwargs(timeout=TIMEOUT)
-    # On a machine of CPUs accelerate lets each process of a launcher run alone unless it is told of the CPU.
+    # On a CPU-only machine accelerate lets each process of a launcher run alone unless cpu=True is passed.
     cpu = arguments.cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
     state = PartialState(cpu=cpu, timeout=TIMEOUT)
     mode, reason = precision.choose(arguments.mixed_precision, state.device, precision_before)
@@ -102,12 +102,12 @@ def create_accelerator(
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether no process holds the whole model (FSDP, DeepSpeed): accelerate then saves and loads it."""
+    """Return whether no process holds the whole model (FSDP, DeepSpeed): accelerate then saves it."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def whole_weights(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """The weights of a sharded model, gathered for the main process; None where each process has them all.
+    """Gather a sharded model's weights for the main process; return None where each process has them all.
 
     `model` is as `accelerator.prepare` gave it. All processes call it together.
     """
@@ -136,7 +136,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 
 def agreed_signal(accelerator: Accelerator) -> int:
-    """The signal that any process got, 0 for none; the same on all, which call it together."""
+    """Return the signal that any process received, 0 for none. All processes call it together."""
     signum = signals.received()
     if accelerator.num_processes == 1:
         return signum
@@ -146,22 +146,22 @@ def agreed_signal(accelerator: Accelerator) -> int:
 
 
 @contextlib.contextmanager
-def lost_process_told(accelerator: Accelerator, arguments: Arguments) -> Iterator[None]:
-    """Make a LostProcessError of what a collective inside raises because another process is gone."""
+def lost_process_as_error(accelerator: Accelerator, arguments: Arguments) -> Iterator[None]:
+    """Convert what a collective raises when another process is gone into a LostProcessError."""
     try:
         yield
     except RuntimeError as error:
         if accelerator.num_processes == 1 or not any(sign in str(error).lower() for sign in LOST):
             raise
         raise LostProcessError(
-            f"another process of this run has ended; {signals.same_command(arguments)} goes on from the "
+            f"another process of this run has ended; {signals.same_command(arguments)} resumes from the "
             f"last checkpoint, if one was written ({printable(error)})",
             first=_first("lost process"),
         ) from error
 
 
 def _first(what: str) -> bool:
-    """Whether no other process of the run has asked this about `what` before."""
+    """Return whether no other process of the run has asked this about `what` before."""
     try:
         return bool(torch.distributed.distributed_c10d._get_default_store().add(f"sot-nlp: {what}", 1) == 1)
     except (RuntimeError, ValueError):
@@ -169,7 +169,7 @@ def _first(what: str) -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory that the run held, in bytes: of the GPU, else of this process (0 where unknown)."""
+    """Return the run's peak memory in bytes: the GPU's, else this process's (0 where unknown)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:

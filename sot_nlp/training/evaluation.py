@@ -1,6 +1,6 @@
-"""Model and split -> one row of logits an example, in the split's order; their loss and probabilities.
+"""Predict a split: one row of logits per example, in the split's order; their loss and probabilities.
 
-Shapes: n examples of the split, K logits an example.
+Shapes: n examples in the split, K logits per example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sot_nlp.training.batching import check_token_budget, evaluation_batches
 from sot_nlp.training.speed.fast_cpu import pass_context
 from sot_nlp.training.speed.threads import threads_for
 
-# Batches between two looks at whether a signal came to any process: each look is a collective.
+# Batches between two checks whether any process received a signal: each check is a collective.
 LOOK_EVERY = 16
 
 
@@ -36,7 +36,7 @@ def predict(
     padding_side: str = "right",
     max_tokens_per_batch: int | None = None,
 ) -> np.ndarray:
-    """Logits (n, K) float32 of every example of `split`, in its order, the same on every process.
+    """Return logits (n, K) float32 for every example of `split`, in its order, the same on every process.
 
     The batches hold examples of similar length and are shared between the processes; each example's logits
     are checked to have been computed exactly once. The model is left in the mode that it had. `batch_size`
@@ -85,7 +85,7 @@ def predict(
 
 @contextlib.contextmanager
 def attention_of_any_shape() -> Iterator[None]:
-    """Without cuDNN's attention: it compiles for each shape of batch, and there are many."""
+    """Disable cuDNN's attention inside: it compiles for each shape of batch, and there are many."""
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
@@ -95,7 +95,7 @@ def attention_of_any_shape() -> Iterator[None]:
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """`batch` on `device`; to a GPU through pinned memory, so that the copy waits for nothing."""
+    """Move `batch` to `device`; to a GPU through pinned memory, so that the copy waits for nothing."""
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in batch.items()}
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -114,7 +114,7 @@ def _stop_if_signalled(accelerator: Any, number: int) -> None:
 
 
 def _assemble(done: list[tuple[np.ndarray, torch.Tensor]], total: int, accelerator: Any) -> np.ndarray:
-    """Every process's rows as one array, on every process; each row must have been given exactly once."""
+    """Combine every process's rows into one array, on every process; each row must occur exactly once."""
     indices = torch.from_numpy(np.concatenate([share for share, _ in done])).to(accelerator.device)
     rows = torch.cat([logits for _, logits in done])
     # A sum over processes of arrays that are zero where a process has nothing: x + 0 is exactly x.
@@ -131,9 +131,10 @@ def _assemble(done: list[tuple[np.ndarray, torch.Tensor]], total: int, accelerat
 
 
 def loss(logits: np.ndarray, labels: np.ndarray, kind: str) -> float:
-    """The mean loss of `logits` (n, K): cross-entropy, for "regression" squared error, for "multi_label" BCE.
+    """Return the mean loss of `logits` (n, K) by the `kind` of labels, computed in float64.
 
-    `labels` int64 (n,), float32 (n,), float32 (n, K) in turn. Computed in float64.
+    Cross-entropy for "classification", labels int64 (n,); squared error for "regression", float32 (n,);
+    binary cross-entropy for "multi_label", float32 (n, K).
     """
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
@@ -147,7 +148,7 @@ def loss(logits: np.ndarray, labels: np.ndarray, kind: str) -> float:
 
 
 def probabilities(logits: np.ndarray, kind: str) -> np.ndarray:
-    """Probabilities (n, K) float32: softmax, for "multi_label" sigmoid; a regression's scores as they are."""
+    """Return probabilities (n, K) float32: softmax, for "multi_label" sigmoid; a regression's scores."""
     values = torch.from_numpy(logits.astype(np.float64))
     if kind == "classification":
         values = values.softmax(-1)

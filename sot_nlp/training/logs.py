@@ -1,4 +1,4 @@
-"""What can be watched while a run goes on: `train.log`, `metrics.jsonl`, the progress bar, the trackers."""
+"""A run's live output: `train.log`, `metrics.jsonl`, the progress bar and the trackers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_NAME = "train.log"
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for every float in it that JSON can't say (NaN and the infinities)."""
+    """Return `value` with None for every float in it that JSON can't express (NaN and the infinities)."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -98,7 +98,7 @@ class RunLog:
             self.bar.set_postfix_str(f"loss {loss:.4f}, lr {rate:.2e}, {speed:.0f} examples/s", refresh=False)
 
     def advance(self) -> None:
-        """One more update is done."""
+        """Advance the progress bar by one update."""
         if self.bar is not None:
             self.bar.update(1)
 
@@ -108,7 +108,7 @@ def _short(value: Any) -> str:
 
 
 def tracker_names(arguments: Arguments) -> list[str] | None:
-    """The trackers for `accelerate.Accelerator(log_with=...)`; None without `--with_tracking` or for `none`.
+    """Return the trackers for `Accelerator(log_with=...)`; None without `--with_tracking` or for `none`.
 
     Raises UserError for none, and for one that accelerate doesn't know or that is not installed.
     """
@@ -134,7 +134,7 @@ def tracker_names(arguments: Arguments) -> list[str] | None:
 
 
 def tracker_config(arguments: Arguments) -> dict[str, Any]:
-    """The settings as what every tracker takes: a flat dict of numbers, booleans and texts."""
+    """Return the settings as every tracker accepts them: a flat dict of numbers, booleans and texts."""
     return {
         key: value if isinstance(value, (int, float, bool, str)) else str(value)
         for key, value in arguments.to_dict().items()

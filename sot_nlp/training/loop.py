@@ -1,11 +1,11 @@
-"""The loop: update after update to a trained model, the same one however often it was stopped on the way.
+"""The training loop: update after update to a trained model, the same one however often it was interrupted.
 
-Shapes: n examples of the training split, G examples an update.
+Shapes: n examples in the training split, G examples per update.
 
 An update is a pure function of model, optimizer, (seed, update's number) and the plan in `batching`: the
-random numbers of dropout are drawn anew from (seed, update, process), and the learning rate is a function of
+random numbers of dropout are seeded from (seed, update, process), and the learning rate is a function of
 the update's number. So a checkpoint needs no random states, and a resumed run is bit for bit the run that was
-never stopped (on a CPU; a GPU's kernels may add in no fixed order, and graphs are captured anew).
+never stopped (on a CPU; a GPU's kernels may add in no fixed order, and graphs are captured again).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
 from sot_nlp.training.checkpointing import folders
-from sot_nlp.training.checkpointing.checkpointer import Keeper
+from sot_nlp.training.checkpointing.checkpointer import Checkpointer
 from sot_nlp.training.distributed import agreed_signal, create_accelerator, is_sharded, on_main, peak_memory
 from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
 from sot_nlp.training.logs import RunLog, tracker_config
 from sot_nlp.training.model_setup import prepare, train_mode
 from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
-from sot_nlp.training.progress import Ledger
+from sot_nlp.training.progress import ProgressTracker
 from sot_nlp.training.result import TrainingResult
 from sot_nlp.training.run_lock import run_lock
 from sot_nlp.training.signals import Interrupted
@@ -65,7 +65,7 @@ def train(
 ) -> TrainingResult:
     """Train `model` in place and leave it with the weights that evaluated best.
 
-    Goes on from the newest whole checkpoint in `run_folder`, or from `--resume_from_checkpoint`. All
+    Resumes from the newest whole checkpoint in `run_folder`, or from `--resume_from_checkpoint`. All
     processes call it together.
 
     Args:
@@ -177,7 +177,7 @@ class _Loop:
             total_steps=self.total,
             show_progress=not arguments.disable_tqdm,
         )
-        self.ledger = Ledger(
+        self.tracker = ProgressTracker(
             accelerator,
             arguments,
             self.log,
@@ -186,12 +186,12 @@ class _Loop:
         )
         self.raw = model
         self.own_forward = {"forward": model.forward} if "forward" in vars(model) else {}
-        prepare(model, arguments, self.ledger.warn)
+        prepare(model, arguments, self.tracker.warn)
         groups = parameter_groups(model, arguments)
         self.model, self.optimizer = accelerator.prepare(
             model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))
         )
-        self.keeper = Keeper(
+        self.checkpointer = Checkpointer(
             run_folder / folders.FOLDER,
             accelerator,
             self.model,
@@ -206,7 +206,7 @@ class _Loop:
             arguments=arguments,
             schedule=learning_rate_schedule(arguments, self.total),
             loss=loss,
-            warn=self.ledger.warn,
+            warn=self.tracker.warn,
             **collation,
         )
         if not isinstance(split, StreamedSplit):
@@ -219,10 +219,12 @@ class _Loop:
         accelerator, arguments = self.accelerator, self.arguments
         if arguments.with_tracking:
             accelerator.init_trackers("sot-nlp", config=tracker_config(arguments))
-        resumed = self.keeper.resume(arguments.resume_from_checkpoint, self.fingerprint, self.ledger.warn)
+        resumed = self.checkpointer.resume(
+            arguments.resume_from_checkpoint, self.fingerprint, self.tracker.warn
+        )
         if resumed:
-            self.ledger.take_up(resumed)
-        progress = self.ledger.progress
+            self.tracker.resume(resumed)
+        progress = self.tracker.progress
         progress.fingerprint = self.fingerprint
         self.log.rewind(progress.step)
         while not (progress.evaluated and (progress.step >= self.total or self._out_of_patience())):
@@ -237,13 +239,13 @@ class _Loop:
             else:
                 self._evaluate()
         if progress.best and progress.best["step"] != progress.step:
-            self.keeper.load_best(progress.best["step"])
+            self.checkpointer.load_best(progress.best["step"])
         if arguments.with_tracking:
             accelerator.end_training()
         return self._result()
 
     def _train_epoch(self) -> None:
-        progress, arguments = self.ledger.progress, self.arguments
+        progress, arguments = self.tracker.progress, self.arguments
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
         if isinstance(self.split, StreamedSplit):
             self._next_window(self.split)
@@ -257,7 +259,7 @@ class _Loop:
         interval = arguments.checkpointing_steps
         every = None if interval in (None, "epoch") else int(interval)
         train_mode(self.model)
-        self.ledger.start_clock()
+        self.tracker.start_clock()
         for examples in updates[progress.updates :]:
             if progress.step >= self.total:
                 break
@@ -272,50 +274,50 @@ class _Loop:
             if every and progress.step % every == 0 and not at_end:
                 self._save()
         self._drain()
-        self.ledger.stop_clock()
+        self.tracker.stop_clock()
 
     def _use(self, split: Split) -> None:
         """Train on the examples of `split` from here on."""
         check_token_budget(self.arguments.max_tokens_per_batch, int(np.max(split.lengths)))
-        self.updater.split, self.ledger.positions = split, np.asarray(split.indices)
+        self.updater.split, self.tracker.positions = split, np.asarray(split.indices)
 
     def _next_window(self, stream: StreamedSplit) -> None:
         """Train on the window of this epoch, and account for what was found in it."""
-        progress = self.ledger.progress
+        progress = self.tracker.progress
         window = stream.window(progress.epoch, self.examples)
         if progress.stream.get("windows", 0) <= progress.epoch:
             progress.stream = add_found(progress.stream, window.found)
         elif progress.stream["digest"] != window.found["digest"]:
             raise UserError(
-                "the training data is not what it was when the checkpoint was written; start anew"
+                "the training data has changed since the checkpoint was written; start from scratch"
             )
         self._use(window.split)
 
     def _take(self, outcome: Outcome) -> None:
-        """Account for an update; end the run where it, or a signal, says so."""
-        self.ledger.enter(outcome, last_good=self.keeper.last)
+        """Record an update; end the run where it, or a signal, says so."""
+        self.tracker.record_update(outcome, last_good=self.checkpointer.last)
         if outcome.signum:
             self._interrupt(outcome.signum)
 
     # --- evaluation ---
 
     def _evaluate(self) -> None:
-        progress = self.ledger.progress
+        progress = self.tracker.progress
         try:
             scores = self.evaluate_model(self.model)
         except EvaluationStopped:
             self._interrupt(agreed_signal(self.accelerator))
-        self.ledger.enter_scores(scores, self.main_metric, self.sign)
+        self.tracker.record_scores(scores, self.main_metric, self.sign)
         goes_on = progress.step < self.total and not self._out_of_patience()
         if goes_on and progress.best and progress.best["step"] == progress.step:
-            self.keeper.save_best(progress.step)
+            self.checkpointer.save_best(progress.step)
         self._end_epoch(goes_on)
 
     def _passes_evaluation_by(self) -> bool:
-        return self.arguments.eval_strategy == "no" and self.ledger.progress.step < self.total
+        return self.arguments.eval_strategy == "no" and self.tracker.progress.step < self.total
 
     def _end_epoch(self, goes_on: bool) -> None:
-        every, step = self.arguments.checkpointing_steps, self.ledger.progress.step
+        every, step = self.arguments.checkpointing_steps, self.tracker.progress.step
         if every is not None and (every == "epoch" or step % int(every) == 0 or not goes_on):
             self._save()
         if signum := agreed_signal(self.accelerator):
@@ -323,23 +325,23 @@ class _Loop:
 
     def _out_of_patience(self) -> bool:
         patience = self.arguments.early_stopping_patience
-        return patience is not None and self.ledger.progress.evaluations_without_gain >= patience
+        return patience is not None and self.tracker.progress.evaluations_without_gain >= patience
 
     # --- small ---
 
     def _save(self) -> None:
         self._drain()
-        self.ledger.stop_clock()
-        self.keeper.save(self.ledger.progress)
-        self.ledger.start_clock()
+        self.tracker.stop_clock()
+        self.checkpointer.save(self.tracker.progress)
+        self.tracker.start_clock()
 
     def _interrupt(self, signum: int) -> None:
         self._save()
-        step = self.ledger.progress.step
-        where = printable(folders.step_folder(self.keeper.folder, step))
+        step = self.tracker.progress.step
+        where = printable(folders.step_folder(self.checkpointer.folder, step))
         message = (
             f"{Signals(signum).name}: stopped after update {step} of {self.total}; checkpoint "
-            f"{where} is written, and {signals.same_command(self.arguments)} goes on from it"
+            f"{where} is written, and {signals.same_command(self.arguments)} resumes from it"
         )
         self.log.line(message)
         raise Interrupted(signum, message)
@@ -349,7 +351,7 @@ class _Loop:
             self._take(outcome)
 
     def _result(self) -> TrainingResult:
-        progress = self.ledger.progress
+        progress = self.tracker.progress
         return TrainingResult(
             model=self.model if is_sharded(self.accelerator) else self.raw,
             best=progress.best,
@@ -360,7 +362,7 @@ class _Loop:
             steps=progress.step,
             skipped_updates=progress.skipped,
             resumed_from=progress.resumed_from,
-            warnings=self.ledger.warnings,
+            warnings=self.tracker.warnings,
             peak_memory_bytes=peak_memory(self.accelerator.device),
             stream=progress.stream,
         )
@@ -373,6 +375,6 @@ class _Loop:
             vars(self.raw).pop(name, None)
         vars(self.raw).update(self.own_forward)
         self.raw.zero_grad(set_to_none=True)
-        del self.updater, self.keeper, self.optimizer, self.model
+        del self.updater, self.checkpointer, self.optimizer, self.model
         self.accelerator.free_memory()
         self.raw.eval()

@@ -1,4 +1,4 @@
-"""A model made ready for training: frozen parts, recomputed activations, compilation."""
+"""Prepare a model for training: freezing, gradient checkpointing, compilation."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def prepare(model: Any, arguments: Arguments, warn: Callable[[str], None]) -> No
         if problem is None:
             model.compile(dynamic=True)
         else:
-            warn(f"--torch_compile: not compiled, since a trial of it failed here: {problem}")
+            warn(f"--torch_compile: not compiled, since a trial failed on this machine: {problem}")
 
 
 def compile_problem() -> str | None:
-    """Why torch.compile does not work on this machine (no compiler, ...); None where a trial works."""
+    """Return why torch.compile does not work on this machine (no compiler, ...); None where a trial works."""
     try:
         torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8))
     except (RuntimeError, OSError, ImportError) as error:
@@ -53,7 +53,7 @@ def freeze(model: nn.Module, *, freeze_backbone: bool, trainable_layers: int | N
     if keep > layers:
         raise UserError(f"--trainable_layers {keep}: the backbone has {layers} layers")
     for name, parameter in model.named_parameters():
-        # With no layer trained, what stands with the top layer is frozen too.
+        # With no layer trained, what counts with the top layer is frozen too.
         lowest = layers + 1 - keep
         if depth(name, stack, layers) < lowest:
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How fast each part of a model learns, and when: AdamW's groups, the schedule of the learning rate."""
+"""How fast each part of a model learns, and when: AdamW's groups and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ HEAD_NAMES = {"classifier", "score"}
 
 
 def is_head(name: str) -> bool:
-    """Whether the parameter `name` belongs to the classification head."""
+    """Return whether the parameter `name` belongs to the classification head."""
     return not HEAD_NAMES.isdisjoint(name.split("."))
 
 
 def backbone_layers(model: nn.Module) -> tuple[str, int]:
-    """`(name, number)` of the backbone's stack of layers, its longest list of modules; `("", 0)` if none."""
+    """Return `(name, number)` of the backbone's layers, its longest module list; `("", 0)` if none."""
     lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     return max((item for item in lists if not is_head(item[0])), key=lambda item: item[1], default=("", 0))
 
 
 def depth(name: str, stack: str, layers: int) -> int:
-    """How far up a parameter stands: 0 for embeddings, i + 1 for layer i, `layers + 1` for the head.
+    """Return a parameter's depth: 0 for embeddings, i + 1 for layer i, `layers + 1` for the head.
 
-    What is in no layer and not an embedding (a final norm, a pooler) stands with the top layer.
+    What is in no layer and not an embedding (a final norm, a pooler) counts with the top layer.
     """
     if is_head(name):
         return layers + 1
@@ -50,7 +50,7 @@ def class_token_parameters(model: nn.Module) -> set[str]:
 
 
 def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, Any]]:
-    """AdamW's groups of the parameters that learn: one for each (rate, weight decay), with their names.
+    """Return AdamW's groups of trained parameters: one per (rate, weight decay), with their names.
 
     The head learns at `head_learning_rate`, its branch of the classification token at
     `class_token_learning_rate`, layer i of L at `learning_rate * layerwise_lr_decay^(L - 1 - i)`,
@@ -89,7 +89,7 @@ def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, A
 def create_optimizer(
     groups: list[dict[str, Any]], arguments: Arguments, *, fused: bool = True
 ) -> torch.optim.AdamW:
-    """AdamW over `groups`; one kernel a group where the device has it, else one for each operation."""
+    """Create AdamW over `groups`: one kernel per group where the device has it, else one per operation."""
     settings: dict[str, Any] = {
         "betas": (arguments.adam_beta1, arguments.adam_beta2),
         "eps": arguments.adam_epsilon,
@@ -99,12 +99,12 @@ def create_optimizer(
         try:
             return torch.optim.AdamW(plain, fused=True, **settings)
         except RuntimeError as error:
-            logger.warning("the fused AdamW does not run here (%s): the plain one is used", error)
+            logger.warning("the fused AdamW does not run here (%s): using the plain one", error)
     return torch.optim.AdamW(plain, **settings)
 
 
 def learning_rate_schedule(arguments: Arguments, total_steps: int) -> Callable[[int], float]:
-    """The factor on every learning rate as a pure function of the update's number, 0 for the first.
+    """Return the factor on every learning rate as a pure function of the update's number, 0 for the first.
 
     A function, not a stateful scheduler: it is the same at any number of processes and after any resumption.
     Warm-up is `warmup_steps`, or `warmup_ratio` of all updates.

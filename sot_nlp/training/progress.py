@@ -1,4 +1,4 @@
-"""The account of a running training: its progress, its log lines, its time, and updates that went wrong."""
+"""Track a run's progress: counters, log lines, time, and skipped updates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SHOWN_EXAMPLES = 64
 MOST_OVERFLOWS = 50
 
 
-class Ledger:
-    """Keeps `progress`, writes what is logged, and stops the run at numbers that are not finite.
+class ProgressTracker:
+    """Keep `progress`, write what is logged, and stop the run at numbers that are not finite.
 
     `positions` (n,) are to be the training examples' places in their file, `on_log` gets each line of the
     training on the main process. The clock counts training alone: whoever does something else stops it.
@@ -47,16 +47,16 @@ class Ledger:
         self.overflows = 0
         self.running_since: float | None = None
 
-    def take_up(self, progress: Progress) -> None:
-        """Go on from the progress of a checkpoint."""
+    def resume(self, progress: Progress) -> None:
+        """Resume from a checkpoint's progress."""
         self.progress = progress
-        self.log.line(f"goes on from update {progress.step}")
+        self.log.line(f"resumed from update {progress.step}")
         if self.accelerator.is_main_process:
             for entry in progress.log_history:
                 self.on_log(entry)
 
-    def enter(self, outcome: Outcome, *, last_good: Callable[[], str]) -> None:
-        """Account for an update. Raises UserError where its numbers are to end the run."""
+    def record_update(self, outcome: Outcome, *, last_good: Callable[[], str]) -> None:
+        """Record an update. Raises UserError where its numbers end the run."""
         if outcome.applied:
             self.overflows = 0
             self._log(outcome)
@@ -65,8 +65,8 @@ class Ledger:
         else:
             self._skip_or_stop(outcome, last_good)
 
-    def enter_scores(self, scores: dict[str, Any], main_metric: str, sign: float) -> None:
-        """Account for an evaluation: `sign * main_metric` above all earlier ones makes it the best."""
+    def record_scores(self, scores: dict[str, Any], main_metric: str, sign: float) -> None:
+        """Record an evaluation: `sign * main_metric` above all earlier ones makes it the best."""
         progress = self.progress
         entry = finite({"epoch": self.epoch(progress.step), "step": progress.step, **scores})
         progress.evaluations.append(entry)
@@ -98,15 +98,15 @@ class Ledger:
         logger.warning(message)
 
     def epoch(self, step: int) -> float:
-        """How many epochs `step` updates are."""
+        """Return how many epochs `step` updates are."""
         return round(step / self.updates_per_epoch, 4)
 
     def start_clock(self) -> None:
-        """From here on the time is training."""
+        """Start counting training time."""
         self.running_since = time.perf_counter()
 
     def stop_clock(self) -> None:
-        """From here on it is not."""
+        """Stop counting training time."""
         if self.running_since is not None:
             self.progress.train_seconds += time.perf_counter() - self.running_since
         self.running_since = None
@@ -135,7 +135,7 @@ class Ledger:
         self.log.progress(entry["loss"], entry["learning_rate"], entry["examples_per_second"])
 
     def _overflowed(self, outcome: Outcome) -> bool:
-        """Whether fp16's scaler skipped the update to lower its scale, which it does now and then."""
+        """Return whether fp16's scaler skipped the update to lower its scale, which it does now and then."""
         if self.accelerator.scaler is None or not math.isfinite(outcome.loss):
             return False
         self.overflows += 1
@@ -167,6 +167,6 @@ class Ledger:
         limit = (
             f"--max_nan_skips {arguments.max_nan_skips} is used up"
             if arguments.on_nan == "skip"
-            else "a lower --learning_rate may help; --on_nan skip passes over such updates"
+            else "a lower --learning_rate may help; --on_nan skip skips such updates"
         )
         raise UserError(f"not a finite number at {what}; {last_good()}; {limit}")

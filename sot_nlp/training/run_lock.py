@@ -1,4 +1,4 @@
-"""One program at a time in a folder, by a lock that the system drops when its process ends."""
+"""Allow one program at a time in a folder, by a lock that the system releases when its process ends."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def run_lock(folder: Path, *, name: str = NAME, what: str = "another run") -> It
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"--output_dir {printable(folder)}: {what} is at work in it ({owner(folder, name)}); "
-            "wait for it, or give another folder"
+            f"--output_dir {printable(folder)}: {what} is running in it ({owner(folder, name)}); "
+            "wait for it, or use another folder"
         ) from None
     except OSError as error:
         raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
     try:
         if not again:
-            with contextlib.suppress(OSError):  # a full disk takes no name, and the lock holds without one
+            with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
                 _owner_file(folder, name).write_text(
                     f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8"
                 )

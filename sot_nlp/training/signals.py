@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it writes a checkpoint first. No torch here."""
+"""Signals that ask a run to end: it writes a checkpoint first. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Interrupted(Exception):  # noqa: N818 - asked for, not an error
 
 
 class LostProcessError(RuntimeError):
-    """Another process of this run has ended, so that this one can't go on.
+    """Another process of this run has ended, so this one can't continue.
 
-    `first` is whether this one was the first to notice: it tells the user.
+    `first` is whether this process was the first to notice: it is the one that informs the user.
     """
 
     def __init__(self, message: str, *, first: bool):
@@ -46,7 +46,7 @@ class LostProcessError(RuntimeError):
 
 
 def same_command(arguments: Arguments) -> str:
-    """What goes on with a run, in the words of a message."""
+    """Return, in the words of a message, the command that resumes a run."""
     if arguments.overwrite_output_dir:
         return "the same command without --overwrite_output_dir"
     return "the same command"
@@ -61,13 +61,13 @@ _received = _Received()
 
 
 def received() -> int:
-    """The number of the signal that asked this process to end, 0 while none has (or none is caught)."""
+    """Return the number of the signal that asked this process to end; 0 if none has (or none is caught)."""
     return _received.signum
 
 
 @contextmanager
 def caught_signals(*, distributed: bool) -> Iterator[None]:
-    """Inside, `SIGNALS` only set what `received` returns. Outside the main thread nothing is caught.
+    """Let `SIGNALS` only set what `received` returns. Outside the main thread nothing is caught.
 
     In a single process a second Ctrl-C, a second or more after the first, ends it at once. In a run of
     several processes one that hangs in a collective, because another has died, never gets back to Python: a

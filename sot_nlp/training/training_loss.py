@@ -1,4 +1,4 @@
-"""The loss of a batch: the model's own, or the cross-entropy with class weights and label smoothing.
+"""The loss of a batch: the model's own, or cross-entropy with class weights and label smoothing.
 
 Shapes: B batch, K classes.
 """
@@ -21,17 +21,17 @@ BatchLoss = Callable[[Any, dict[str, Tensor]], Tensor]
 
 
 def model_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """The loss that the model computes from its labels."""
+    """Return the loss that the model computes from its labels."""
     loss: Tensor = model(**batch).loss
     return loss
 
 
 def training_loss(model: Any, labels: Any, *, label_smoothing: float, class_weights: Any) -> BatchLoss:
-    """The loss that `model` is trained with; its own where neither weights (K,) nor smoothing are given.
+    """Return the loss to train `model` with; the model's own without weights (K,) or smoothing.
 
     The weights are scaled so that their mean over `labels` (n,), the training split's, is 1: the loss keeps
     its size. Each example's loss counts with its own weight, whoever shares its batch, so accumulation and
-    many processes change nothing. Late fusion has a loss a branch here, too. Raises UserError where the
+    many processes change nothing. Late fusion has one loss per branch here, too. Raises UserError where the
     labels are not classes.
     """
     if not label_smoothing and class_weights is None:

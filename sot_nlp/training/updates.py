@@ -1,6 +1,6 @@
-"""One update: the shares of its examples forward and backward, clipping, the optimizer's step.
+"""One update: forward and backward over its examples' shares, clipping, the optimizer's step.
 
-Shapes: G examples an update, W processes. The loss of an update is the sum of its examples' losses over G,
+Shapes: G examples per update, W processes. The loss of an update is the sum of its examples' losses over G,
 however they are shared out, so accumulation, many processes and one big batch give the same gradient, but for
 BatchNorm in the head: its statistics are those of one accumulation step, over all processes.
 """
@@ -40,7 +40,7 @@ CLIP_EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an update gave: its mean loss, the gradient's norm before clipping, and a signal (0: none).
+    """An update's outcome: its mean loss, the gradient's norm before clipping, and a signal (0: none).
 
     `applied` is False where loss or gradient were not finite: then nothing of the update took effect.
     """
@@ -146,7 +146,7 @@ class Updater:
         return self._read(known, values)
 
     def drain(self) -> list[Outcome]:
-        """The outcomes of all updates so far that were not returned yet."""
+        """Return the outcomes of all updates so far that were not returned yet."""
         return [self._outcome() for _ in range(len(self.pending))]
 
     def _backward(self, share: np.ndarray, examples: np.ndarray) -> torch.Tensor:
@@ -166,7 +166,7 @@ class Updater:
         return self._passes(to_device(batch, self.accelerator.device), weight)
 
     def _width(self, rows: np.ndarray) -> int | None:
-        """The length to pad a batch to, where it is to be one of a few: for graphs and compilation."""
+        """Return the length to pad a batch to, where it is to be one of a few: for graphs and compilation."""
         if not (self._graphed or self.arguments.torch_compile):
             return None
         longest, budget = int(self.split.lengths[rows].max()), self.arguments.max_tokens_per_batch
@@ -177,11 +177,11 @@ class Updater:
         return self.graphs is not None and not self.graphs.failed
 
     def _passes(self, batch: dict[str, torch.Tensor], weight: float | torch.Tensor) -> torch.Tensor:
-        """Forward and backward of a batch on the device; returns its mean loss times `weight`."""
+        """Run forward and backward on a batch on the device; return its mean loss times `weight`."""
         accelerator = self.accelerator
         with self.pass_context(), self.autocast():
             loss = self.loss(self.model, batch)
-        # Processes' gradients are averaged; DeepSpeed divides by the steps that it was told of as well.
+        # Processes' gradients are averaged; DeepSpeed divides by its configured number of steps as well.
         scale = accelerator.num_processes * (
             self.arguments.gradient_accumulation_steps if self.deepspeed else 1
         )
@@ -206,7 +206,7 @@ class Updater:
         return norm
 
     def _over_processes(self, loss: torch.Tensor, norm: Any) -> torch.Tensor:
-        """(loss, gradient norm, processes that got a signal, sum of its numbers), equal on all processes."""
+        """Return (loss, gradient norm, processes with a signal, sum of signal numbers), equal everywhere."""
         signum = interruption.received()
         signals = torch.tensor([float(bool(signum)), float(signum)])
         local = torch.cat([loss.reshape(1), signals.to(loss.device, non_blocking=True)])

@@ -239,7 +239,7 @@ def test_a_process_that_dies_ends_all(case: Case) -> None:
     assert time.monotonic() - started < 30
     assert process.returncode != 0
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert output.count("another process of this run has ended; the same command goes on") == 1
+    assert output.count("another process of this run has ended; the same command resumes") == 1
     assert whole_checkpoints(case.folder / "torchrun")
 
 

@@ -58,7 +58,7 @@ def test_a_signal_is_answered_by_a_checkpoint(
     assert run.wait() == 128 + signum
     last = run.output().splitlines()[-1]
     assert f"{signum.name}: stopped after update" in last
-    assert "and the same command goes on from it" in last
+    assert "and the same command resumes from it" in last
     newest = whole_checkpoints(run.folder)[-1]
     assert newest in last
     # Within the update that ran, or the next one where the signal came just before its end was logged.
@@ -74,7 +74,7 @@ def test_what_would_throw_the_checkpoint_away_is_not_said_to_go_on(case: Case) -
     run.send(signal.SIGTERM)
 
     assert run.wait() == 128 + signal.SIGTERM
-    assert run.output().endswith("the same command without --overwrite_output_dir goes on from it\n")
+    assert run.output().endswith("the same command without --overwrite_output_dir resumes from it\n")
 
 
 def limited(words: list[str], log: str, size: int) -> None:
@@ -119,7 +119,7 @@ def test_a_quota_outside_a_save(what: str, size: int, case: Case, reference: dic
 
     output = log.read_text()
     assert process.exitcode == 2, output
-    assert f"error: --output_dir {folder}: File too large; make room" in output.splitlines()[-1]
+    assert f"error: --output_dir {folder}: File too large; free some space" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert not (folder / what).exists()
     second = Run(folder, words)
@@ -192,9 +192,9 @@ def test_damaged_checkpoints_are_named_and_the_one_before_taken(
         damage(run.folder / "checkpoints" / newest / name)
 
         run = case.start("damaged")
-        run.wait_for_line(f"goes on from update {int(before.split('-')[1])}")
+        run.wait_for_line(f"resumed from update {int(before.split('-')[1])}")
         run.kill(0)
-        assert f"checkpoint passed over: {run.folder / 'checkpoints' / newest}: {name}: " in run.output()
+        assert f"checkpoint skipped: {run.folder / 'checkpoints' / newest}: {name}: " in run.output()
         assert message in run.output()
     run = case.start("damaged")
 
@@ -209,7 +209,7 @@ def test_a_second_run_in_the_folder_is_refused(case: Case) -> None:
     second = Run(case.folder / "shared", [*case.words, "--output_dir", str(case.folder / "shared")])
 
     assert second.wait() == 2
-    assert f"another run is at work in it (process {first.process.pid} on " in second.output()
+    assert f"another run is running in it (process {first.process.pid} on " in second.output()
     # What is left of a killed run's lock keeps nobody out.
     first.kill(0)
     third = case.start("shared")

@@ -211,7 +211,7 @@ def test_latest_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
     result = run(tmp_path, settings(resume_from_checkpoint="latest", num_train_epochs=0.5))[1]
 
     assert result.steps == 5
-    assert any("there is no checkpoint yet" in warning for warning in result.warnings)
+    assert any("no checkpoint yet" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])

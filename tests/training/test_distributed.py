@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sot_nlp.training.distributed import lost_process_told
+from sot_nlp.training.distributed import lost_process_as_error
 from sot_nlp.training.signals import LostProcessError
 from tests.support.training_case import settings
 
 
 def raising(message: str, *, processes: int, **overrides: Any) -> None:
     accelerator: Any = SimpleNamespace(num_processes=processes)
-    with lost_process_told(accelerator, settings(**overrides)):
+    with lost_process_as_error(accelerator, settings(**overrides)):
         raise RuntimeError(message)
 
 
@@ -34,7 +34,7 @@ def test_a_lost_process_is_told(message: str) -> None:
     ) as e:
         raising(message, processes=2)
     assert e.value.first
-    with pytest.raises(LostProcessError, match="the same command without --overwrite_output_dir goes on"):
+    with pytest.raises(LostProcessError, match="the same command without --overwrite_output_dir resumes"):
         raising(message, processes=2, overwrite_output_dir=True)
     with pytest.raises(RuntimeError) as other:
         raising(message, processes=1)

@@ -1,4 +1,4 @@
-"""What a running training keeps on disk, and how it takes that up again: its checkpoints and best model."""
+"""Save, rotate and restore a run's checkpoints and its best model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sot_nlp.training.distributed import is_sharded, on_main
 SHARDS = "shards"
 
 
-class Keeper:
+class Checkpointer:
     """The checkpoints of one run, in `folder`. All processes call its methods together.
 
     `model` and `optimizer` are as `accelerator.prepare` gave them, `names` the parameters' names by group of
@@ -48,7 +48,7 @@ class Keeper:
     def resume(
         self, wanted: str | None, fingerprint: dict[str, Any], warn: Callable[[str], None]
     ) -> Progress | None:
-        """Restore the checkpoint that the run is to go on from; its progress, None where there is none.
+        """Restore the checkpoint to resume from; return its progress, or None where there is none.
 
         `wanted` is `--resume_from_checkpoint`. Raises UserError: settings that differ (`fingerprint`) and may
         not, no whole checkpoint, one of another model.
@@ -56,17 +56,17 @@ class Keeper:
 
         def find() -> tuple[Path, Progress] | None:
             folders.recover(self.folder)
-            found = folders.find(wanted, self.folder, warn)
-            if found is None and wanted is not None:
+            checkpoint = folders.find(wanted, self.folder, warn)
+            if checkpoint is None and wanted is not None:
                 warn(
-                    f"--resume_from_checkpoint {printable(wanted)}: there is no checkpoint yet; starting anew"
+                    f"--resume_from_checkpoint {printable(wanted)}: no checkpoint yet; starting from scratch"
                 )
-            return found
+            return checkpoint
 
-        found = on_main(self.accelerator, find)
-        if found is None:
+        checkpoint = on_main(self.accelerator, find)
+        if checkpoint is None:
             return None
-        folder, progress = found
+        folder, progress = checkpoint
         changed = changes(progress.fingerprint, fingerprint)
         for name, (there, here) in changed.items():
             warn(f"resumed with another {name}: {there} in the checkpoint, {here} here")
@@ -126,7 +126,7 @@ class Keeper:
             raise UserError(f"the best model {printable(folder)}: {error}") from None
 
     def last(self) -> str:
-        """A clause that names the newest checkpoint."""
+        """Return a clause that names the newest checkpoint."""
         whole = folders.step_folders(self.folder)
         return f"last good checkpoint: {printable(whole[-1])}" if whole else "no checkpoint was written yet"
 
@@ -152,7 +152,7 @@ class Keeper:
         on_main(self.accelerator, lambda: folders.save_folder(target, copy))
 
     def _save_shards(self, target: Path, progress: Progress | None = None) -> None:
-        """All processes write their part through accelerate; the main one seals the whole."""
+        """Write each process's part through accelerate; the main process seals the checkpoint."""
         from torch.distributed.checkpoint.api import CheckpointException  # a second that only this pays
 
         folder = on_main(self.accelerator, lambda: folders.unfinished(target))

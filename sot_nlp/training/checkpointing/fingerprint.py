@@ -1,4 +1,4 @@
-"""What a resumed run must share with its checkpoint, and what it may change."""
+"""The settings and data that a checkpoint must match before a run may resume from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = "(not given)"
 
 
 def changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, list[Any]]:
-    """What differs and may: `{name: [there, here]}`. Raises UserError naming each difference that may not."""
+    """Return the allowed differences, `{name: [there, here]}`. Raises UserError naming each refused one."""
     there, here = _flat(saved), _flat(current)
     differing = {
         name: [there.get(name, MISSING), here.get(name, MISSING)]
@@ -30,8 +30,8 @@ def changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, list[An
             f"{printable(name)} {_show(a)} there, {_show(b)} here" for name, (a, b) in refused.items()
         )
         raise UserError(
-            f"the checkpoint was made with other settings: {named}; give the same ones to go on, or another "
-            "--output_dir (or --overwrite_output_dir) to start anew"
+            f"the checkpoint was made with other settings: {named}; use the same ones to resume, or another "
+            "--output_dir (or --overwrite_output_dir) to start from scratch"
         )
     return differing
 

@@ -1,9 +1,9 @@
-"""The state of a training on disk: save, verify, find, rotate, restore.
+"""A training's state on disk: save, verify, find, rotate and restore checkpoints.
 
 A checkpoint is a folder `step-00000123` of safetensors and JSON with a manifest of every file's size and
-SHA-256. It is filled under another name and renamed when it is complete, so what bears the name is whole, or
-was damaged later, which the manifest shows. Nothing in it is unpickled. The best model so far lies apart, in
-`best-00000100`, and is kept as long as a checkpoint refers to it.
+SHA-256. It is filled under another name and renamed once complete, so a folder of that name is whole, or was
+damaged later, which the manifest shows. Nothing in it is unpickled. The best model so far is kept separately,
+in `best-00000100`, as long as a checkpoint refers to it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CheckpointError(Exception):
 
 @dataclass
 class Progress:
-    """Where a run stands. JSON-able; with the model's and the optimizer's tensors it is all that a run is.
+    """A run's progress, JSON-able: with the tensors of model and optimizer it is the run's whole state.
 
     `updates` counts the updates done in `epoch`, `step` those of the run; `evaluated` says whether this point
     has been evaluated. `window` holds the sums since the last log line, `scaler` fp16's loss scale, `stream`
@@ -68,7 +68,7 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path) -> Progress:
-        """The progress in a checkpoint's folder. Raises CheckpointError."""
+        """Read the progress from a checkpoint's folder. Raises CheckpointError."""
         try:
             values = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
             version = values.pop("format_version")
@@ -77,11 +77,15 @@ class Progress:
                     f"{PROGRESS}: format_version {printable(version)}, not {FORMAT_VERSION}"
                 )
             progress = cls(**values)
-            for name, value in vars(cls()).items():
-                found = getattr(progress, name)
-                kinds = (dict, type(None)) if value is None else (int, float) if value == 0.0 else type(value)
-                if not isinstance(found, kinds):
-                    raise TypeError(f"{name} is {found!r}")
+            for name, default in vars(cls()).items():
+                value = getattr(progress, name)
+                kinds: Any = type(default)
+                if default is None:
+                    kinds = (dict, type(None))
+                elif default == 0.0:
+                    kinds = (int, float)
+                if not isinstance(value, kinds):
+                    raise TypeError(f"{name} is {value!r}")
             if progress.best is not None:
                 progress.best["step"] = int(progress.best["step"])
             return progress
@@ -94,12 +98,12 @@ class Progress:
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of update `step` lies."""
+    """Return the folder of the checkpoint at update `step`."""
     return checkpoints / f"step-{step:08d}"
 
 
 def best_folder(checkpoints: Path, step: int) -> Path:
-    """Where the best model, seen at update `step`, lies."""
+    """Return the folder of the best model, seen at update `step`."""
     return checkpoints / f"best-{step:08d}"
 
 
@@ -107,7 +111,7 @@ def best_folder(checkpoints: Path, step: int) -> Path:
 
 
 def unfinished(target: Path) -> Path:
-    """An empty folder beside `target`, to be filled and then passed to `seal`."""
+    """Create an empty folder beside `target`, to be filled and then passed to `seal`."""
     folder = target.parent / f"{UNFINISHED}{target.name}"
     if folder.exists():
         shutil.rmtree(folder)
@@ -155,7 +159,7 @@ def save_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 
 def not_written(target: Path, error: BaseException) -> str:
-    """What to say where a checkpoint could not be written because of `error`."""
+    """Return the message for a checkpoint that could not be written because of `error`."""
     number = system_error(error)
     reason = printable(error) if number is None else os.strerror(number)
     older = [path for path in step_folders(target.parent) if path != target] if target.parent.is_dir() else []
@@ -184,11 +188,11 @@ def _check_file(folder: Path, name: str, size: int, digest: str) -> str | None:
     path = folder / name
     shown = printable(name)
     if not path.resolve().is_relative_to(folder.resolve()):
-        return f"{shown}: lies outside the checkpoint"
+        return f"{shown}: is outside the checkpoint"
     if not path.is_file():
         return f"{shown}: missing"
-    if (found := path.stat().st_size) != size:
-        return f"{shown}: {found} bytes instead of {printable(size)}"
+    if (actual := path.stat().st_size) != size:
+        return f"{shown}: {actual} bytes instead of {printable(size)}"
     try:
         same = sha256(path) == digest
     except OSError as error:  # no rights, or a disk that fails
@@ -200,15 +204,15 @@ def _check_file(folder: Path, name: str, size: int, digest: str) -> str | None:
 
 
 def step_folders(checkpoints: Path) -> list[Path]:
-    """The sealed checkpoints, oldest first."""
+    """Return the sealed checkpoints, oldest first."""
     return _numbered(checkpoints, STEP_NAME)
 
 
 def _numbered(checkpoints: Path, pattern: re.Pattern[str]) -> list[Path]:
     if not checkpoints.is_dir():
         return []
-    found = [path for path in checkpoints.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    numbered = [path for path in checkpoints.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return sorted(numbered, key=lambda path: int(path.name.split("-")[1]))
 
 
 def open_checkpoint(folder: Path) -> Progress:
@@ -225,10 +229,10 @@ def open_checkpoint(folder: Path) -> Progress:
 
 
 def find(wanted: str | None, checkpoints: Path, warn: Callable[[str], None]) -> tuple[Path, Progress] | None:
-    """The checkpoint to go on from: the newest whole one for None and "latest", else the one at that path.
+    """Find the checkpoint to resume from: the newest whole one for None or "latest", else that at `wanted`.
 
-    Broken ones are named by `warn` and passed over; a path may also be a run's folder. None where there is no
-    checkpoint. Raises UserError where checkpoints exist and none of them is whole.
+    Broken ones are skipped with a warning (`warn`); `wanted` may also be a run's folder. None where there is
+    no checkpoint. Raises UserError where checkpoints exist and none of them is whole.
     """
     if wanted in (None, "latest"):
         candidates = step_folders(checkpoints)
@@ -251,17 +255,17 @@ def find(wanted: str | None, checkpoints: Path, warn: Callable[[str], None]) -> 
             return path, open_checkpoint(path)
         except CheckpointError as error:
             broken.append(f"{printable(path)}: {error}")
-            warn(f"checkpoint passed over: {broken[-1]}")
+            warn(f"checkpoint skipped: {broken[-1]}")
     if broken:
         raise UserError(
             "no checkpoint is whole: " + "; ".join(broken) + "; delete them (or give --overwrite_output_dir) "
-            "to start again"
+            "to start from scratch"
         )
     return None
 
 
 def precision(wanted: str | None, checkpoints: Path) -> str | None:
-    """The precision of the run whose checkpoint `find` would find; None where there is none that says it.
+    """Return the precision of the run whose checkpoint `find` would find; None where none records it.
 
     Reads no tensors and checks no hash: a run has the same precision in all of its checkpoints.
     """
@@ -304,7 +308,7 @@ def remove_old_best(checkpoints: Path, current: int | None = None) -> None:
 
 
 def recover(checkpoints: Path) -> None:
-    """Tidy up after a run that was killed inside a save: finish what was whole, delete what was not."""
+    """Clean up after a run that was killed during a save: finish what was whole, delete what was not."""
     for path in checkpoints.glob(f"{UNFINISHED}*"):
         target = path.with_name(path.name.removeprefix(UNFINISHED))
         named = STEP_NAME.fullmatch(target.name) or BEST_NAME.fullmatch(target.name)

@@ -1,4 +1,4 @@
-"""The tensors of a training as safetensors: model and optimizer, written and read back bit for bit."""
+"""Model and optimizer tensors as safetensors, written and read back bit for bit."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def load_tensors(path: Path, into: dict[str, torch.Tensor], what: str) -> None:
         raise CheckpointError(f"{path.name}: cannot be read: {printable(error)}") from None
 
 
-def _differ(found: Iterable[str], wanted: Iterable[str]) -> str:
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+def _differ(present: Iterable[str], wanted: Iterable[str]) -> str:
+    missing, extra = sorted(set(wanted) - set(present)), sorted(set(present) - set(wanted))
     parts = [
         f"{what} {', '.join(names[:3])}" for what, names in (("lacks", missing), ("has", extra)) if names
     ]

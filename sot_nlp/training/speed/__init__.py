@@ -1,1 +1,1 @@
-"""What makes training fast: precision, CUDA graphs, CPU kernels, and features of a frozen backbone."""
+"""Speed: precision, CUDA graphs, CPU kernels, and cached features of a frozen backbone."""

@@ -1,4 +1,4 @@
-"""A frozen backbone runs once over the data; from then on its token states come from disk.
+"""Run a frozen backbone once over the data; from then on read its token states from disk.
 
 Shapes: n examples, B of a batch, N tokens of its longest, L last layers, C hidden size.
 """
@@ -39,7 +39,7 @@ class FeatureSplit(TokenSplit):
         padding_side: str = "right",
         pad_to_multiple_of: int | None = None,
     ) -> dict[str, Tensor]:
-        """As `TokenSplit.collate`, with `encoder_outputs` (B, N, L, C) float32, zero at padding."""
+        """Return `TokenSplit.collate`'s batch with `encoder_outputs` (B, N, L, C) float32, 0 at padding."""
         batch = super().collate(
             indices,
             pad_token_id=pad_token_id,
@@ -68,7 +68,7 @@ def with_cached_backbone(
     Training and evaluation then cost what the head costs. The states are kept below `cache` in half
     precision, mapped into memory, under a key of their content: the backbone's weights, the tokens. Made by
     the main process, where they are not there yet or damaged: of as many layers as the head mixes. Raises
-    UserError where the disk takes nothing.
+    UserError where the disk is full.
     """
     num_layers = model.head_config.num_layers
     model.eval().to(accelerator.device)

@@ -1,8 +1,8 @@
-"""The passes of a batch, forward and backward, as one CUDA graph: launched at once, not kernel by kernel.
+"""Replay a batch's forward and backward pass as one CUDA graph instead of launching kernel by kernel.
 
-On a GPU the kernels of a small batch take less time than Python takes to launch them, some thousands an
+On a GPU the kernels of a small batch take less time than Python takes to launch them, some thousands per
 update. A graph holds the launches of one shape of batch; replaying it costs the GPU's time alone. Random
-numbers (dropout) are drawn anew at each replay, from the generator's seed at that time.
+numbers (dropout) are drawn again at each replay, from the generator's seed at that time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LAYER_DROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
 
 def rounded_length(longest: int) -> int:
-    """The length that a batch of `longest` tokens is padded to: few shapes, and some percent of padding.
+    """Return the length to pad a batch of `longest` tokens to: few shapes, and some percent of padding.
 
     Every length up to 16, then multiples of 2 up to 32, of 4 up to 64, and so on.
     """
@@ -50,7 +50,7 @@ def rounded_length(longest: int) -> int:
 
 
 def batch_width(longest: int, examples: int, *, most: int | None, max_tokens: int | None) -> int:
-    """The length to pad so many examples to: the rounded one, within the model's length and the token budget.
+    """Return the length to pad a batch to: the rounded one, within the model's length and the token budget.
 
     Args:
         longest: tokens of the longest example, which `most` and `max_tokens` allow.
@@ -67,7 +67,7 @@ def batch_width(longest: int, examples: int, *, most: int | None, max_tokens: in
 
 
 def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Arguments) -> bool:
-    """Whether the passes of `model` may be replayed: asked for, on one GPU, and the same at every replay."""
+    """Return whether `model`'s passes may be replayed: asked for, on one GPU, the same at every replay."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return bool(
@@ -81,7 +81,7 @@ def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Arguments) -
 
 
 class HostCopies(TorchFunctionMode):
-    """Keep what a pass copies from the host to `device`, and hand it out again where a copy is forbidden.
+    """Keep what a pass copies from the host to `device`, and return it again where a copy is forbidden.
 
     Some families compute their relative positions on the host in every forward (MPNet in versions of
     transformers before 5.20); a capture refuses to copy them. They depend on the batch's shape alone, so the
@@ -108,7 +108,7 @@ class HostCopies(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Called by torch for every function of it."""
+        """Run a function of torch; torch calls this for each of them."""
         kwargs = kwargs or {}
         if func not in COPYING or not args or getattr(args[0], "device", HOST).type != "cpu":
             return func(*args, **kwargs)
@@ -123,7 +123,7 @@ class HostCopies(TorchFunctionMode):
             raise RuntimeError("what it copies to the GPU differs from batch to batch")
         copy = self.calls[self.next][1]
         self.next += 1
-        # (Cloned, since what is done to it in place would be done anew at every replay.)
+        # (Cloned, since what is done to it in place would be repeated at every replay.)
         return func(*args, **kwargs) if copy is None else copy.clone()
 
 
@@ -218,7 +218,7 @@ class GraphedPasses:
             self._forget()
             # The end of a broken capture fails too; what broke it is the error before that.
             self.warn(
-                "this model's passes can't be held as CUDA graphs, so they run without: "
+                "this model's passes can't be captured as CUDA graphs, so they run without: "
                 + _reason(error.__context__ or error)
             )
             return None

@@ -1,4 +1,4 @@
-"""Training with the rows of the word embedding that the data needs, and no others.
+"""Train only the rows of the word embedding that the data uses.
 
 Shapes: V rows of the vocabulary, U of them in use, C embedding size.
 
@@ -32,7 +32,7 @@ _PIECE = 1 << 22
 
 
 def tokens_in_use(splits: Iterable[TokenSplit], *others: int) -> np.ndarray:
-    """(U,) int64, sorted: the ids in the files of `splits`, and `others` (the pad token, for one)."""
+    """Return the sorted ids (U,) int64 in the files of `splits` and in `others` (the pad token, for one)."""
     seen = np.zeros(1 + max(others, default=0), dtype=bool)
     seen[list(others)] = True
     for split in splits:
@@ -47,7 +47,7 @@ def tokens_in_use(splits: Iterable[TokenSplit], *others: int) -> np.ndarray:
 def rows_in_use(
     model: Any, ids: np.ndarray | None, arguments: Arguments, accelerator: Accelerator
 ) -> Iterator[dict[str, Any]]:
-    """Inside, the word embedding of `model` has the rows of `ids` (U,) alone, as a (U, C) parameter.
+    """Reduce the word embedding of `model` inside to the rows of `ids` (U,), as a (U, C) parameter.
 
     It still takes the ids of the whole vocabulary; one that is not in `ids` is an IndexError. On leaving, the
     embedding is whole again, with these rows as they were trained. Where `ids` is None, or the training would
@@ -135,7 +135,7 @@ class RowGradients:
 
 
 def _reducible(model: Any, embedding: Any, ids: np.ndarray, arguments: Arguments) -> bool:
-    """Whether training some rows of `embedding` is training it, and worth it."""
+    """Return whether training some rows of `embedding` equals training all of it, and is worthwhile."""
     if type(embedding) is not nn.Embedding or embedding.max_norm is not None or arguments.weight_decay:
         return False
     frozen = arguments.freeze_backbone or arguments.trainable_layers is not None

@@ -1,9 +1,9 @@
-"""What a backbone computes quicker on a CPU than as torch has it: dropout, attention, sums and norms in bf16.
+"""Faster CPU versions of torch's operations: dropout, attention, and sums and norms in bf16.
 
-torch draws dropout there from a Bernoulli generator at about 11 ns a number, and has no fused attention with
-dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones. Autocast keeps what
-comes from the embeddings in fp32, so each layer's sums and norms are fp32 too, and each of its products casts
-its input.
+On a CPU torch draws dropout from a Bernoulli generator at about 11 ns per number, and has no fused attention
+with dropout: on MiniLM that is a tenth of an update on short texts and a fifth on long ones. Autocast keeps
+what comes from the embeddings in fp32, so each layer's sums and norms are fp32 too, and each of its products
+casts its input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REGISTER = 16
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """As `torch.nn.functional.dropout`, of other random numbers."""
+    """Apply dropout as `torch.nn.functional.dropout` does, with other random numbers."""
     if not training or p == 0:
         return input
     factors = keep_factors(input, p)
@@ -45,12 +45,12 @@ def attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`, with the dropout above.
+    """Compute `torch.nn.functional.scaled_dot_product_attention`, with the dropout above.
 
     Shapes: query (..., L, E), key (..., S, E), value (..., S, V) -> (..., L, V).
 
-    What has L x S elements a head is passed over as seldom as can be, in the inputs' precision (softmax
-    computes in fp32 inside): the mask is added, and dropout's factor is put on the values.
+    What has L x S elements per head is read and written as seldom as possible, in the inputs' precision
+    (softmax computes in fp32 inside): the mask is added, and dropout's factor is put on the values.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
@@ -70,7 +70,7 @@ def attention(
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """As `torch.softmax(scores, -1)`, (..., L, S) -> (..., L, S).
+    """Compute `torch.softmax(scores, -1)`, (..., L, S) -> (..., L, S).
 
     torch's takes several times as long for a row that does not fill a register of the processor (16 numbers
     of AVX-512), so shorter ones are filled up.
@@ -120,7 +120,7 @@ def _has_dropout(model: nn.Module) -> bool:
 
 
 class QuickCPU(TorchFunctionMode):
-    """Within it, what a model asks torch for on CPU tensors is done quicker.
+    """Replace what a model asks of torch for CPU tensors by faster versions, inside the block.
 
     Args:
         dropout: dropout, and attention with it, are the ones above.
@@ -134,7 +134,7 @@ class QuickCPU(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Called by torch for every function of it."""
+        """Run a function of torch; torch calls this for each of them."""
         kwargs = kwargs or {}
         if func is functional.dropout and self.dropout and args[0].device.type == "cpu":
             return dropout(*args, **kwargs)

@@ -1,6 +1,6 @@
-"""A frozen backbone's hidden states of a split: made once, kept on disk in half precision, mapped.
+"""Hidden states of a split under a frozen backbone: computed once, stored in half precision, memory-mapped.
 
-Shapes: n examples, T real tokens of the split, L last layers, C hidden size, B batch, N tokens of the
+Shapes: n examples, T real tokens in the split, L last layers, C hidden size, B batch size, N tokens of the
 longest.
 """
 
@@ -38,7 +38,7 @@ CHUNK = 4096
 class Features:
     """The hidden states of a split or of some of its examples.
 
-    Example i has the `lengths[i]` tokens from `starts[i]` on. Pickled, it is where its arrays lie.
+    Example i has the `lengths[i]` tokens from `starts[i]` on. Pickled, it is the path of its arrays.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Features:
         return int(self.states.shape[2])
 
     def subset(self, rows: np.ndarray) -> Features:
-        """The examples at `rows`."""
+        """Return the examples at `rows`."""
         names = ("starts", "lengths", "rows", "labels", "indices")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
@@ -69,9 +69,9 @@ class Features:
         return _mapped, (self.folder, self.starts, self.lengths, self.rows, self.labels, self.indices)
 
     def batch(self, examples: np.ndarray, num_layers: int = 1) -> tuple[Tensor, Tensor]:
-        """The examples (...) as hidden states (..., N, l, C) in half precision, their kinds (..., N) uint8.
+        """Return the examples (...): hidden states (..., N, l, C) in half precision, kinds (..., N) uint8.
 
-        The states are those of the last l = `num_layers` layers. An example of -1 stands for none. What is no
+        The states are those of the last l = `num_layers` layers. An example of -1 means none. What is no
         token has the kind 255; its state has no meaning.
         """
         real = examples >= 0
@@ -84,7 +84,7 @@ class Features:
         return torch.from_numpy(self.states[:, -num_layers:][places]), torch.from_numpy(kinds)
 
     def class_token(self, examples: np.ndarray, *, stock: bool) -> Tensor:
-        """The classification tokens of the examples (...) in half precision: (..., C)."""
+        """Return the classification tokens of the examples (...) in half precision: (..., C)."""
         table = self.stock_class_tokens if stock else self.class_tokens
         # Fancy indexing copies, except of a single row, which would be a read-only view.
         return torch.from_numpy(np.array(table[self.rows[np.maximum(examples, 0)]]))
@@ -100,11 +100,11 @@ def _mapped(folder: Path, starts: Any, lengths: Any, rows: Any, labels: Any, ind
 def load_features(
     model: PreTrainedModel, split: TokenSplit, *, cache: Path, pad_token_id: int, num_layers: int = 1
 ) -> Features:
-    """The features of `split` under the last layers of `model`, from the folder `cache` or computed into it.
+    """Return the features of `split` under the last layers of `model`, read from or computed into `cache`.
 
     `model` is a SoT classifier with the `stock` head (its backbone is what counts), on its device, in fp32.
     The cache's key is the content: the backbone's weights and settings, the split's tokens. A damaged cache
-    is made again. Raises UserError where the disk takes nothing.
+    is computed again. Raises UserError where the disk is full.
     """
     folder = cache / _key(model, split, num_layers)
     if not _usable(folder):
@@ -117,7 +117,7 @@ def load_features(
 
 
 def _usable(folder: Path) -> bool:
-    """Whether the features lie there, whole; what is damaged is removed."""
+    """Return whether the features are there and whole; remove what is damaged."""
     try:
         read_arrays(folder)
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def _usable(folder: Path) -> bool:
 
 
 def _key(model: PreTrainedModel, split: TokenSplit, num_layers: int) -> str:
-    """A name that changes with whatever changes the features."""
+    """Return a name that changes with whatever changes the features."""
     digest = hashlib.blake2b(digest_size=20)
     settings = {
         key: value
@@ -153,7 +153,7 @@ def _key(model: PreTrainedModel, split: TokenSplit, num_layers: int) -> str:
 
 
 def token_places(split: TokenSplit) -> np.ndarray:
-    """Where the tokens of the split's examples stand in its flat arrays, in the split's order: (T,)."""
+    """Return where the tokens of the split's examples are in its flat arrays, in the split's order: (T,)."""
     starts = np.repeat(split.starts, split.lengths)
     first = np.cumsum(split.lengths) - split.lengths
     return starts + np.arange(len(starts)) - np.repeat(first, split.lengths)
@@ -164,14 +164,14 @@ def _write(
 ) -> None:
     for start in range(0, len(split), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(split)))
-        found: dict[int, tuple[np.ndarray, ...]] = {}
+        by_row: dict[int, tuple[np.ndarray, ...]] = {}
         for examples in _batches(split, rows):
             encoded = _encode(model, split, examples, pad_token_id, num_layers)
             for row, arrays in zip(examples, encoded, strict=True):
-                found[int(row)] = arrays
+                by_row[int(row)] = arrays
         for name, parts in zip(
             ("states", "kinds", "class_tokens", "stock_class_tokens"),
-            zip(*(found[int(row)] for row in rows), strict=True),
+            zip(*(by_row[int(row)] for row in rows), strict=True),
             strict=True,
         ):
             writer.append(name, np.concatenate(parts) if name in ("states", "kinds") else np.stack(parts))
@@ -187,7 +187,7 @@ def _batches(split: TokenSplit, rows: np.ndarray) -> Iterable[np.ndarray]:
 def _encode(
     model: Any, split: TokenSplit, examples: np.ndarray, pad_token_id: int, num_layers: int
 ) -> list[tuple[np.ndarray, ...]]:
-    """(states, kinds, class token, stock class token) of each example."""
+    """Return (states, kinds, class token, stock class token) of each example."""
     batch = split.collate(examples, pad_token_id=pad_token_id)
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -216,6 +216,6 @@ def _encode(
 
 
 def _half(states: Tensor) -> np.ndarray:
-    """In half precision, what is beyond its range at its ends."""
+    """Convert to half precision; what is beyond its range is clipped."""
     most = torch.finfo(torch.float16).max
     return states.float().clamp(-most, most).half().cpu().numpy()

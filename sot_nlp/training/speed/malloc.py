@@ -1,4 +1,4 @@
-"""Memory that a training frees stays with the process, where the C library is glibc.
+"""Keep memory that a training frees with the process, where the C library is glibc.
 
 Of the tens of megabytes of gradients and activations that an update frees, glibc gives what lies at the end
 of its heap back to the system, and the next update has to have the pages cleared again: how many is chance.
@@ -17,7 +17,7 @@ _MAPPED_FROM = 32 << 20
 
 
 def keep_freed_memory() -> None:
-    """From here on, keep up to 1 GiB of freed memory for what is allocated next; elsewhere do nothing."""
+    """Keep up to 1 GiB of freed memory for what is allocated next; do nothing without glibc."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

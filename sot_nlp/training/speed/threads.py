@@ -1,4 +1,4 @@
-"""Decide how many CPU threads compute, and what those do that wait for the others.
+"""Decide how many CPU threads compute, and what threads do while they wait for others.
 
 OpenMP's threads spin while they wait. Where other programs keep the cores busy, the thread that is waited for
 may have no core, and the spinning ones take its place: two threads on two busy cores then train a tiny model
@@ -31,7 +31,7 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def let_waiting_threads_sleep() -> None:
-    """Tell OpenMP that waiting threads sleep, unless the environment decides or torch is already imported."""
+    """Make OpenMP's waiting threads sleep, unless the environment decides or torch is already imported."""
     if "torch" not in sys.modules and not any(os.environ.get(name) for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
@@ -46,7 +46,7 @@ def usable_cores() -> int:
 
 
 def check_environment() -> list[str]:
-    """Lower the environment's numbers of threads to the cores at hand; return a line for each that was more.
+    """Lower the environment's numbers of threads to the cores at hand; return a line per number lowered.
 
     To be called before torch is imported. Raises UserError for what is no number of threads.
     """

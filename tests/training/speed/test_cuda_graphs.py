@@ -283,7 +283,7 @@ def test_every_family_is_held_as_graphs_or_says_why_not(
     trained, result = on_gpu(tmp_path / "graphs", model)
     expected, _ = on_gpu(tmp_path / "plain", plain, cuda_graphs=False)
 
-    refusals = [warning for warning in result.warnings if "can't be held as CUDA graphs" in warning]
+    refusals = [warning for warning in result.warnings if "can't be captured as CUDA graphs" in warning]
     print(family, refusals or f"{len(captured)} graphs")  # `pytest -rP` shows it
     assert len(refusals) == (captured == [None])
     for name, tensor in expected.state_dict().items():
@@ -332,7 +332,7 @@ def test_a_model_that_waits_for_the_gpu_runs_without_graphs(tmp_path: Path) -> N
     plain, _ = on_gpu(tmp_path / "plain", tiny_model(), cuda_graphs=False)
     trained, result = on_gpu(tmp_path / "waiting", model)
 
-    [warning] = [warning for warning in result.warnings if "can't be held as CUDA graphs" in warning]
+    [warning] = [warning for warning in result.warnings if "can't be captured as CUDA graphs" in warning]
     assert "captur" in warning  # CUDA's own words differ by version
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-4, rtol=0)
