@@ -1,1 +1,1 @@
-"""What leaves the machine: the model card, uploads to the Hub, GLUE submissions."""
+"""Publish results: the model card, uploads to the Hub, GLUE submissions."""

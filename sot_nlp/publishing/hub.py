@@ -1,4 +1,4 @@
-"""The folder of a run -> a repository of the Hugging Face Hub, in one commit that may be repeated."""
+"""Push a run's folder to a repository of the Hugging Face Hub, in one commit that may be repeated."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SETTINGS = re.compile(
 )
 RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 HINTS = {
-    401: "the token is not valid: `hf auth login` stores another one",
-    402: "the Hub asks for a payment",
-    403: "the token has no right to write there: it needs the role 'write', for that user or organisation",
-    404: "there is no such repository, or the token may not see it",
+    401: "the token is not valid: store a new one with `hf auth login`",
+    402: "the Hub requires a payment",
+    403: "the token may not write there: it needs the role 'write' for that user or organisation",
+    404: "there is no such repository, or the token can't see it",
     413: "the files are too large for it",
-    429: "too many requests: wait a little",
+    429: "too many requests: wait a little, then repeat",
 }
 
 
@@ -76,7 +76,7 @@ def push(
     command = _command(folder, repo_id, private, revision)
     if not token:
         raise UserError(
-            "no token for the Hub: give --hub_token, set HF_TOKEN or run `hf auth login`; "
+            "no token for the Hub: pass --hub_token, set HF_TOKEN or run `hf auth login`; "
             f"then push with `{command}`"
         )
     api = HfApi(token=token, library_name="sot-nlp")
@@ -101,9 +101,9 @@ def push(
 
 
 def files_to_push(folder: Path) -> list[str]:
-    """The names of the files in `folder` that make up the model: weights, settings, tokenizer, its code.
+    """Return the names of the files in `folder` that make up the model: weights, settings, tokenizer, code.
 
-    An allow-list, so that checkpoints, logs, predictions and whatever else lies there stay at home.
+    An allow-list, so that checkpoints, logs, predictions and anything else in the folder are not uploaded.
     Raises UserError if there is no model in it.
     """
     if not folder.is_dir():
@@ -118,7 +118,7 @@ def files_to_push(folder: Path) -> list[str]:
 
 
 def _modeling_code(folder: Path) -> list[str]:
-    """The Python files that config.json names, and those that they import from the same folder."""
+    """Return the Python files that config.json names, and those that they import from the same folder."""
     import json
 
     try:
@@ -159,7 +159,7 @@ def _operations(
 
 
 def _card(folder: Path, repo_id: str, license: str | None, *, remote_code: bool) -> dict[str, str | bytes]:
-    """README.md and plot as the repository shall hold them; a README.md of the user's own as it is."""
+    """Return README.md and plot as the repository shall hold them; a user's own README.md is unchanged."""
     content: dict[str, str | bytes] = {}
     record = records.read(folder) if (folder / records.NAME).exists() else None
     plot = model_card.plot_of(record) if record is not None else None
@@ -218,12 +218,12 @@ def _told_in_one_line(token: str, command: str, endpoint: str) -> Iterator[None]
             text = f"{cause}" or type(cause).__name__
         text = " ".join(text.replace(token, "***").split())
         raise UserError(
-            f"the push failed: {printable(text, 400)}; the local result is whole, repeat with `{command}`"
+            f"the push failed: {printable(text, 400)}; the local files are complete, repeat with `{command}`"
         ) from None
 
 
 def _root(error: BaseException) -> BaseException:
-    """What an upload's RuntimeError was raised for, the error itself otherwise."""
+    """Return what caused an upload's RuntimeError, or else the error itself."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return _root(error.__cause__)
     return error

@@ -1,4 +1,4 @@
-"""record.json -> the README.md of a model's Hub repository, and the plot of its training.
+"""Write a model card, the README.md of a model's Hub repository, from record.json, with its training plot.
 
 The record alone is read, never a live model. Every value of it that came from a user (names of tasks,
 models, labels, files) is escaped: for YAML by huggingface_hub's own writer, for Markdown and HTML by the
@@ -24,7 +24,7 @@ from sot_nlp.templates import render
 
 CARD_NAME = "README.md"
 PLOT_NAME = "training.png"
-# Stands in every card that was written from a record; a card without it is the user's own and is kept.
+# Part of every card that was written from a record; a card without it is the user's own and is kept.
 MARK = "<!-- Written by sot-nlp from record.json. Remove this line to keep your own changes. -->"
 PAPER = "https://arxiv.org/abs/2104.10935"
 CITATION = """@article{xie2021sot,
@@ -58,12 +58,12 @@ def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) ->
 
 
 def plot_of(record: Mapping[str, Any]) -> bytes | None:
-    """The plot of a run's training; None without curves or without matplotlib (extra `plots`)."""
+    """Return the plot of a run's training; None without curves or without matplotlib (extra `plots`)."""
     return training_plot(record)
 
 
 def own_card(folder: Path) -> str | None:
-    """The text of a README.md in `folder` that its user wrote or changed; None where there is none."""
+    """Return the text of a README.md in `folder` that its user wrote or changed; None where there is none."""
     try:
         text = (folder / CARD_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -79,16 +79,16 @@ def model_card(
     remote_code: bool = True,
     plot: bool = False,
 ) -> str:
-    """The model card of a run, as text: YAML metadata with the scores as `model-index`, then Markdown.
+    """Return a run's model card: YAML metadata with the scores as `model-index`, then Markdown.
 
-    Fields that the record lacks leave their line or table out.
+    Fields that the record lacks omit their line or table.
 
     Args:
         record: the run's record.json.
-        repo_id: where the model will lie on the Hub; without it the card says "this folder".
-        license: the Hub's identifier of the licence that the user gives the model; left out when None.
-        remote_code: whether the model's code lies beside it.
-        plot: whether `training.png` lies beside it.
+        repo_id: the model's repository on the Hub; without it the card says "this folder".
+        license: the Hub's identifier of the licence that the user gives the model; omitted when None.
+        remote_code: whether the model's code is in the same folder.
+        plot: whether `training.png` is in the same folder.
     """
     evaluations = [
         (entry["split"], scores) for entry in best_evaluations(record) if (scores := scores_of(entry))
@@ -169,7 +169,7 @@ def _metadata(record: Mapping[str, Any], repo_id: str | None, license: str | Non
 
 
 def _hub_model(record: Mapping[str, Any]) -> str | None:
-    """The backbone's name on the Hub; None where it came from a folder, whose path is nobody's business."""
+    """Return the backbone's name on the Hub; None where it came from a folder, whose path stays private."""
     model = record.get("model")
     if not isinstance(model, str) or not HUB_ID.fullmatch(model) or Path(model).exists():
         return None
@@ -190,7 +190,7 @@ def _dataset_config(record: Mapping[str, Any]) -> str | None:
 
 
 def best_evaluations(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The evaluations of the weights that were kept, one a split; the last ones where none was best."""
+    """Return the evaluations of the weights that were kept, one per split; the last ones if none was best."""
     evaluations = evaluations_of(record)
     step = mapping(record, "best").get("step")
     kept = [entry for entry in evaluations if entry["step"] == step] or evaluations
@@ -198,7 +198,7 @@ def best_evaluations(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def scores_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of one evaluation that are finite numbers."""
+    """Return the metrics of one evaluation that are finite numbers."""
     return {
         name: value
         for name, value in evaluation.items()
@@ -270,7 +270,7 @@ def _training_settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def escape(text: object) -> str:
-    """`text` so that neither Markdown nor HTML takes any part of it for markup; one line."""
+    """Escape `text`, as one line, so that neither Markdown nor HTML takes any part of it for markup."""
     return MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
 
 

@@ -1,9 +1,9 @@
-"""Test predictions of runs -> the zip that GLUE's server takes, checked against what it expects.
+"""Write test predictions of runs to the zip that GLUE's server accepts, checked against its requirements.
 
 A run that predicted a test split holds `test_predictions.json` (of MNLI `test_predictions_matched.json`
 and `test_predictions_mismatched.json`): a list of `{"index": position in the test file, "prediction":
 label name, score, or list of label names}`. The server wants eleven files `index<TAB>prediction` with the
-label words of GLUE's own files; their names and sizes stand in the tasks' YAML files.
+label words of GLUE's own files; their names and sizes are in the tasks' YAML files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LARGEST = 1 << 26  # bytes of one file of the zip; the largest that is right ha
 
 
 def predictions_name(split: str) -> str:
-    """The name of the file in a run's folder that holds the predictions of a test split."""
+    """Return the name of the file in a run's folder that holds the predictions of a test split."""
     return f"test_predictions{split.removeprefix('test')}.json"
 
 
@@ -69,16 +69,16 @@ class Submission:
 
     path: Path
     runs: dict[str, Path]
-    missing: tuple[str, ...]  # files that the server wants and no run gave
-    notes: tuple[str, ...]  # runs that were left out, and why
+    missing: tuple[str, ...]  # files that the server requires and no run gave
+    notes: tuple[str, ...]  # runs that were skipped, and why
 
     def report(self) -> str:
-        """The same for a reader, a line a file."""
+        """Return the same for a reader, one line per file."""
         lines = [f"{name:11} {printable(folder)}" for name, folder in self.runs.items()]
         lines += [f"{name:11} missing" for name in self.missing]
         lines += [f"note: {note}" for note in self.notes]
         total = len(self.runs) + len(self.missing)
-        state = "complete" if not self.missing else "the server wants all of them"
+        state = "complete" if not self.missing else "the server requires all of them"
         return "\n".join([*lines, f"{printable(self.path)}: {len(self.runs)} of {total} files; {state}"])
 
 
@@ -112,18 +112,18 @@ def write_submission(run_folders: Iterable[str | Path], output_zip: str | Path) 
     if problems:
         raise UserError("\n".join(problems))
     if not runs:
-        found = f" ({'; '.join(notes)})" if notes else ""
-        raise UserError(f"no run with test predictions of a GLUE task was found{found}")
+        reasons = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(f"found no run with test predictions of a GLUE task{reasons}")
     path = Path(output_zip)
     if path.is_dir():
-        raise UserError(f"{printable(path)}: is a folder; the name of a zip file was expected")
+        raise UserError(f"{printable(path)}: is a folder; expected the name of a zip file")
     write_atomic(path, _zip(tables))
     missing = tuple(name for name in wanted if name not in runs)
     return Submission(path=path, runs=runs, missing=missing, notes=tuple(notes))
 
 
 def check_submission(path: str | Path) -> list[str]:
-    """What is wrong with, or missing from, a zip for GLUE's server; empty where it is complete and right."""
+    """Return what is wrong with, or missing from, a zip for GLUE's server; empty where it is correct."""
     wanted = _wanted()
     problems: list[str] = []
     try:
@@ -132,7 +132,7 @@ def check_submission(path: str | Path) -> list[str]:
             names = [entry.filename for entry in entries]
             for entry in entries:
                 if entry.filename not in wanted or names.count(entry.filename) > 1:
-                    why = "stands twice" if entry.filename in wanted else "is none of the server's files"
+                    why = "occurs twice" if entry.filename in wanted else "is none of the server's files"
                     problems.append(f"{printable(entry.filename)}: {why}")
                 elif entry.flag_bits & 1 or entry.file_size > _LARGEST:
                     problems.append(f"{entry.filename}: is encrypted, or far too large")
@@ -146,7 +146,7 @@ def check_submission(path: str | Path) -> list[str]:
 
 
 def check_table(text: str, spec: TaskSpec, split: str) -> list[str]:
-    """What is wrong with the text of one of GLUE's files: header, number of rows, indices, predictions."""
+    """Return the errors in the text of one of GLUE's files: header, number of rows, indices, predictions."""
     header, *rows = text.removesuffix("\n").replace("\r\n", "\n").split("\n")
     problems = []
     if header != HEADER:
@@ -165,7 +165,7 @@ def check_table(text: str, spec: TaskSpec, split: str) -> list[str]:
 
 
 def _expected(spec: TaskSpec) -> tuple[Callable[[str], bool], str]:
-    """Whether a prediction is one that the server takes, and what it takes in words."""
+    """Return a check whether the server accepts a prediction, and in words what it accepts."""
     if spec.kind != "regression":
         words = set(_words(spec).values())
         return words.__contains__, f"one of {', '.join(_words(spec).values())}"
@@ -181,24 +181,24 @@ def _expected(spec: TaskSpec) -> tuple[Callable[[str], bool], str]:
 
 
 def _words(spec: TaskSpec) -> dict[str, str]:
-    """Label name -> the word for it in GLUE's files, which the server takes too."""
+    """Return each label name's word in GLUE's files, which the server accepts too."""
     written = {label: word for word, label in spec.label_words.items()}
     return {label: written.get(label, label) for label in spec.labels or ()}
 
 
 def _wanted() -> dict[str, tuple[TaskSpec, str]]:
-    """The server's files -> their task and test split."""
+    """Return the server's files with their task and test split."""
     specs = [load_task(name) for name in available_tasks()]
     return {file: (spec, split) for spec in specs for split, file in spec.submission.items()}
 
 
 def _candidates(run_folders: Iterable[str | Path], notes: list[str]) -> dict[str, list[Path]]:
-    """Task name -> folders of the finished runs below `run_folders` that predicted a test split of it."""
+    """Return, by task name, folders of finished runs in `run_folders` that predicted a test split of it."""
     tasks = {spec.name for spec, _ in _wanted().values()}
     found: dict[str, list[Path]] = {}
     for top in map(Path, run_folders):
         if not top.is_dir():
-            raise UserError(f"{printable(top)}: no such folder; the folder of a run was expected")
+            raise UserError(f"{printable(top)}: no such folder; expected the folder of a run")
         for path in sorted(top.rglob(records.NAME)):
             folder = path.parent
             record = records.read(folder)
@@ -206,16 +206,16 @@ def _candidates(run_folders: Iterable[str | Path], notes: list[str]) -> dict[str
             if task not in tasks or folder in found.get(task, ()):
                 continue
             if record.get("status") != records.FINISHED:
-                notes.append(f"{printable(folder)}: left out, the run is not finished")
+                notes.append(f"{printable(folder)}: skipped, the run is not finished")
             elif not any(folder.glob("test_predictions*.json")):
-                notes.append(f"{printable(folder)}: left out, no test predictions; run with --do_predict")
+                notes.append(f"{printable(folder)}: skipped, no test predictions; run with --do_predict")
             else:
                 found.setdefault(task, []).append(folder)
     return found
 
 
 def _best(spec: TaskSpec, folders: list[Path], notes: list[str]) -> Path:
-    """The run with the best main metric on its validation data, the first of equals."""
+    """Return the run with the best main metric on its validation data, the first of equals."""
     if len(folders) == 1:
         return folders[0]
     values = []
@@ -237,7 +237,7 @@ def _best(spec: TaskSpec, folders: list[Path], notes: list[str]) -> Path:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The predictions in a run's file, in the order of their indices."""
+    """Return the predictions in a run's file, in the order of their indices."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -251,7 +251,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _table(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> tuple[str, list[str]]:
-    """The text of GLUE's file of these predictions, and the predictions that the task does not know."""
+    """Return these predictions as the text of GLUE's file, and those that the task does not know."""
     words = _words(spec)
     low, high = spec.score_range or (-math.inf, math.inf)
     lines, problems = [HEADER], []
@@ -270,7 +270,7 @@ def _table(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> tuple[str, list[st
 
 
 def _zip(tables: dict[str, str]) -> bytes:
-    """A zip of the tables, the same bytes for the same tables."""
+    """Return a zip of the tables, the same bytes for the same tables."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, table in tables.items():

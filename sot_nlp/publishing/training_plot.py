@@ -1,4 +1,4 @@
-"""The course of a training, from its record alone: a PNG of losses and scores over the updates."""
+"""Plot a training from its record alone: a PNG of losses and scores over the updates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sot_nlp.tasks.metrics import traits
 
 
 def training_plot(record: Mapping[str, Any]) -> bytes | None:
-    """Loss and main metric over the updates, as PNG; the same bytes for the same record.
+    """Plot loss and main metric over the updates, as PNG; the same bytes for the same record.
 
     None where the record holds no curve or matplotlib (extra `plots`) is not installed.
     """
@@ -56,7 +56,7 @@ def training_plot(record: Mapping[str, Any]) -> bytes | None:
 
 
 def _points(entries: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(update, value) of every entry that has both as finite numbers."""
+    """Return (update, value) of every entry that has both as finite numbers."""
     pairs = ((entry.get("step"), entry.get(key)) for entry in entries)
     return [
         (float(step), float(value))
@@ -66,19 +66,19 @@ def _points(entries: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float,
 
 
 def mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The mapping that a record holds under `key`; an empty one where it holds none."""
+    """Return the mapping that a record holds under `key`; an empty one where it holds none."""
     value = record.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def entries(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The list of mappings that a record holds under `key`; without what is none."""
+    """Return the list of mappings that a record holds under `key`, without anything that is none."""
     value = record.get(key)
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
 
 
 def evaluations_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The scores of each evaluation and split, with `epoch`, `step` and `split`."""
+    """Return the scores of each evaluation and split, with `epoch`, `step` and `split`."""
     found = []
     for entry in entries(record, "evaluations"):
         splits = mapping(entry, "splits") or {entry.get("split") or "validation": entry}

@@ -177,7 +177,7 @@ def test_without_a_token(folder: Path, server: Hub) -> None:
     ("repo_id", "token", "message"),
     [
         ("me/x", "hf_wrong", r"answered 401: the token is not valid"),
-        ("me/x", "hf_reader", r"answered 403: the token has no right to write"),
+        ("me/x", "hf_reader", r"answered 403: the token may not write"),
         ("others/x", "hf_writer", r"answered 403: .*organisation"),
         ("me/x/y", "hf_writer", r"--hub_model_id 'me/x/y'"),
         ("me/a b", "hf_writer", r"--hub_model_id 'me/a b'"),
@@ -217,7 +217,7 @@ def test_a_push_that_breaks_off_is_whole_when_repeated(
     assert "\n" not in text
     assert TOKEN not in text  # the server's answer repeats the request's header
     assert text.endswith(
-        f"the local result is whole, repeat with `sot-nlp push {folder} --hub_model_id me/x`"
+        f"the local files are complete, repeat with `sot-nlp push {folder} --hub_model_id me/x`"
     )
     assert contents(folder) == before
     assert "me/x" not in server.repos or server.repos["me/x"].files() == {}

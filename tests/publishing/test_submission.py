@@ -104,10 +104,10 @@ def test_missing_files_and_left_out_runs_are_named(tmp_path):
     assert set(done.missing) == SERVER.keys() - done.runs.keys()
     report = done.report()
     assert "AX.tsv      missing" in report
-    assert "runs/b: left out, no test predictions; run with --do_predict" in report
-    assert "runs/c: left out, the run is not finished" in report
+    assert "runs/b: skipped, no test predictions; run with --do_predict" in report
+    assert "runs/c: skipped, the run is not finished" in report
     assert "test_predictions_mismatched.json is missing" in report
-    assert "2 of 11 files; the server wants all of them" in report
+    assert "2 of 11 files; the server requires all of them" in report
     assert {"CoLA.tsv: missing", "MNLI-mm.tsv: missing"} < set(check_submission(done.path))
 
 
@@ -174,7 +174,7 @@ def test_folders_without_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="no run with test predictions"):
         write_submission([tmp_path], tmp_path / "glue.zip")
     run = finished_run(tmp_path / "run", "wnli")
-    with pytest.raises(UserError, match="is a folder; the name of a zip file"):
+    with pytest.raises(UserError, match="is a folder; expected the name of a zip file"):
         write_submission([run], tmp_path)
 
 
