@@ -1,1 +1,1 @@
-"""What words add to a decision, as arrays (`attribution`) and as pictures."""
+"""Explain decisions: what words contribute to them, as arrays (`attribution`) and as pictures."""

@@ -1,6 +1,6 @@
-"""What each token, word and pair of tokens adds to a classifier's outputs, as arrays.
+"""Attribute a classifier's outputs to tokens, words and pairs of tokens, as arrays.
 
-Shapes: B texts, T tokens of a text without padding, W its words, K outputs.
+Shapes: B texts, T tokens of a text without padding, W words of a text, K outputs.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ class Explanation:
         return np.stack([values[list(word.tokens)].sum(0) for word in self.words])
 
     def toward(self, values: np.ndarray, output: int) -> np.ndarray:
-        """(..., K) -> (...): what `values` add in favour of one output.
+        """Reduce (..., K) to (...): what `values` add in favour of one output.
 
-        For one label of several, its logit less the mean of the others': what is added to all logits alike
-        changes no decision. Otherwise the output's own logit.
+        For one label of several, its logit minus the mean of the others, since what is added to all logits
+        alike changes no decision. Otherwise the output's own logit.
         """
         own = values[..., output]
         if self.kind != "classification" or values.shape[-1] == 1:
@@ -121,7 +121,7 @@ class Explanation:
         return Explanations([self])._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; arrays as nested lists."""
+        """Return plain values for JSON; arrays as nested lists."""
         return {
             "method": self.method,
             "texts": list(self.texts),
@@ -165,7 +165,7 @@ def explain(
     batch_size: int = 16,
     steps: int = 50,
 ) -> Explanations:
-    """What each token of each text adds to each of a classifier's outputs.
+    """Attribute each of a classifier's outputs to the tokens of each text.
 
     Args:
         model: a SoT classifier, on any device; or any other sequence classifier of transformers, for which
@@ -177,8 +177,8 @@ def explain(
             (`SoTHead.pair_contributions`); `integrated_gradients` (Sundararajan et al., arXiv 1703.01365) by
             captum on the token embeddings, from a text of mask tokens; `occlusion`, how the logits fall when
             all tokens of a word are replaced by the mask token. (Without a mask token the unknown one is
-            taken, or the one for padding.)
-        max_length: tokens of a text at most, special ones included; default: what the model takes.
+            used, or the one for padding.)
+        max_length: most tokens of a text, special ones included; default: the model's limit.
         batch_size: texts, or variants of a text, that go through the model at once.
         steps: points on the path of `integrated_gradients`.
 
@@ -187,7 +187,7 @@ def explain(
 
     Raises:
         UserError: for a method that the model's head has no exact sum for, naming the setting, without
-            captum, for a tokenizer without offsets, or texts that are none.
+            captum, for a tokenizer without offsets, or for `texts` that are not texts.
     """
     if method not in METHODS:
         raise UserError(f"method {printable(method)!r}: {did_you_mean(str(method), METHODS)}")
@@ -226,7 +226,7 @@ def explain(
 
 
 def default_method(model: Any) -> str:
-    """The method when none is named: exact where it can be, else gradients, without captum occlusion."""
+    """Return the default method: exact where possible, else gradients, without captum occlusion."""
     head = getattr(model.config, "head_config", None)
     if head is not None and head.has_exact_contributions:
         return "exact"
@@ -244,7 +244,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def _completed(found: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of one text as numpy's, with those that the method lacks, and what the sum lacks."""
+    """Return one text's arrays in numpy, with those that the method lacks, and what the sum lacks."""
     arrays = {name: np.asarray(value, dtype=np.float32) for name, value in found.items()}
     arrays.setdefault("class_token", np.zeros_like(arrays["logits"]))
     delta = None
@@ -255,7 +255,7 @@ def _completed(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_head(model: Any, encoded: Sequence[Encoded], method: str, batch_size: int) -> list[dict[str, Any]]:
-    """The exact shares of each text, one forward pass a batch of texts of like length."""
+    """Return each text's exact shares, from one forward pass per batch of texts of similar length."""
     heads = [module for module in model.modules() if hasattr(module, "word_contributions")]
     if not heads:
         raise UserError(
@@ -299,7 +299,7 @@ def _shares(model: Any, heads: Sequence[Any], batch: Sequence[Encoded], method: 
     if head.config.uses_class_token:
         own = head.class_token_contributions(class_token)  # (B, K)
     else:
-        # With `aggregate_all` it is pooled with the words; its share is told apart all the same.
+        # With `aggregate_all` it is pooled with the words; its share is shown separately all the same.
         rows = torch.arange(len(batch), device=scores.device)
         index = classification_index(inputs["attention_mask"], causal=model.config.causal)
         own = scores[rows, index]
@@ -316,7 +316,7 @@ def _shares(model: Any, heads: Sequence[Any], batch: Sequence[Encoded], method: 
 
 
 def _padded(batch: Sequence[Encoded], device: torch.device) -> dict[str, Tensor]:
-    """Right-padded ids (B, N), the mask, and token types where the tokenizer gives them."""
+    """Return right-padded ids (B, N), the mask, and token types where the tokenizer gives them."""
     columns = {"input_ids": [each.ids for each in batch]}
     columns["attention_mask"] = [[1] * len(each.ids) for each in batch]
     if batch[0].types is not None:

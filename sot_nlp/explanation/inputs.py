@@ -1,6 +1,6 @@
-"""Texts as a classifier reads them, and the two attributions that change its input: they fit every model.
+"""Encode texts for a classifier, and attribute by changing its input, which works for every model.
 
-Shapes: T tokens of a text, V variants of it, K outputs.
+Shapes: T tokens of a text, V variants of a text, K outputs.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Encoded:
 
 
 def encode(tokenizer: Any, texts: Sequence[Any], model: Any, max_length: int | None) -> list[Encoded]:
-    """Each text as tokens, cut as in training. UserError for no text, or a tokenizer without offsets."""
+    """Encode each text as in training. UserError for what is no text, or a tokenizer without offsets."""
     if isinstance(texts, str):
         raise UserError("texts is a single string: give a list of texts")
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
-            f"{type(tokenizer).__name__} does not tell which characters a token stands for: "
+            f"{type(tokenizer).__name__} does not say which characters a token covers: "
             "words need a fast tokenizer"
         )
     limit = longest_text(model, tokenizer) if max_length is None else max_length
@@ -61,7 +61,7 @@ def encode(tokenizer: Any, texts: Sequence[Any], model: Any, max_length: int | N
 
 
 def _encode(tokenizer: Any, texts: tuple[str, ...], limit: int) -> Encoded:
-    # Surrogates stand in no text, but a terminal's odd bytes and JSON escapes make them.
+    # Surrogates occur in no text, but a terminal's odd bytes and JSON escapes make them.
     texts = tuple(text.encode("utf-8", "replace").decode() for text in texts)
     wants_types = "token_type_ids" in tokenizer.model_input_names
     settings = {
@@ -95,7 +95,7 @@ def _encode(tokenizer: Any, texts: tuple[str, ...], limit: int) -> Encoded:
 
 
 def replacement_token(tokenizer: Any) -> int:
-    """The token that stands for nothing: mask, unknown, padding or end of text, whichever there is."""
+    """Return a token without meaning: mask, unknown, padding or end of text, whichever there is."""
     for token in ("mask_token_id", "unk_token_id", "pad_token_id", "eos_token_id"):
         found = getattr(tokenizer, token, None)
         if found is not None:
@@ -104,7 +104,7 @@ def replacement_token(tokenizer: Any) -> int:
 
 
 def logits_of(model: Any, each: Encoded, ids: Tensor) -> Tensor:
-    """Logits (V, K) in fp32 of variants `ids` (V, T) of a text."""
+    """Return logits (V, K) in fp32 of variants `ids` (V, T) of a text."""
     arguments = {"attention_mask": torch.ones_like(ids)}
     if each.types is not None:
         arguments["token_type_ids"] = torch.tensor(each.types, device=ids.device).expand_as(ids)
@@ -115,9 +115,9 @@ def logits_of(model: Any, each: Encoded, ids: Tensor) -> Tensor:
 def integrated_gradients(
     model: Any, tokenizer: Any, each: Encoded, steps: int, batch_size: int
 ) -> dict[str, Tensor]:
-    """Scores (T, K), logits (K,) and those of the baseline (K,), for one text.
+    """Return scores (T, K), logits (K,) and the baseline's logits (K,) for one text.
 
-    Captum's layer integrated gradients on the token embeddings, Gauss-Legendre points, one path an output.
+    Captum's layer integrated gradients on the token embeddings, Gauss-Legendre points, one path per output.
     The baseline has the replacement token in the place of each token that is not special. UserError without
     captum.
     """
@@ -145,7 +145,7 @@ def integrated_gradients(
 def occlusion(
     model: Any, tokenizer: Any, each: Encoded, words: Sequence[list[int]], batch_size: int
 ) -> dict[str, Tensor]:
-    """Scores (T, K) and logits (K,) of one text: how the logits fall when a word's tokens are replaced.
+    """Return scores (T, K) and logits (K,) of one text: the fall of the logits when a word is replaced.
 
     A word's change is shared equally by its tokens; special tokens have none.
     """

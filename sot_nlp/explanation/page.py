@@ -1,7 +1,7 @@
-"""Explanations as HTML: no script, nothing loaded, light and dark, any width, any script.
+"""Explanations as HTML: no script, nothing loaded, light and dark, any width, any writing system.
 
-The templates lie beside this file: `page.html` a page, `card.html` a piece of one, `article.html`
-one model's view of one text.
+The templates are in this folder: `page.html` for a page, `card.html` for a piece of one, `article.html`
+for one model's view of one text.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from sot_nlp.explanation.view import View, shown
 from sot_nlp.templates import render
 
-# Words of a text beyond which a matrix of pairs is unreadable, and only the strongest pairs are listed.
+# Words in a text beyond which a matrix of pairs is unreadable, and only the strongest pairs are listed.
 MATRIX_WORDS = 40
 
 
 def page(groups: Sequence[Sequence[View]], title: str = "What drives the decision") -> str:
-    """Return a page that needs nothing else: a block per text, in it a part per model's view of it."""
+    """Return a self-contained page: a block per text, with a part per model's view of it."""
     return _render("page.html", title=title, groups=groups)
 
 

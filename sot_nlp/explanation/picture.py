@@ -45,7 +45,7 @@ class _Pen:
     widths: dict[tuple[str, float], float] = field(default_factory=dict)
 
     def width(self, text: str, size: float) -> float:
-        """Pixels of `text`, advance included."""
+        """Return the width of `text` in pixels, advance included."""
         if (text, size) not in self.widths:
             # A space at an end has no ink, so it is measured between two signs.
             drawn = self.figure.text(0, 0, f"|{text}|", fontsize=size, family=self.fonts, parse_math=False)
@@ -57,7 +57,7 @@ class _Pen:
         return self.widths[text, size]
 
     def write(self, x: float, text: str, size: float, **style: Any) -> None:
-        """Text with its base line at the pen's height, `x` pixels from the left."""
+        """Draw text with its base line at the pen's height, `x` pixels from the left."""
         self.figure.text(
             x / WIDTH,
             1 - self.y / self.height,
@@ -70,13 +70,13 @@ class _Pen:
 
 
 def png(groups: Sequence[Sequence[View]]) -> tuple[bytes, list[str]]:
-    """The picture, and notes on what it could not show. UserError without matplotlib."""
+    """Return the picture as PNG, and notes on what it could not show. UserError without matplotlib."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("pictures as PNG need matplotlib: pip install 'sot-nlp[plots]'") from None
+        raise UserError("PNG pictures need matplotlib: pip install 'sot-nlp[plots]'") from None
     fonts = _fonts()
     stream = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
@@ -96,7 +96,7 @@ def png(groups: Sequence[Sequence[View]]) -> tuple[bytes, list[str]]:
 
 
 def _fonts() -> list[str]:
-    """Matplotlib's own font first, and for what it lacks the Noto fonts of this machine."""
+    """Return matplotlib's own font, then for what it lacks the Noto fonts of this machine."""
     from matplotlib import font_manager
 
     names = {font.name for font in font_manager.fontManager.ttflist}
@@ -160,7 +160,7 @@ def _head(pen: _Pen, view: View) -> None:
 
 
 def _small(pen: _Pen, chunks: Sequence[str], gap: float) -> None:
-    """Small print, in as many lines as it takes."""
+    """Draw small print, in as many lines as it takes."""
     pen.y += SMALL_LINE
     x: float = MARGIN
     for chunk in chunks:
@@ -189,7 +189,7 @@ def _paragraph(pen: _Pen, view: View, part: int) -> None:
 
 
 def _cells(view: View, part: int) -> Iterator[list[_Piece]]:
-    """What no line's end parts: a space, and the pieces up to the next one."""
+    """Yield what no line break may split: a space, or the pieces up to the next one."""
     cell: list[_Piece] = []
     for piece in view.pieces(part):
         strength = 0.0 if piece.word is None else view.strength(piece.word)
@@ -219,7 +219,7 @@ def _draw(pen: _Pen, line: Sequence[_Piece], base: str) -> None:
 
 
 def _mark(pen: _Pen, x: float, width: float, strength: float) -> None:
-    """The colour behind a word, and a line under it that is dashed where it speaks against."""
+    """Draw the colour behind a word, and a line under it that is dashed where it speaks against."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
@@ -238,7 +238,7 @@ def _mark(pen: _Pen, x: float, width: float, strength: float) -> None:
 
 
 def direction_of(text: str) -> str:
-    """L or R by the first letter with a direction of its own; empty without one."""
+    """Return L or R by the first letter with a direction of its own; empty without one."""
     for character in text:
         kind = unicodedata.bidirectional(character)
         if kind in ("L", "R", "AL"):
@@ -247,10 +247,10 @@ def direction_of(text: str) -> str:
 
 
 def visual_order(texts: Sequence[str], base: str) -> list[tuple[int, str]]:
-    """The pieces of a line from left to right: (number, direction) of each.
+    """Return the pieces of a line from left to right: (number, direction) of each.
 
     The Unicode bidirectional algorithm's rules on whole pieces: runs of the other direction are turned around
-    within the line; a pair of brackets goes with what it holds, a number with what stands before it, other
+    within the line; a pair of brackets goes with what it holds, a number with what precedes it, other
     signs with both neighbours where those agree, else with the line.
     """
     brackets = _bracket_directions(texts, base)
@@ -274,7 +274,7 @@ def visual_order(texts: Sequence[str], base: str) -> list[tuple[int, str]]:
 
 
 def _bracket_directions(texts: Sequence[str], base: str) -> list[str]:
-    """The direction of each piece that is a bracket of a pair, by the letters within it; else empty."""
+    """Return the direction of each bracket of a pair, by the letters within it; else empty."""
     found = [""] * len(texts)
     opened: list[int] = []
     for i, text in enumerate(texts):

@@ -17,12 +17,12 @@ FOR, AGAINST = (90, 170, 230), (240, 150, 80)
 
 
 def show(groups: Sequence[Sequence[View]], console: Console | None = None) -> None:
-    """Print a block for each text, in it each model's view of it."""
+    """Print a block per text, in it each model's view of it."""
     from rich.console import Console
     from rich.text import Text
 
     console = console or Console(highlight=False)
-    colored = console.color_system in ("256", "truecolor")  # with 16 colours no shades can be told apart
+    colored = console.color_system in ("256", "truecolor")  # 16 colours are too few for shades
     # Piped into a file or a pager, a text must not be cut into lines.
     whole = not console.is_terminal
     for number, views in enumerate(groups):

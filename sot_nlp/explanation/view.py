@@ -1,4 +1,4 @@
-"""What a picture of an explanation shows: values toward one output, and the text in pieces. No drawing here.
+"""Prepare an explanation for display: values toward one output, and the text in pieces. Draws nothing.
 
 Shapes: T tokens, W words.
 """
@@ -24,7 +24,7 @@ TOP_PAIRS = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the text, safe to print: a word with its number, or what stands between words.
+    """A stretch of the text, safe to print: a word with its number, or what is between words.
 
     `cut`: what the length limit took away.
     """
@@ -48,7 +48,7 @@ class View:
     """One model's explanation of one text, seen toward one of its outputs.
 
     `name` of the model. `truth`: the right label's number, or the right score of a regression; None where
-    unknown, and for several labels a text. `output`: the one explained; None for the predicted one.
+    unknown, and for several labels per text. `output`: the one explained; None for the predicted one.
     """
 
     name: str
@@ -99,12 +99,12 @@ class View:
         return float(np.abs(self.values).max(initial=0.0)) or 1.0
 
     def strength(self, word: int) -> float:
-        """The colour of a word, -1 (against) to 1 (for); 0 where it is too small to show."""
+        """Return the colour of a word, -1 (against) to 1 (for); 0 where it is too small to show."""
         share = float(self.values[word]) / self.scale
         return share if abs(share) >= FAINT else 0.0
 
     def number(self, value: float) -> str:
-        """A share with its sign, in as many digits as this text's values need."""
+        """Return a share with its sign, in as many digits as this text's values need."""
         return signed(value, self.scale)
 
     @property
@@ -169,7 +169,7 @@ class View:
 
     @property
     def summary(self) -> list[tuple[str, float]]:
-        """The words together and what stands apart; with what is missing they add up to `total`.
+        """The words together and what counts apart from them; with what is missing they add up to `total`.
 
         Empty for occlusion, whose values do not add up to anything.
         """
@@ -178,7 +178,7 @@ class View:
         return [("words", float(self.values.sum())), *self.apart]
 
     def top_pairs(self) -> list[tuple[str, str, float]]:
-        """The strongest pairs of words, each with the two orders of a pair together."""
+        """Return the strongest pairs of words, the two orders of a pair taken together."""
         if self.pairs is None:
             return []
         both = self.pairs + self.pairs.T
@@ -202,7 +202,7 @@ class View:
         return [[cell(value) for value in row] for row in self.pairs.tolist()]
 
     def pieces(self, part: int) -> list[Piece]:
-        """The text numbered `part` as pieces, in order."""
+        """Return the text numbered `part` as pieces, in order."""
         text = self.explanation.texts[part]
         found: list[Piece] = []
         at = 0
@@ -228,7 +228,7 @@ class View:
         return f"{value} ({tokens})" if tokens else value
 
     def tokens_of(self, word: Word) -> str:
-        """A word's tokens with their shares, if it has several."""
+        """Return a word's tokens with their shares, if it has several."""
         if len(word.tokens) < 2:
             return ""
         each = self.explanation
@@ -237,14 +237,14 @@ class View:
 
 
 def signed(value: float, scale: float) -> str:
-    """`value` with its sign and three digits of what is as large as `scale`."""
+    """Return `value` with its sign and three digits relative to `scale`."""
     digits = min(8, max(2, 2 - math.floor(math.log10(scale))))
     text = f"{value:+.{digits}f}"
     return text.replace("-", "\u2212") if float(text) else text.lstrip("+-")
 
 
 def shown(text: str) -> str:
-    """`text` with control and direction characters written out and white space as plain spaces.
+    """Return `text` with control and direction characters escaped and white space as plain spaces.
 
     Joiners stay: scripts and emoji are made with them.
     """

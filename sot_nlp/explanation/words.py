@@ -1,7 +1,7 @@
-"""Tokens -> words, by the tokenizer's character offsets and the text itself.
+"""Group tokens into words, by the tokenizer's character offsets and the text itself.
 
 What is a word depends on the text alone (and not on a tokenizer), so that models with different tokenizers
-can be compared word by word; only where a token reaches over several words are those taken as one.
+can be compared word by word; only where a token spans several words are those treated as one.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Word:
 def words_of(
     texts: Sequence[str], offsets: Sequence[tuple[int, int]], parts: Sequence[int | None]
 ) -> tuple[Word, ...]:
-    """The words of an example that have tokens, in order.
+    """Return the words of an example that have tokens, in order.
 
     Args:
         texts: the example's text, or its pair.
-        offsets: for each token the characters that it stands for, first and one past the last.
+        offsets: for each token the characters that it covers, first and one past the last.
         parts: for each token the text that it belongs to, None for special tokens, which are in no word.
 
     A token of white space alone goes with the word behind it, at the end with the one before.
@@ -82,7 +82,7 @@ def words_of(
 
 
 def _owners(units: Sequence[tuple[int, int]], length: int) -> list[int | None]:
-    """The unit of each character, None for white space."""
+    """Return the unit of each character, None for white space."""
     owner: list[int | None] = [None] * length
     for number, (start, end) in enumerate(units):
         owner[start:end] = [number] * (end - start)

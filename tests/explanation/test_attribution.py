@@ -319,7 +319,7 @@ def test_a_tokenizer_without_offsets_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(UserError, match="Slow does not tell which characters"):
+    with pytest.raises(UserError, match="Slow does not say which characters"):
         explain(make()[0], Slow(), ["rath"])
 
 
