@@ -1,1 +1,1 @@
-"""One fine-tuning run, from settings to record."""
+"""A fine-tuning run, from settings to record."""

@@ -1,4 +1,4 @@
-"""Detect collapsed runs: constant predictions, a loss that did not fall, a score of no skill."""
+"""Detect collapsed runs: constant predictions, a flat training loss, scores at chance level."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sot_nlp.errors import printable
 from sot_nlp.tasks.metrics import METRICS
 
 REMEDY = "try another --seed, warm-up (--warmup_ratio 0.1), a lower --learning_rate, or more epochs"
-WITHOUT_UPDATES = "give more examples, or take --training_method fine_tune"
-# The mean loss of the last tenth of a run must lie at least this share below that of its first tenth.
+WITHOUT_UPDATES = "give more examples, or use --training_method fine_tune"
+# The mean loss of the last tenth of a run must be at least this share below that of its first tenth.
 LEAST_FALL = 0.02
 # A score this near to that of predictions that know nothing is what chance gives on a few hundred examples.
 NO_SKILL = 0.01
@@ -24,7 +24,7 @@ def collapse_warnings(
     *,
     updates: bool = True,
 ) -> list[str]:
-    """One sentence for each sign of a collapsed run; empty for a sound one.
+    """Return one sentence for each sign of a collapsed run; empty for a sound one.
 
     Args:
         predictions: what the kept model predicts on the validation split: labels, scores or lists of labels.
@@ -39,18 +39,18 @@ def collapse_warnings(
         what = {"regression": "score", "multi_label": "labels"}.get(kind, "class")
         same = distinct.pop()
         shown = (", ".join(map(printable, same)) or "none") if isinstance(same, tuple) else printable(same)
-        signs.append(f"every validation example is given the same {what} ({shown})")
+        signs.append(f"every validation example gets the same {what} ({shown})")
     if not fell(losses):
         signs.append("the training loss did not fall")
     for name, score in scores.items():
         no_skill = METRICS[name].no_skill if name in METRICS else None
         if no_skill is not None and score is not None and abs(score - no_skill) < NO_SKILL:
-            signs.append(f"{name} is {score:.3f}, which is chance")
+            signs.append(f"{name} is {score:.3f}, which is chance level")
     return [f"collapsed run: {sign}; {REMEDY if updates else WITHOUT_UPDATES}" for sign in signs]
 
 
 def fell(losses: Sequence[float]) -> bool:
-    """Whether the loss fell over the run; True where there are too few log lines (under 10) to tell."""
+    """Return whether the loss fell over the run; True with too few log lines (under 10) to tell."""
     if len(losses) < 10:
         return True
     tenth = len(losses) // 10

@@ -1,8 +1,8 @@
-"""The settings of a run that neither the user nor a task's recipe gave: rules that need no search.
+"""Choose the settings of a run that neither the user nor a task's recipe gave, by rules that need no search.
 
 They follow what full fine-tuning was shown with (`studies/full.yaml`, chosen on held-out training data): 1e-4
 for a backbone of width 384, ten times that for the head, a tenth of the updates as warm-up. A wider backbone
-takes a smaller rate, in inverse proportion; few examples take smaller batches and more epochs, so that there
+needs a smaller rate, in inverse proportion; few examples get smaller batches and more epochs, so that there
 are enough updates (Zhang et al., arXiv 2006.05987; Mosbach et al., arXiv 2006.04884).
 """
 

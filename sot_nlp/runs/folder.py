@@ -1,4 +1,4 @@
-"""The folder of a run: where it lies, who may write in it, and the model that it keeps."""
+"""A run's folder: where it is, who may write in it, and the model that it keeps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def default_folder(task: str, arguments: Arguments) -> Path:
 
 
 def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
-    """Check that a run may use `folder`; returns the record of the unfinished run that it goes on with.
+    """Check that a run may use `folder`; return the record of the unfinished run that it resumes.
 
     Raises UserError for a folder with a finished run (unless `--overwrite_output_dir`), one that holds
     something else, or one that can't be written.
@@ -81,7 +81,7 @@ def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
 
 
 def clear(folder: Path) -> None:
-    """Delete what a run made in `folder`, and nothing else.
+    """Delete what a run wrote to `folder`, and nothing else.
 
     The record comes last: a run that is killed meanwhile leaves a folder that still is a run's.
     """
@@ -102,7 +102,7 @@ def save_model(
 ) -> None:
     """Save model and tokenizer into `folder`: beside it first, then renamed file by file, weights last.
 
-    `weights` stand for the model's own where no process has them all.
+    `weights` replace the model's own where no process has them all.
     """
     for left_behind in folder.glob(f"{BESIDE}*"):  # by a run that was killed here
         shutil.rmtree(left_behind, ignore_errors=True)
@@ -124,6 +124,6 @@ def save_model(
 
 
 def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write predictions as JSON, one line an example, so that two runs can be compared with diff."""
+    """Write predictions as JSON, one line per example, so that two runs can be compared with diff."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     write_atomic(path, f"[\n{lines}\n]\n")

@@ -1,4 +1,4 @@
-"""LoRA on the backbone with the head trained beside it, by PEFT: made, saved as an adapter, and merged."""
+"""LoRA on the backbone, with the head trained in full, by PEFT: create, save as an adapter, merge."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ADAPTER = "adapter"
 
 
 def check_installed() -> None:
-    """Raise UserError where PEFT is missing; asked before a model is loaded."""
+    """Raise UserError where PEFT is missing; called before a model is loaded."""
     if importlib.util.find_spec("peft") is None:
         raise UserError("--lora_r: needs the package peft: pip install 'sot-nlp[lora]'")
 
 
 def with_lora(model: PreTrainedModel, rank: int, arguments: Arguments) -> Any:
-    """`model` with adapters of `rank` on its backbone (a peft.PeftModel); its head learns as a whole.
+    """Return `model` with adapters of `rank` on its backbone (a peft.PeftModel); its head learns in full.
 
     Wraps the query and value projections unless `--lora_target_modules` names others. Raises UserError.
     """

@@ -1,6 +1,6 @@
-"""How a run trains: by updates of everything, by a head solved in closed form, or by one after the other.
+"""Choose how a run trains: all weights by updates, the head in closed form, or one after the other.
 
-With few texts the closed form is better, and takes seconds; the benchmark `few_labels` measures from when on.
+With few texts the closed form is better and takes seconds; the benchmark `few_labels` measures the limits.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def check(arguments: Arguments) -> None:
         if useless:
             raise UserError(
                 f"{', '.join(useless)}: of no effect with --training_method linear_probe, which solves the "
-                "head without updates; leave it out, or take --training_method probe_then_tune"
+                "head without updates; omit it, or use --training_method probe_then_tune"
             )
     if arguments.training_method in (LINEAR_PROBE, PROBE_THEN_TUNE) and arguments.streaming:
         raise UserError(
             f"--training_method {arguments.training_method}: needs all training texts at once; "
-            "leave out --streaming"
+            "omit --streaming"
         )
 
 
@@ -93,7 +93,7 @@ def asked(arguments: Arguments, name: str) -> bool:
 
 
 def folder_word(arguments: Arguments) -> str:
-    """Return what tells a run's folder from those of other heads and methods, before the data is read."""
+    """Return the part of a run folder's name for head and method, before the data is read."""
     if arguments.training_method in (LINEAR_PROBE, PROBE_THEN_TUNE):
         return arguments.training_method
     free = arguments.task is None and not any(asked(arguments, name) for name in CHOOSING)
@@ -159,7 +159,7 @@ def by_size(data: TaskData) -> Method:
 
 
 def describe(method: Method, solution: Solution | None) -> list[str]:
-    """Return the lines that say which way a run takes; none where it is the usual one."""
+    """Return the lines that say how a run trains; none where it is the usual way."""
     if not method.solves:
         return []
     what = {
@@ -182,7 +182,7 @@ def with_recipe(arguments: Arguments, method: Method) -> Arguments:
         if not asked(arguments, name) and not asked(arguments, TRAITS[name].rival or name)
     }
     if "head" in recipe:
-        # Single fields of the head that a task's recipe gives are those of another head.
+        # Single fields of the head in a task's recipe belong to another head.
         recipe["head_overrides"] = arguments.head_overrides if asked(arguments, "head_overrides") else {}
     cleared = {rival: None for name in recipe if (rival := TRAITS[name].rival)}
     sources = arguments.sources | dict.fromkeys(recipe, f"recipe of {method.name}")

@@ -1,4 +1,4 @@
-"""Settings -> what a run works with: task, head, tokenizer, data, model. Each mistake names its flag."""
+"""Prepare a run from its settings: task, head, tokenizer, data, model. Each mistake names its flag."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROBLEM_TYPES = {
 
 
 def task_of(arguments: Arguments) -> TaskSpec:
-    """The task that the settings name, with own files over its own, or the one that own files make."""
+    """Return the task that the settings name, with own files over its own, or one inferred from own files."""
     from sot_nlp.data.infer_task import user_task
 
     spec = user_task(arguments)
@@ -62,7 +62,7 @@ def check_extras(arguments: Arguments) -> None:
 
 
 def head_of(arguments: Arguments) -> SoTHeadConfig:
-    """The head's settings: the preset with the fields that were given over it."""
+    """Return the head's settings: the preset with the given fields over it."""
     from sot_nlp.modeling.head_config import resolve_head
 
     try:
@@ -137,9 +137,10 @@ def load_tokenizer(arguments: Arguments, checkpoint: Checkpoint) -> PreTrainedTo
 
 
 def model_positions(arguments: Arguments, checkpoint: Checkpoint) -> int | None:
-    """Tokens of the longest text that the checkpoint's backbone takes, special ones included; None: any.
+    """Return the longest text, in tokens, that the checkpoint's backbone takes; None without a limit.
 
-    Known before the weights are read, and whatever the tokenizer says, which often knows no limit.
+    Special tokens are included. Known before the weights are read, and whatever the tokenizer says, which
+    often knows no limit.
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         import torch
@@ -161,7 +162,7 @@ def load_data(
     accelerator: Accelerator,
     splits: Sequence[str],
 ) -> TaskData:
-    """The tokens of `splits`; the main process makes the cache, the others read it."""
+    """Return the tokens of `splits`; the main process makes the cache, the others read it."""
     from sot_nlp.data.task_data import load_data as load
 
     positions = model_positions(arguments, checkpoint)
@@ -176,11 +177,11 @@ def load_model(
     data: TaskData,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[PreTrainedModel, Alignment | None]:
-    """The checkpoint's backbone with the head, for the labels of `data`, and where those are in its outputs.
+    """Return the checkpoint's backbone with the head for `data`'s labels, and where those are in its outputs.
 
     A SoT checkpoint keeps its own head, and with the same label names its own order of them, unless a flag or
-    the `--config` file asks for another head; for other labels its output layer starts anew. The alignment is
-    None where the outputs are new. The weights are fp32, whatever precision they are stored in, and the
+    the `--config` file asks for another head; for other labels its output layer is initialised. The alignment
+    is None where the outputs are new. The weights are fp32, whatever precision they are stored in, and the
     embeddings have a row for every token of `tokenizer`.
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
@@ -203,7 +204,7 @@ def load_model(
         elif data.labels is not None and not is_headless(saved):
             before = saved.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # what a config leaves out
             old_outputs = len(before) == len(data.labels)
-            with contextlib.suppress(UserError):  # another task's labels: the outputs are trained anew
+            with contextlib.suppress(UserError):  # another task's labels: the outputs are reinitialised
                 alignment = align_labels(before, data.labels)
         if data.labels is None:
             options["num_labels"] = 1
@@ -238,7 +239,7 @@ def take_labels(model: PreTrainedModel, labels: Sequence[str], alignment: Alignm
     """Fit trained outputs, as many as `labels`, to these names.
 
     The same names keep their places; outputs without names take the task's; for other labels (`alignment`
-    None) the output layer is initialised anew, since a position says nothing about what a label means.
+    None) the output layer is reinitialised, since a position says nothing about what a label means.
     """
     before = label_names(model.config.id2label)
     if alignment is not None and not all(map(GENERIC.fullmatch, before)):
@@ -303,7 +304,7 @@ def align_weights(model: PreTrainedModel) -> PreTrainedModel:
 def load_saved(
     arguments: Arguments, checkpoint: Checkpoint, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, Alignment | None]:
-    """A saved SoT classifier in fp32, and where the labels of `data` are in its outputs."""
+    """Load a saved SoT classifier in fp32; return it and where the labels of `data` are in its outputs."""
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         import torch
 
@@ -337,17 +338,17 @@ def load_saved(
 
 
 def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | None) -> torch.Tensor | None:
-    """One weight a model output (the loss scales them to a mean of 1); None where all weigh the same."""
+    """Return one weight per model output (the loss scales them to a mean of 1); None for equal weights."""
     if arguments.class_weights is None:
         return None
     import numpy as np
     import torch
 
     if data.stream is not None:
-        raise UserError("--class_weights: scaled by how often each label comes, which is unknown of a stream")
+        raise UserError("--class_weights: scaled by each label's frequency, which is unknown in a stream")
     labels = data.splits["train"].labels
     if data.kind != "classification" or data.labels is None or labels is None:
-        raise UserError("--class_weights: only for tasks with one label an example")
+        raise UserError("--class_weights: only for tasks with one label per example")
     counts = np.bincount(labels, minlength=len(data.labels))
     if arguments.class_weights == "balanced":
         weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
@@ -367,7 +368,7 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
 
 
 def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit | StreamedSplit:
-    """The training examples with their labels as the model numbers them."""
+    """Return the training examples with their labels as the model numbers them."""
     import numpy as np
 
     split = data.stream or data.splits["train"]
@@ -384,9 +385,9 @@ def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit | 
 
 
 def vocabulary(arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
-    """The ids of all tokens that a training meets, its evaluations included; None where all are wanted.
+    """Return the ids of all tokens that a training sees, its evaluations included; None where all are wanted.
 
-    The test splits are not in it: predicting them comes after the training, and a resumed run may add them.
+    The test splits are not included: they are predicted after the training, and a resumed run may add them.
     """
     from sot_nlp.training.speed.embedding_rows import tokens_in_use
 

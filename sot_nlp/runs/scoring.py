@@ -1,4 +1,4 @@
-"""A model on a task's labelled splits -> scores, and one row of predictions an example."""
+"""Score a model on a task's labelled splits, and list its predictions, one row per example."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Scorer:
-    """Scores a model on the validation splits of `spec`; called by the training after each epoch.
+    """Score a model on the validation splits of `spec`; the training calls it after each epoch.
 
     `labels` are the task's names in the order of their ids (None: a regression).
     `alignment` says where the task's labels are in the model's outputs (None: in the task's order).
@@ -39,11 +39,11 @@ class Scorer:
     alignment: Alignment | None = None
 
     def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
-        """An evaluation's entry of the record: see `entry`."""
+        """Return an evaluation's entry of the record: see `entry`."""
         return entry({name: self.score(s, self.logits(model, s)) for name, s in self.splits.items()})
 
     def logits(self, model: torch.nn.Module, split: TokenSplit) -> np.ndarray:
-        """Logits (n, K) in fp32, in the order of the split and of the task's labels, on every process."""
+        """Return logits (n, K) in fp32, in the order of the split and the task's labels, on every process."""
         logits = evaluation.predict(
             model,
             split,
@@ -63,11 +63,11 @@ class Scorer:
         return finite({"loss": evaluation.loss(logits, split.labels, kind), **scores})
 
     def rows(self, split: TokenSplit, logits: np.ndarray) -> list[dict[str, Any]]:
-        """What `predictions.json` holds: one row an example, in the file's order.
+        """Return the content of `predictions.json`: one row per example, in the file's order.
 
         `index` in the file; `label` and `prediction` as class ids (positions in the record's `labels`), for a
-        regression as scores, for several labels as a 0 or 1 each; `probabilities` in the order of the ids,
-        left out for a regression. A split without labels has no `label`.
+        regression as scores, for several labels as one 0 or 1 per label; `probabilities` in the order of the
+        ids, omitted for a regression. A split without labels has no `label`.
         """
         kind = self.spec.kind
         columns = {"index": split.indices.tolist()}
@@ -79,7 +79,7 @@ class Scorer:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def named(self, prediction: Any) -> Any:
-        """A prediction of `rows` by the task's words: a label's name, several of them, or the score."""
+        """Return a prediction of `rows` in the task's words: a label's name, several names, or the score."""
         if self.labels is None:
             return prediction
         if self.spec.kind == "multi_label":
@@ -88,7 +88,7 @@ class Scorer:
 
 
 def entry(scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
-    """`{split, loss, <metric>...}` of the first split of `scores`; with several, all under `splits`."""
+    """Return `{split, loss, <metric>...}` of the first of `scores`; with several, all under `splits`."""
     first = next(iter(scores))
     return {"split": first, **scores[first], **({"splits": scores} if len(scores) > 1 else {})}
 
@@ -111,7 +111,7 @@ def shortest(values: np.ndarray) -> list[Any]:
 
 
 def decisions(logits: np.ndarray, kind: str) -> np.ndarray:
-    """What the model decides: the likeliest class (n,), the score (n,), or a 0 or 1 for each label (n, K)."""
+    """Return the model's decisions: the likeliest class (n,), the score (n,), or 0 or 1 per label (n, K)."""
     if kind == "regression":
         return logits[:, 0]
     if kind == "multi_label":

@@ -115,9 +115,9 @@ def test_predictions_are_one_line_an_example(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "not the folder of a run"),
+        (None, "not a run's folder"),
         ("{", "cannot be read as JSON"),
-        ("[]", "not the record"),
+        ("[]", "not a run's record"),
         ('{"format_version": 99}', "format_version 99"),
     ],
 )

@@ -205,7 +205,7 @@ def test_a_trained_output_layer_is_kept_for_its_own_labels_alone(train, tmp_path
     capsys.readouterr()
     named = train(nameless, *still, train_file=file)
     torch.testing.assert_close(outputs(named), outputs(nameless))
-    assert "taken in the task's order: 0 cold, 1 warm" in capsys.readouterr().out
+    assert "assumed in the task's order: 0 cold, 1 warm" in capsys.readouterr().out
     assert json.loads((named / "config.json").read_text())["id2label"] == {"0": "cold", "1": "warm"}
 
 

@@ -106,7 +106,7 @@ def test_other_data_behind_a_checkpoint_is_refused(
     data["train"].write_text("\n".join([*lines[:14], lines[3], *lines[15:]]) + "\n")
     checkpoint = str(step_folders(out / "checkpoints")[-1])
     assert main(command(data, backbone, tmp_path / "on", "--resume_from_checkpoint", checkpoint)) == 2
-    assert "the training data is not what it was" in capsys.readouterr().err
+    assert "the training data has changed since" in capsys.readouterr().err
 
 
 def test_class_weights_are_refused(
@@ -114,4 +114,4 @@ def test_class_weights_are_refused(
 ) -> None:
     flags = ("--class_weights", "balanced")
     assert main(command(data, backbone_folder("bert"), tmp_path / "run", *flags)) == 2
-    assert "--class_weights: scaled by how often each label comes" in capsys.readouterr().err
+    assert "--class_weights: scaled by each label's frequency" in capsys.readouterr().err
