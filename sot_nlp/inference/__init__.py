@@ -1,1 +1,1 @@
-"""What is done with a trained model: load it, predict, evaluate, export."""
+"""Use a trained model: load it, predict, evaluate, export."""

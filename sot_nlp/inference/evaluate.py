@@ -1,4 +1,4 @@
-"""`sot-nlp evaluate`: a saved model on a task's splits, its labels lined up with the task's by name."""
+"""`sot-nlp evaluate`: score a saved model on a task's splits, its labels aligned with the task's by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sot_nlp.tasks.spec import TaskSpec
 
 
-# What a run's settings say of data of the user's own, and of data in general.
+# The settings in a run's record that concern a user's own data, and data in general.
 OWN_DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "own")
 DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "any")
 
@@ -72,7 +72,7 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
 def open_saved(
     arguments: Arguments, checkpoint: Checkpoint, spec: TaskSpec, test_splits: Sequence[str] = ()
 ) -> tuple[Scorer, PreTrainedModel, TaskData]:
-    """Return what scores the SoT model in `checkpoint` on the validation splits of `spec`, and that model.
+    """Return a scorer on `spec`'s validation splits for the SoT model in `checkpoint`, and the model.
 
     The data holds `test_splits` too. Raises UserError.
     """
@@ -85,7 +85,7 @@ def open_saved(
     accelerator = loop.create_accelerator(arguments, precision_before=trained)
     line = precision.beside_training(record, accelerator.mixed_precision)
     if arguments.mixed_precision == "auto" and line:
-        say(accelerator, [f"{line} (--mixed_precision sets another)"])
+        say(accelerator, [f"{line} (--mixed_precision overrides it)"])
     tokenizer = preparation.load_tokenizer(arguments, checkpoint)
     splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)
@@ -112,10 +112,10 @@ def _record_of(folder: str | Path) -> dict[str, Any]:
 
 
 def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, Any]:
-    """The settings by which the run in `folder` found its data; {} where there is no record.
+    """Return the settings by which the run in `folder` found its data; {} where there is no record.
 
-    Columns that it guessed are named. What belongs to data whose place other settings take, `given` by name,
-    is left out. Raises UserError for a record that can't be read.
+    Columns that it guessed are named. Settings of data whose place other settings, `given` by name, take are
+    omitted. Raises UserError for a record that can't be read.
     """
     if not (Path(folder) / records.NAME).is_file():
         return {}
@@ -150,7 +150,7 @@ def evaluation_arguments(
 
 
 def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
-    """A warning where a share is held out of other data than the model in `folder` was trained on."""
+    """Return a warning where the held-out share comes from other data than the model in `folder` saw."""
     if not (Path(folder) / records.NAME).is_file():
         return []
     before = mapping(mapping(mapping(records.read(folder), "data"), "splits"), "train").get("sha256")
@@ -158,13 +158,13 @@ def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
     if not before or all(found["sha256"] in (before, None) for found in shares):
         return []
     return [
-        f"warning: {shares[0]['source']} has changed since the training: what is held out of it now may have "
-        "been trained on"
+        f"warning: {shares[0]['source']} has changed since the training: examples that are held out now may "
+        "have been trained on"
     ]
 
 
 def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[str, float]]:
-    """The function that scores a model on the validation split of the run in `folder`, in fp32 on the CPU.
+    """Return a function that scores a model on a run's validation split, in fp32 on the CPU.
 
     It returns the task's metrics, of the split that the best model was chosen by. Raises UserError where the
     folder has no record, or the data is no longer where the record says.
@@ -188,7 +188,7 @@ def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[
 def _record(
     arguments: Arguments, scorer: Any, report: dict[str, Any], scores: dict[str, Any], started: float
 ) -> dict[str, Any]:
-    """The record of an evaluation: a finished run of no training."""
+    """Return the record of an evaluation: a finished run without training."""
     main_metric = scorer.spec.main_metric
     first = next(iter(scores.values()), None)
     return {

@@ -1,4 +1,4 @@
-"""A saved classifier -> ONNX, checked against torch before it is said to be done; int8 as an option.
+"""Export a saved classifier to ONNX, checked against torch before it is called done; int8 as an option.
 
 Shapes: B batch, N tokens, K labels; B and N are free in the exported graph.
 """
@@ -60,7 +60,7 @@ class OnnxExport:
     num_checked: int = 0
 
     def report(self) -> str:
-        """What was found, in a few lines."""
+        """Return the export's summary in a few lines."""
         lines = []
         for name, difference in self.difference.items():
             lines.append(
@@ -104,7 +104,7 @@ def export_onnx(
         UserError: for a missing package, a model that can't be exported, or a check that fails.
     """
     if quantize not in (None, "int8"):
-        raise UserError(f"--quantize {printable(quantize)!r}: the one format is int8")
+        raise UserError(f"--quantize {printable(quantize)!r}: the only format is int8")
     require_packages()
     folder = _output_folder(name_or_path, output)
     saved = open_model(name_or_path, revision=revision)
@@ -133,7 +133,7 @@ def require_packages() -> None:
 
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"ONNX needs {', '.join(missing)}, not installed here: pip install 'sot-nlp[onnx]'")
+        raise UserError(f"ONNX needs {', '.join(missing)}, not installed: pip install 'sot-nlp[onnx]'")
 
 
 class OnnxClassifier(nn.Module):
@@ -150,7 +150,7 @@ class OnnxClassifier(nn.Module):
         self.names = [each.name for each in self.session.get_inputs()]
 
     def forward(self, **batch: Tensor) -> SimpleNamespace:
-        """Logits of a batch; inputs that the graph does not have are left out."""
+        """Return the logits of a batch; inputs that the graph does not have are ignored."""
         inputs = {name: batch[name].cpu().numpy().astype(np.int64) for name in self.names}
         (logits,) = self.session.run(["logits"], inputs)
         return SimpleNamespace(logits=torch.from_numpy(logits))
@@ -177,7 +177,7 @@ class _LogitsOnly(nn.Module):
         self.names = names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Inputs (B, N) int64 in the order of `names` -> (B, K) float32."""
+        """Return logits (B, K) float32 for inputs (B, N) int64 in the order of `names`."""
         return self.model(**dict(zip(self.names, tensors, strict=True))).logits
 
 
@@ -217,7 +217,7 @@ def _write(saved: SavedModel, path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without remarks on packages that are not installed and on the exporter's own deprecations."""
+    """Silence remarks on packages that are not installed and on the exporter's own deprecations."""
     # onnxruntime's quantisation logs to the root.
     loggers = [logging.getLogger(name) for name in (None, "torch.onnx._internal.exporter", "onnxscript")]
     levels = [logger.level for logger in loggers]
@@ -233,7 +233,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _encode(saved: SavedModel, texts: tuple[str, ...], *, padding_side: str) -> dict[str, Tensor]:
-    """Texts, for a model of pairs each with the next one, as a padded batch (B, N)."""
+    """Encode texts as a padded batch (B, N); for a model of pairs each text with the next one."""
     from sot_nlp.data.tokenization import encode_texts
 
     columns = [list(texts)]
@@ -278,7 +278,7 @@ def _check(saved: SavedModel, path: Path, result: OnnxExport, *, tolerance: floa
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Dynamic int8 quantisation of the backbone's matrices and embeddings; the head stays as it is."""
+    """Quantise the backbone's matrices and embeddings to dynamic int8; the head is unchanged."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -289,7 +289,7 @@ def _quantize(source: Path, target: Path) -> None:
 
 
 def _belongs_to_head(node: Any) -> bool:
-    """Whether a node came from the module `classifier`, by the scopes that the exporter notes."""
+    """Return whether a node came from the module `classifier`, by the scopes that the exporter notes."""
     return any(
         entry.key.endswith("name_scopes") and "'model.classifier'" in entry.value
         for entry in node.metadata_props
@@ -297,7 +297,7 @@ def _belongs_to_head(node: Any) -> bool:
 
 
 def _write_companions(saved: SavedModel, folder: Path) -> None:
-    """Tokenizer and config beside the graph; the config without the modelling code, which is not here."""
+    """Write tokenizer and config beside the graph; the config without the modelling code."""
     saved.tokenizer.save_pretrained(folder)
     config = json.loads(saved.model.config.to_json_string(use_diff=True))
     config.pop("auto_map", None)

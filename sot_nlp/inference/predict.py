@@ -1,8 +1,8 @@
-"""`sot-nlp predict`: texts of a file or of standard input -> labels and probabilities, streamed in order.
+"""`sot-nlp predict`: label texts from a file or standard input, with probabilities, streamed in order.
 
-Texts are taken some thousands at a time; each such window is tokenised, put into batches of little padding,
-and written before the next one is read, so memory does not grow with the file.
-Shapes: n texts of a window, K labels.
+Some thousands of texts are read at a time; each such window is tokenised, batched with little padding and
+written before the next one is read, so memory does not grow with the file.
+Shapes: n texts in a window, K labels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sot_nlp.inference.saved_model import SavedModel
 
 FORMATS = ("csv", "jsonl")
-WINDOW = 10_000  # texts; as many as a table hands out at a time
+WINDOW = 10_000  # texts; as many as a table yields at a time
 MAX_LINE = 1 << 26  # bytes
 OUTPUT_ERRORS = {
     errno.EACCES,
@@ -70,13 +70,13 @@ class Summary:
         return self.padded_tokens / max(1, self.tokens)
 
     def report(self) -> str:
-        """The summary in a line."""
+        """Return the summary as one line."""
         rate = self.count / max(self.seconds, 1e-9)
         source = f" from {' and '.join(map(printable, self.columns))}" if self.columns else ""
         cut = f"; {counted(self.cut, 'was', 'were')} cut to {self.max_length} tokens" if self.cut else ""
         examples = counted(self.count, "example", "examples")
         kept = f"; {self.precision}" if self.precision else ""
-        return f"{examples}{source} in {self.seconds:.1f} s ({rate:.0f} a second){cut}{kept}"
+        return f"{examples}{source} in {self.seconds:.1f} s ({rate:.0f} per second){cut}{kept}"
 
 
 def predict_file(
@@ -93,21 +93,22 @@ def predict_file(
     revision: str = "main",
     quoting: bool | None = None,
 ) -> Summary:
-    """Predict every text of `file`, one row an example, in the file's order.
+    """Predict every text of `file`, one row per example, in the file's order.
 
     A row is the label and the probability of each label. As CSV: `label`, then `probability_<name>` for
     each; as JSON lines: `{"label": ..., "probabilities": {name: ...}}`. A regression gives `score` alone.
-    With several labels an example, `label` is the list (JSON) of those with a probability above 0.5.
+    With several labels per example, `label` is the list (JSON) of those with a probability above 0.5.
 
     Args:
         name_or_path: the folder of a run, or a name on the Hub.
-        file: CSV, TSV, JSON, JSONL or Parquet with text columns, or .txt with one text a line; None or "-" is
-            standard input, one text a line. A pair of texts on a line is separated by a tab.
+        file: CSV, TSV, JSON, JSONL or Parquet with text columns, or .txt with one text per line; None or "-"
+        is
+            standard input, one text per line. A pair of texts on a line is separated by a tab.
         output: the file to write, whole or not at all; None or "-" is standard output.
         format: "csv" or "jsonl"; by the output's ending when None, else CSV.
         text_columns: the one or two columns to read; those of the training data, or guessed, when None.
         batch_size: examples a forward pass; 64, or 256 on a GPU, when None.
-        max_length: tokens an example is cut to; as in training when None.
+        max_length: tokens that an example is cut to; as in training when None.
         mixed_precision: no, bf16 or fp16; auto: that of the training where a record tells, else chosen as
             there.
         cpu: do not use a GPU.
@@ -123,7 +124,7 @@ def predict_file(
     if path is not None:
         check_file(path, "--file")
         if output is not None and Path(output).exists() and path.resolve() == Path(output).resolve():
-            raise UserError(f"--output {printable(output)}: is the file that is read; give another")
+            raise UserError(f"--output {printable(output)}: is the input file; give another name")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--per_device_eval_batch_size {batch_size}: must be at least 1")
 
@@ -171,14 +172,14 @@ def text_windows(
         summary.columns = _choose_columns(table, saved, names)
         return _table_windows(table, summary.columns)
     if names:
-        raise UserError("--text_column_names: only a file with columns has them; here a tab separates a pair")
+        raise UserError("--text_column_names: only for a file with columns; here a tab separates a pair")
     if path is None:
         return _line_windows(sys.stdin.buffer, STDIN, saved)
     return _file_line_windows(path, saved)
 
 
 def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The columns to read: those named, those of the training data, or those of a telling name."""
+    """Return the columns to read: those named, those of the training data, or those with a usual name."""
     from sot_nlp.data.infer_task import guess_label, guess_texts
 
     wanted = len(saved.text_columns)
@@ -188,7 +189,7 @@ def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None
         if len(names) != (wanted or len(names)) or len(names) > 2:
             raise UserError(
                 f"--text_column_names {list_names(list(names))}: the model takes "
-                f"{wanted or '1 or 2'} text{'s' * (wanted != 1)} an example"
+                f"{wanted or '1 or 2'} text{'s' * (wanted != 1)} per example"
             )
         return tuple(names)
     if wanted and set(saved.text_columns) <= set(table.columns):
@@ -198,7 +199,7 @@ def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None
         return found
     raise UserError(
         f"{table.name}: which {'two columns hold' if wanted == 2 else 'column holds'} text? "
-        f"Say it by --text_column_names; its columns are {list_names(list(table.columns))}"
+        f"Name it with --text_column_names; the columns are {list_names(list(table.columns))}"
     )
 
 
@@ -216,7 +217,7 @@ def _file_line_windows(path: Path, saved: SavedModel) -> Iterator[Columns]:
 
 
 def _line_windows(stream: BinaryIO, name: str, saved: SavedModel) -> Iterator[Columns]:
-    """Lines of UTF-8, each a text or, tab-separated, a pair. A terminal is answered line by line."""
+    """Yield windows of UTF-8 lines, each a text or a tab-separated pair; from a terminal, single lines."""
     size = 1 if stream.isatty() else WINDOW
     pair = len(saved.text_columns) == 2
     examples: list[list[str]] = []
@@ -243,7 +244,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
         number += 1
         if len(raw) > MAX_LINE:
             raise UserError(
-                f"{name}, line {number} is longer than {MAX_LINE >> 20} MiB; expected a text a line"
+                f"{name}, line {number} is longer than {MAX_LINE >> 20} MiB; expected one text per line"
             )
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -261,7 +262,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
 def window_logits(
     saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int | None, summary: Summary
 ) -> np.ndarray:
-    """Logits (n, K) of a window, in its order."""
+    """Return logits (n, K) of a window, in its order."""
     from sot_nlp.training import evaluation
     from sot_nlp.training.batching import evaluation_batches, padded_tokens
 
@@ -284,7 +285,7 @@ def window_logits(
 
 
 def _tokens(saved: SavedModel, columns: Columns) -> tuple[TokenSplit, int]:
-    """A window as tokens, and how many of its examples were cut."""
+    """Return a window as tokens, and how many of its examples were cut."""
     from sot_nlp.data.token_split import TokenSplit
     from sot_nlp.data.tokenization import encode_texts
 
@@ -315,13 +316,13 @@ def _output_format(output: str | Path | None, format: str | None) -> str:
     if ending in ("json", "ndjson"):
         ending = "jsonl"
     if ending not in FORMATS:
-        raise UserError(f"--output {printable(output)}: give --format csv or jsonl, or such an ending")
+        raise UserError(f"--output {printable(output)}: pass --format csv or jsonl, or use such an ending")
     return ending
 
 
 @contextmanager
 def _open_output(output: str | Path | None) -> Iterator[BinaryIO]:
-    """Standard output, a pipe or device, or a file that appears when it is whole."""
+    """Open standard output, a pipe or device, or a file that appears once it is whole."""
     if output is None or str(output) == "-":
         yield sys.stdout.buffer
         return

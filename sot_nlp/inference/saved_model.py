@@ -1,4 +1,4 @@
-"""A saved SoT classifier, opened for use: the model, its tokenizer, and what its record says of its texts."""
+"""Open a saved SoT classifier for use: the model, its tokenizer, and what its record says of its texts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def open_model(
     max_length: int | None = None,
     any_classifier: bool = False,
 ) -> SavedModel:
-    """The SoT classifier in a folder, or of that name on the Hub, in fp32; no code that it carries is run.
+    """Open the SoT classifier in a folder, or of that name on the Hub, in fp32, running no code of its own.
 
     `max_length` overrides the record's; with `any_classifier` other trained text classifiers are opened too.
     Raises UserError for what is none or can't be loaded.
@@ -131,7 +131,7 @@ def check_labels(checkpoint: Checkpoint) -> None:
 
 
 def _answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | None]:
-    """(kind, names of the labels in the order of their ids; None for a regression) by a model's config."""
+    """Return (kind, label names in the order of their ids; None for a regression) by a model's config."""
     names = label_names(id2label)
     kind = KINDS.get(str(problem_type)) or ("regression" if len(names) == 1 else "classification")
     return kind, None if kind == "regression" else names
@@ -184,7 +184,7 @@ def _of_record(record: dict[str, Any], outer: str, inner: str) -> Any:
 
 
 def longest_text(model: Any, tokenizer: Any) -> int:
-    """Tokens of the longest text that fits the model, special ones included."""
+    """Return the tokens of the longest text that fits the model, special ones included."""
     from sot_nlp.modeling.backbone import first_position
 
     if hasattr(model, "max_tokens"):

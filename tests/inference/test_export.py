@@ -159,7 +159,7 @@ def test_bad_input(
 ) -> None:
     run, _ = bert
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="--quantize 'int4': the one format is int8"):
+    with pytest.raises(UserError, match="--quantize 'int4': the only format is int8"):
         export_onnx(run, quantize="int4")
     with pytest.raises(UserError, match=r"--output .*is a file"):
         export_onnx(run, output=tmp_path / "file")

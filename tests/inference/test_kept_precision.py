@@ -45,7 +45,7 @@ def test_evaluate_gives_the_runs_predictions_again(run, tmp_path, capsys):
     expected = probabilities(run / "predictions.json")
     command = ["evaluate", str(run), "--cpu", "--disable_tqdm", "--output_dir"]
     assert main([*command, str(tmp_path / "same")]) == 0
-    assert "precision bf16, as in training (--mixed_precision sets another)" in capsys.readouterr().out
+    assert "precision bf16, as in training (--mixed_precision overrides it)" in capsys.readouterr().out
     assert np.array_equal(probabilities(tmp_path / "same/predictions.json"), expected)
     assert main([*command, str(tmp_path / "other"), "--mixed_precision", "no"]) == 0
     assert "as in training" not in capsys.readouterr().out
