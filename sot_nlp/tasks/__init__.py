@@ -1,1 +1,1 @@
-"""What a task is: its specification, labels and metrics. The task files lie in the top-level `tasks/`."""
+"""Task specifications, labels and metrics. The task files are in the top-level `tasks/`."""

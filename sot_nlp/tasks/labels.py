@@ -1,4 +1,4 @@
-"""A model's labels and a task's, lined up by their names whatever their order and letter case."""
+"""Align a model's labels with a task's by name, whatever their order and letter case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Alignment:
     """Where a task's labels are among a model's outputs.
 
     `columns[i]` is the model's output for the task's label i, so `logits[:, columns]` is in the task's
-    order. `note` is what a user should be told: None where names agreed in the model's own order.
+    order. `note` is for the user: None where names agreed in the model's own order.
     """
 
     columns: tuple[int, ...]
@@ -34,7 +34,7 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
     """Line up a model's `id2label`, from its config, with a task's `labels`, names in the order of their ids.
 
     Names agree whatever their letter case and whether `-`, `_` or a space joins their words. A model
-    without names (`LABEL_0`, ...) is taken to be in the task's order, with a note that says so. Raises
+    without names (`LABEL_0`, ...) is assumed to be in the task's order, with a note that says so. Raises
     UserError, with both lists, where names or numbers of labels differ; numbers on one side and names on
     the other never agree by themselves: which number is which name, only the user can say.
     """
@@ -43,24 +43,24 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
         raise _mismatch(f"the model has {len(model)} labels, the task has {len(labels)}", model, labels)
     if all(GENERIC.fullmatch(name) for name in model) and not all(map(GENERIC.fullmatch, labels)):
         order = ", ".join(f"{index} {printable(name)}" for index, name in enumerate(labels))
-        note = f"the model's labels have no names ({_listed(model)}); taken in the task's order: {order}"
+        note = f"the model's labels have no names ({_listed(model)}); assumed in the task's order: {order}"
         return Alignment(columns=tuple(range(len(labels))), note=note)
     columns = _match(model, labels)
     if columns is None:
         numbers = [side for side in (labels, model) if all(map(_NUMBER.fullmatch, side))]
         if len(numbers) == 1:
             pairs = " ".join(f"{number}=NAME" for number in numbers[0])
-            message = f"one side has numbers, the other names: say which is which, --label_mapping {pairs}"
+            message = f"one side has numbers, the other names: match them with --label_mapping {pairs}"
             raise _mismatch(message, model, labels)
         raise _mismatch("the model's labels are not the task's", model, labels)
     alignment = Alignment(columns=columns, note=None)
     if alignment.same_order:
         return alignment
-    return Alignment(columns=columns, note=f"the model's labels ({_listed(model)}) are lined up by name")
+    return Alignment(columns=columns, note=f"the model's labels ({_listed(model)}) are matched by name")
 
 
 def label_names(id2label: Any) -> tuple[str, ...]:
-    """The names in a config's `id2label` in the order of their ids; UserError unless these are 0 to K - 1."""
+    """Return a config's `id2label` names in the order of ids; UserError unless these are 0 to K - 1."""
     if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
         raise UserError(f"the model's id2label is {printable(id2label, 80)}; expected a name for each id")
     named = {str(index): name for index, name in id2label.items()}
@@ -71,7 +71,7 @@ def label_names(id2label: Any) -> tuple[str, ...]:
 
 
 def other_spellings(names: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
-    """Which of `labels` each of `names` is that is none of them, but for letter case, `-`, `_` and spaces."""
+    """Return which of `labels` each unknown one of `names` is but for letter case, `-`, `_` and spaces."""
     known = {plain(label): label for label in labels}
     if len(known) < len(labels):
         return {}
@@ -79,12 +79,12 @@ def other_spellings(names: Iterable[str], labels: Sequence[str]) -> dict[str, st
 
 
 def plain(name: str) -> str:
-    """A label's name without letter case, and with `_` for what joins its words."""
+    """Return a label's name without letter case, and with `_` for what joins its words."""
     return re.sub(r"[-_\s]+", "_", name.strip()).casefold()
 
 
 def _match(model: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:
-    """The position of each of `labels` in `model`: by the exact names, else by names as users vary them."""
+    """Return the position of each of `labels` in `model`: by exact names, else by usual variants."""
     for key in (str, plain):
         positions = {key(name): index for index, name in enumerate(model)}
         wanted = [key(label) for label in labels]

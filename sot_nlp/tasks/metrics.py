@@ -1,4 +1,4 @@
-"""The metrics: each is registered once, with its direction; a task's YAML file names its own.
+"""Metrics, each registered once, with its direction; a task's YAML file names its own.
 
 GLUE's, F1 for any number of classes, errors of a regression and the log loss, over scikit-learn and scipy;
 nothing is downloaded. Their scores are finite, so that a record of them is plain JSON; where a definition
@@ -41,7 +41,7 @@ def f1(predictions: np.ndarray, references: np.ndarray) -> float:
 
     highest = max(predictions.max(), references.max())
     if highest > 1:
-        raise UserError(f"f1 is for the classes 0 and 1, here is a {highest}; use macro_f1 or micro_f1")
+        raise UserError(f"f1 is for the classes 0 and 1, but there is a {highest}; use macro_f1 or micro_f1")
     return float(f1_score(references, predictions, zero_division=0.0))
 
 
@@ -170,7 +170,7 @@ def register_metric(
     Args:
         name: letters, digits and `_`. An own metric may be registered again; those of this package may not.
         score: called with `predictions` and `references`, arrays of one length: class ids (n,), scores (n,)
-            in float64, or 0 or 1 for each label (n, K). Returns a number; where that is not finite, the
+            in float64, or 0 or 1 per label (n, K). Returns a number; where that is not finite, the
             evaluation has no score and ranks last.
         kinds: the kinds of task that it scores: `classification`, `regression`, `multi_label`.
         title: its name for readers; the name with spaces when not given.
@@ -189,14 +189,14 @@ def register_metric(
     if not re.fullmatch(r"[A-Za-z]\w*", name) or name in RESERVED:
         raise UserError(f"{where}: a name has letters, digits and `_`, and is none of {', '.join(RESERVED)}")
     if name in _OURS:
-        raise UserError(f"{where}: there is one of that name already; give another name")
+        raise UserError(f"{where}: a metric of that name exists; give another name")
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"{where}: kind {printable(kind)!r}: {did_you_mean(kind, KINDS)}")
     if not kinds or not callable(score):
         raise UserError(f"{where}: needs a function, and at least one kind of task ({', '.join(KINDS)})")
     if reads not in ("decisions", "probabilities") or (reads == "probabilities" and "regression" in kinds):
-        raise UserError(f"{where}: reads `decisions`, or `probabilities`, which a regression has not")
+        raise UserError(f"{where}: reads `decisions`, or `probabilities`, which a regression lacks")
     metric = Metric(
         name=name,
         score=score,
@@ -298,7 +298,7 @@ def metric_of(name: str) -> Metric:
     if name not in METRICS:
         hint = did_you_mean(name, METRICS)
         raise UserError(
-            f"unknown metric {printable(name)!r}: {hint}; an own one is registered by sot_nlp.register_metric"
+            f"unknown metric {printable(name)!r}: {hint}; register your own with sot_nlp.register_metric"
         )
     return METRICS[name]
 
@@ -322,7 +322,7 @@ def _score(name: str, predictions: Any, references: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise UserError(f"{name}: its function returned {printable(value)}; a number was expected") from None
+        raise UserError(f"{name}: its function returned {printable(value)}; expected a number") from None
 
 
 def _probabilities(name: str, values: Any) -> np.ndarray:
@@ -334,7 +334,7 @@ def _probabilities(name: str, values: Any) -> np.ndarray:
     except (TypeError, ValueError):
         array = np.zeros(0)
     if array.ndim != 2:
-        raise UserError(f"{name}: reads the probability of each class, (n, K); they were not given")
+        raise UserError(f"{name}: reads the probability of each class, (n, K), which was not given")
     if not np.isfinite(array).all() or (array < 0).any() or (array > 1 + 1e-6).any():
         raise UserError(f"{name}: a probability is not within 0 to 1; has the training diverged?")
     return array
@@ -348,9 +348,9 @@ def _array(name: str, side: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"{name}: {side} must be numbers, the same count for each example") from None
+        raise UserError(f"{name}: {side} must be numbers, the same count per example") from None
     if array.ndim != 1 and not (array.ndim == 2 and "multi_label" in kinds):
-        raise UserError(f"{name}: {side} of shape {array.shape}; one value for each example was expected")
+        raise UserError(f"{name}: {side} of shape {array.shape}; expected one value per example")
     bad = ~np.isfinite(array)
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
@@ -362,6 +362,6 @@ def _array(name: str, side: str, values: Any) -> np.ndarray:
         whole &= array <= 1
     if kinds != ("regression",) and not whole.all():
         row = int(np.argwhere(~whole)[0][0])
-        expected = "0 or 1 for each label" if array.ndim == 2 else "a class id, 0 or more"
-        raise UserError(f"{name}: {side} {row} is {array[row]}; {expected} was expected")
+        expected = "0 or 1 per label" if array.ndim == 2 else "a class id, 0 or more"
+        raise UserError(f"{name}: {side} {row} is {array[row]}; expected {expected}")
     return array

@@ -1,4 +1,4 @@
-"""A run's settings from recipe, launcher, `--config` file and what was given, the later over the earlier."""
+"""Merge a run's settings: recipe, launcher, `--config` file and flags, the later over the earlier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is: columns, labels, splits, metrics and recipe, read from a YAML file and checked."""
+"""A task's specification: columns, labels, splits, metrics and recipe, read from a YAML file and checked."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class TaskSpec:
         return tuple(split for split in self.splits if split.startswith("test"))
 
     def file_path(self, split: str, data_dir: str | Path | None) -> Path | None:
-        """Return where the file of `split` should lie, even if it does not; None where the task names none.
+        """Return the path of `split`'s file, even if it does not exist; None where the task names none.
 
         `data_dir` is the folder that holds GLUE's task folders, or this task's folder itself: that which has
         the task's files. Without one, a user's own YAML file is what its paths are relative to.
@@ -132,7 +132,7 @@ class TaskSpec:
         return self._folder_in(Path(data_dir)) / entry.file
 
     def _folder_in(self, base: Path) -> Path:
-        """The folder of the task's files: `base` or one in it, whatever the case of its name."""
+        """Return the folder of the task's files: `base` or one in it, whatever the case of its name."""
         if self.folder is None:
             return base
         names = {_key(name) for name in (self.folder, self.name, *self.aliases)}
@@ -151,12 +151,12 @@ class TaskSpec:
         return base if named else exact
 
     def to_dict(self) -> dict[str, Any]:
-        """The task as JSON values; `from_dict` gives an equal task back."""
+        """Return the task as JSON values; `from_dict` gives an equal task back."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
-        """The task that `to_dict` wrote."""
+        """Return the task that `to_dict` wrote."""
         restored: dict[str, Any] = {}
         for key, value in values.items():
             if key == "files":
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 
 def tasks_folder() -> Path:
-    """The folder of the tasks that come with this package: in it when installed, beside it in a checkout."""
+    """Return the folder of the package's tasks: in the package when installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "task_files", package.parent / "tasks"):
         if (folder / "cola.yaml").is_file():
@@ -191,14 +191,14 @@ def tasks_folder() -> Path:
 
 
 def available_tasks() -> list[str]:
-    """The names of the tasks that come with this package."""
+    """Return the names of the tasks that come with this package."""
     return sorted(path.stem for path in tasks_folder().glob("*.yaml"))
 
 
 def load_task(name_or_path: str | Path) -> TaskSpec:
-    """The task of that name (`cola`, `CoLA`, `SST-2`, `mnli-mm`), or the one in that YAML file.
+    """Load the task of that name (`cola`, `CoLA`, `SST-2`, `mnli-mm`), or the one in that YAML file.
 
-    Raises UserError: an unknown name with the near ones, a file with all of its mistakes.
+    Raises UserError: an unknown name with similar ones, a file with all of its mistakes.
     """
     text = str(name_or_path)
     if text.lower().endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
@@ -217,18 +217,18 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
 
 @functools.lru_cache
 def _task_folders() -> frozenset[str]:
-    """What the folders of all tasks are called, as `_key` gives it."""
+    """Return the folder names of all tasks, in `_key`'s form."""
     specs = [read_task(path) for path in tasks_folder().glob("*.yaml")]
     return frozenset(_key(spec.folder) for spec in specs if spec.folder)
 
 
 def _key(name: str) -> str:
-    """A task's name as users vary it: `SST-2`, `sst_2` and `sst2` are one."""
+    """Return a task's name in one spelling: `SST-2`, `sst_2` and `sst2` are one."""
     return re.sub(r"[-_ ]", "", name).casefold()
 
 
 def read_task(path: Path) -> TaskSpec:
-    """The task in the YAML file at `path`; UserError names every mistake by line and key."""
+    """Read the task in the YAML file at `path`; UserError names every mistake by line and key."""
     top = read_yaml_mapping(path)
     kind = top.text("kind", choices=KINDS) or "classification"
     found = top.texts("text_columns", required=True)
@@ -297,7 +297,7 @@ def _label_words(top: YamlMapping, labels: tuple[str, ...] | None) -> FrozenMapp
             words.problem("is itself a label's name", key=word)
     missing = [label for label in labels or () if label not in found.values()]
     if missing:
-        top.problem(f"no word stands for {', '.join(map(printable, missing))}", key="label_words")
+        top.problem(f"no word for {', '.join(map(printable, missing))}", key="label_words")
     return FrozenMapping({word: label for word, label in found.items() if label is not None})
 
 
@@ -321,7 +321,7 @@ def _split_names(splits: YamlMapping) -> list[str]:
     for split in splits.values:
         if not _SPLIT.fullmatch(split):
             splits.asked[split] = None
-            message = "is no split; splits are named train, validation, test, validation_<name>, test_<name>"
+            message = "is not a split: expected train, validation, test, validation_<name> or test_<name>"
             splits.problem(message, key=split)
     return [split for split in splits.values if _SPLIT.fullmatch(split)]
 
@@ -345,7 +345,7 @@ def _files(top: YamlMapping, columns: tuple[str, ...]) -> FrozenMapping[str, Tas
         elif (entry := files.mapping(split)) is not None:
             found[split] = _file(entry, columns, shared)
     if files is not None and not files.values:
-        files.problem("names no file")
+        files.problem("names no files")
     return FrozenMapping(found)
 
 
@@ -380,7 +380,7 @@ def _columns(place: YamlMapping, columns: tuple[str, ...]) -> _Columns:
     for column, position in place.scalars("columns").items():
         if column not in columns:
             hint = did_you_mean(column, columns)
-            place.problem(f"{printable(column)!r} is no column of the task; {hint}", key="columns")
+            place.problem(f"{printable(column)!r} is not a column of the task; {hint}", key="columns")
         elif type(position) is str or (type(position) is int and position >= 0):
             found[column] = position
         else:
@@ -409,7 +409,7 @@ def _recipe(top: YamlMapping) -> FrozenMapping[str, Scalar]:
     recipe = top.scalars("recipe")
     for key in recipe:
         if not re.fullmatch(r"(head\.)?[a-z][a-z0-9_]*", key):
-            top.problem(f"{printable(key)!r} is no setting's name", key="recipe")
+            top.problem(f"{printable(key)!r} is not a setting", key="recipe")
     return FrozenMapping(recipe)
 
 
@@ -427,4 +427,4 @@ def _check_splits(top: YamlMapping, spec: TaskSpec) -> None:
     for key, splits in (("rows", spec.rows), ("submission", spec.submission)):
         for split in splits:
             if spec.splits and split not in spec.splits:
-                top.problem(f"{split} is none of the task's splits ({', '.join(spec.splits)})", key=key)
+                top.problem(f"{split} is not one of the task's splits ({', '.join(spec.splits)})", key=key)

@@ -117,9 +117,9 @@ def test_sides_that_vary_by_less_than_rounding_give_a_finite_correlation():
         ("accuracy", [0.5, 1], [0, 1], "predictions 0 is 0.5"),
         ("accuracy", [1, -1], [0, 1], "predictions 1 is -1"),
         ("accuracy", ["a"], ["a"], "must be numbers"),
-        ("accuracy", [[1, 0]], [[1, 0]], "one value for each example"),
+        ("accuracy", [[1, 0]], [[1, 0]], "one value per example"),
         ("micro_f1", [[1, 0], [1]], [[1, 0], [1, 0]], "same count"),
-        ("micro_f1", [[2, 0]], [[1, 0]], "0 or 1 for each label"),
+        ("micro_f1", [[2, 0]], [[1, 0]], "0 or 1 per label"),
         ("f1", [0, 2], [0, 1], "use macro_f1"),
         ("acuracy", [0], [0], "did you mean accuracy"),
     ],
@@ -237,7 +237,7 @@ def test_what_cannot_be_registered_is_refused(own, name, given, message):
 
 def test_an_own_metric_that_returns_no_number_is_refused(own):
     own("x", lambda p, r: [1, 2], kinds="classification")
-    with pytest.raises(UserError, match="a number was expected"):
+    with pytest.raises(UserError, match="expected a number"):
         compute("x", [1], [1])
 
 
