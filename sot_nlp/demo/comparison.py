@@ -1,7 +1,7 @@
-"""`--task demo`: a corpus, a vocabulary and a tiny BERT made on the spot, and two heads trained on them.
+"""`--task demo`: create a corpus, a vocabulary and a tiny BERT, and train two heads on them.
 
 Nothing is downloaded. The stock head and the SoT head start from the same backbone, see the same data in the
-same order, and get the same updates and learning rates; what the table shows is what came out.
+same order, and get the same updates and learning rates; the table shows the result as it is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Key = tuple[str, int]  # a head and a seed
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much the demo does: made for a minute on two cores."""
+    """Say how much the demo does: sized for a minute on two cores."""
 
     train_size: int = 8000
     validation_size: int = 1000
@@ -54,7 +54,7 @@ class Budget:
 
 
 def ensure_demo_data(folder: str | os.PathLike[str] = FOLDER, budget: Budget | None = None) -> Path:
-    """The folder that `--data_dir` takes, with the demo's corpus in it: `folder`/data."""
+    """Return the folder to pass as `--data_dir`, `folder`/data, with the demo's corpus in it."""
     budget = budget or Budget()
     data = Path(folder) / "data"
     write_corpus(data, CORPUS_SEED, budget.train_size, budget.validation_size)
@@ -98,7 +98,7 @@ def run_demo(
     to record) is the runner. Raises UserError.
     """
     if arguments.push_to_hub:
-        raise UserError("--push_to_hub: the demo trains several models; push one with `sot-nlp push FOLDER`")
+        raise UserError("--push_to_hub: the demo trains several models; use `sot-nlp push FOLDER` for one")
     begun = time.time()
     budget = budget or Budget()
     folder = Path(arguments.output_dir or FOLDER)
@@ -148,7 +148,7 @@ def _check_precision(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     if len(modes) > 1:
         raise UserError(
             f"--output_dir: holds runs of different precision ({' and '.join(sorted(map(str, modes)))}), "
-            "which do not compare; give another folder, or --overwrite_output_dir"
+            "which do not compare; use another folder, or --overwrite_output_dir"
         )
 
 
@@ -159,12 +159,12 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_folder(folder: Path, head: str, seed: int) -> Path:
-    """Where one of the demo's runs lies."""
+    """Return the folder of one of the demo's runs."""
     return folder / f"{head}-seed{seed}"
 
 
 def run_settings(arguments: Arguments, folder: Path, head: str, seed: int) -> dict[str, Any]:
-    """The settings of one run: `TRAINING`, over it what a flag or `--config` gave, and the demo's own."""
+    """Return a run's settings: `TRAINING`, over it flags and `--config`, then the demo's own."""
     given = {
         name: getattr(arguments, name)
         for name, source in arguments.sources.items()
@@ -185,7 +185,7 @@ def run_settings(arguments: Arguments, folder: Path, head: str, seed: int) -> di
 
 
 def finished_runs(planned: Mapping[Key, dict[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """The records of those planned runs that are finished.
+    """Return the records of those planned runs that are finished.
 
     Raises UserError where one was made with other settings: its scores would not compare.
     """
@@ -201,7 +201,7 @@ def finished_runs(planned: Mapping[Key, dict[str, Any]]) -> dict[Key, dict[str, 
             if then.get(name) != now[name]:
                 raise UserError(
                     f"--output_dir: {printable(path)} holds a run with {name} {printable(then.get(name))}, "
-                    f"not {printable(now[name])}; give another folder, or --overwrite_output_dir"
+                    f"not {printable(now[name])}; use another folder, or --overwrite_output_dir"
                 )
         found[key] = record
     return found
@@ -214,13 +214,13 @@ def say(line: str) -> None:
 
 
 def constructions(data: Path) -> list[str]:
-    """The construction of each validation sentence, in the file's order."""
+    """Return the construction of each validation sentence, in the file's order."""
     with (data / "Demo" / "validation.tsv").open(encoding="utf-8", newline="") as file:
         return [row["construction"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
 def accuracies(folder: Path, head: str, seeds: Sequence[int]) -> dict[str, float]:
-    """Share of right predictions of a head over its seeds: in all (`accuracy`) and by phenomenon."""
+    """Return a head's accuracy over its seeds: in all (`accuracy`) and by phenomenon."""
     names = constructions(folder / "data")
     right: dict[str, list[bool]] = {name: [] for name in ("accuracy", *PHENOMENA)}
     for seed in seeds:
@@ -232,7 +232,7 @@ def accuracies(folder: Path, head: str, seeds: Sequence[int]) -> dict[str, float
 
 
 def score_table(folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int]) -> Table:
-    """A row a head: Matthews for each seed and their mean, and accuracies over all seeds."""
+    """Return a table, one row per head: Matthews per seed and their mean, and accuracies over all seeds."""
     from rich.table import Table
 
     table = Table(title="held-out words and constructions", title_justify="left")
@@ -272,7 +272,7 @@ def snippet(model: Path) -> str:
 
 
 def next_commands(model: Path) -> list[str]:
-    """Return commands to go on with: what a model answers, and why."""
+    """Return commands to try next: what a model answers, and why."""
     folder, sentence = shlex.quote(str(model)), shlex.quote(minimal_pair()[0])
     return [
         f"echo {sentence} | sot-nlp predict {folder}",
@@ -283,7 +283,7 @@ def next_commands(model: Path) -> list[str]:
 def show(
     folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int], seconds: float
 ) -> None:
-    """Print the scores side by side, where the models lie, and how to load one."""
+    """Print the scores side by side, where the models are, and how to load one."""
     from rich.console import Console
 
     # A fixed width where the output is no terminal, so that the table is not folded.

@@ -1,4 +1,4 @@
-"""An acceptability corpus from a small grammar of our own: minimal pairs over invented words.
+"""Generate an acceptability corpus from a small grammar: minimal pairs over invented words.
 
 A sentence mixes English function words with invented content words: a stem (`brab`) and a regular ending that
 carries all the grammar. `brabard` and `brabards` are masculine, `brabelle` and `brabelles` feminine, `Brabo`
@@ -7,7 +7,7 @@ a clause, `brabish` is an adjective. So a word that training never saw can be ju
 
 Five phenomena, each decided by structure and by nothing nearer at hand:
 
-- agreement: a verb agrees with its subject, whatever nouns stand between them;
+- agreement: a verb agrees with its subject, whatever nouns come between them;
 - reflexive: `himself`, `herself` and `themselves` match the subject of their clause;
 - determiner: `this` and `these` match their noun, past adjectives and the first noun of a compound;
 - polarity: `ever` and `yet` need a negation that has them in its scope, `already` shuns one. Every sentence
@@ -104,12 +104,12 @@ class Example:
 
 
 def phenomenon(construction: str) -> str:
-    """Which of `PHENOMENA` a construction tests."""
+    """Return which of `PHENOMENA` a construction tests."""
     return construction.split("/", 1)[0]
 
 
 def shapes(split: str, name: str) -> list[Shape]:
-    """The shapes in which a split tests the phenomenon `name`: each is in one split or the other.
+    """Return the shapes in which a split tests the phenomenon `name`: each is in one split or the other.
 
     About a third is held out, and not the same for all, so that training has every shape somewhere.
     """
@@ -129,7 +129,7 @@ def shapes(split: str, name: str) -> list[Shape]:
 
 
 def generate(split: str, size: int, seed: int) -> list[Example]:
-    """`size` sentences (even) of a split, half of each label, in random order: a function of its arguments.
+    """Return `size` sentences (even) of a split, half of each label, in a random but fixed order.
 
     The phenomena take turns, so that their numbers differ by one pair at most. No sentence comes twice.
     Raises ValueError for an odd or negative size.
@@ -173,7 +173,7 @@ def write_corpus(
 
 
 def _spell(words: list[str], target: str) -> str:
-    """The sentence with `target` in its slot."""
+    """Return the sentence with `target` in its slot."""
     text = " ".join(target if word == _SLOT else word for word in words).replace(" ,", ",")
     return text[0].upper() + text[1:] + "."
 
@@ -188,7 +188,7 @@ class _Noun:
 
 @dataclass(frozen=True)
 class _Item:
-    """A clause with a slot, the words that make it acceptable and unacceptable, and who else may stand by."""
+    """A clause with a slot, the words that make it acceptable and unacceptable, and other participants."""
 
     clause: list[str]
     good: str
@@ -211,7 +211,7 @@ class _Speaker:
         }
 
     def turn(self, values: Sequence[_T], *key: object) -> _T:
-        """The next of `values` in turn, for each `key` on its own: equally often, not only on average."""
+        """Return the next of `values` in turn, per `key`: equally often, not only on average."""
         self.turns[key] += 1
         return values[self.turns[key] % len(values)]
 
@@ -234,7 +234,7 @@ class _Speaker:
         return _participle(self.word(kind))
 
     def finite(self, kind: str, number: str) -> list[str]:
-        """A verb in the present tense, or in the past perfect, which shows no number."""
+        """Return a verb in the present tense, or in the past perfect, which shows no number."""
         return ["had", self.past(kind)] if self.chance(0.4) else [_present(self.word(kind), number)]
 
     def phrase(
@@ -245,9 +245,9 @@ class _Speaker:
         determiners: list[str] | None = None,
         verbs: dict[int, list[str]] | None = None,
     ) -> list[str]:
-        """A noun phrase: one noun more than modifiers, each after `the` or its own of `determiners`.
+        """Return a noun phrase: one noun more than modifiers, each after `the` or its own of `determiners`.
 
-        `verbs` replaces the verb of the relative clause that stands at that place in `modifiers`.
+        `verbs` replaces the verb of the relative clause at that position in `modifiers`.
         """
         return self._phrase(0, nouns, modifiers, determiners or ["the"] * len(nouns), verbs or {})
 
@@ -270,7 +270,7 @@ class _Speaker:
         return [*words, "that", *(verb + inner if modifiers[at] == "src" else inner + verb)]
 
     def framed(self, frame: str, clause: list[str], bystander: Callable[[], _Noun]) -> list[str]:
-        """The clause alone, or behind a phrase of place or source, or as what somebody says."""
+        """Return the clause alone, or behind a phrase of place or source, or as what somebody says."""
         if frame == "main":
             return clause
         noun = bystander()
@@ -396,7 +396,7 @@ def _argument(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Ite
     with_object = speaker.chance(0.5)
     fewer, more = ("transitive", "ditransitive") if with_object else ("intransitive", "transitive")
     behind = speaker.phrase([speaker.features()]) if with_object else []
-    # In a passive, and in a relative clause about the object, one object stands elsewhere.
+    # In a passive, and in a relative clause about the object, one object is elsewhere.
     in_relative = not {"src", "orc"} & set(modifiers) and speaker.chance(0.5)
     moved = speaker.turn((True, False), "argument", with_object, in_relative)
     if in_relative:

@@ -1,4 +1,4 @@
-"""A tiny BERT from scratch: a WordPiece vocabulary and masked-language-model training on a few sentences.
+"""Train a tiny BERT from scratch: a WordPiece vocabulary and masked language modelling on a few sentences.
 
 Shapes: B sentences, N tokens, M masked tokens, V pieces.
 """
@@ -38,7 +38,7 @@ MASKED_SHARE = 0.2
 
 
 def train_vocabulary(sentences: Sequence[str]) -> BertTokenizer:
-    """A lower-case BERT tokenizer whose WordPiece vocabulary is learned from `sentences`."""
+    """Train a lower-case BERT tokenizer whose WordPiece vocabulary is learned from `sentences`."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertTokenizer
 
@@ -100,9 +100,9 @@ def train_tiny_bert(
 
 
 def mask(input_ids: torch.Tensor, mask_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """BERT's corruption of (B, N) ids: which tokens are asked for, and the ids with most of those hidden.
+    """Corrupt ids (B, N) as BERT does: return which tokens to predict, and the ids with most of those hidden.
 
-    Of the chosen tokens 80 % become `[MASK]`, 10 % another row's token of that place, 10 % stay.
+    Of the chosen tokens 80 % become `[MASK]`, 10 % another row's token at that place, 10 % stay.
     """
     import torch
 

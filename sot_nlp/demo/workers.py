@@ -1,8 +1,8 @@
-"""Train the demo's runs in processes of their own, as many at once as there are cores.
+"""Train the demo's runs in separate processes, as many at once as there are cores.
 
 A tiny model computes on one thread, so two runs on two cores take the time of one. A worker imports what a
-run needs while the backbone is being made. It reads the settings of a run per line of its standard input, as
-JSON, and answers each with a line: null, or what was wrong.
+run needs while the backbone is being trained. It reads the settings of one run per line of its standard
+input, as JSON, and answers each with a line: null, or what was wrong.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Workers:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise UserError(f"{printable(settings['output_dir'])}: its process ended; {log} says why")
+            raise UserError(f"{printable(settings['output_dir'])}: its process died; see {log}")
         if (problem := json.loads(answer)) is not None:
             raise UserError(str(problem))
 

@@ -253,7 +253,7 @@ def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
     alone = build_arguments([("flag", {"head": "stock", "output_dir": str(tmp_path)})])
     comparison.run_demo(alone, train_one, comparison.Budget(seeds=1))
     assert [s["head"] for s in asked] == ["stock"]
-    with pytest.raises(UserError, match="push one with"):
+    with pytest.raises(UserError, match="the demo trains several models"):
         comparison.run_demo(build_arguments([("flag", {"push_to_hub": True})]), train_one)
 
 
