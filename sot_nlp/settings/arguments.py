@@ -1,10 +1,10 @@
-"""`Arguments`: every setting of a run, which is the command line, `--config`, and what a record holds.
+"""`Arguments`: every setting of a run, shared by the command line, `--config` and the record.
 
-Each field is declared, with all that is known of it, in `data_and_model.py` or `training_and_output.py`.
-Four layers give the values, the later over the earlier: the defaults there, the task's recipe, the `--config`
-file, flags. Names are those of transformers' `run_glue_no_trainer.py` and `TrainingArguments` wherever they
-mean the same.
-This module imports neither torch nor transformers, so that `--help` answers at once.
+Each field is declared, with all its traits, in `data_and_model.py` or `training_and_output.py`. Four layers
+give the values, the later over the earlier: the defaults there, the task's recipe, the `--config` file and
+flags. Names are those of transformers' `run_glue_no_trainer.py` and `TrainingArguments` wherever they mean
+the same.
+the same. This module imports neither torch nor transformers, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ FALSE_WORDS = {"false", "no", "0", "off"}
 
 
 def convert(name: str, value: Any) -> Any:
-    """`value` (a flag's text, or what a YAML holds) as the type of the field `name`.
+    """Convert `value` (a flag's text, or a YAML value) to the type of the field `name`.
 
-    Raises ValueError with what was expected, to be put behind "... is not".
+    Raises ValueError with what was expected, to be put after "... is not".
     """
     kind = TYPES[name]
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
@@ -140,7 +140,7 @@ def _convert_mapping(value: Any) -> dict[str, Any]:
 
 
 def _fold_head(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """`head: {preset: text, alpha: 0.7}` and `head.alpha: 0.7` -> `head` and `head_overrides`."""
+    """Fold `head: {preset: text, alpha: 0.7}` and `head.alpha: 0.7` into `head` and `head_overrides`."""
     folded: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     for key, value in layer.items():
@@ -163,7 +163,7 @@ def _kind(head: Any) -> Any:
 
 
 def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Arguments:
-    """One checked `Arguments` from `(where it came from, settings)` layers, the later over the earlier.
+    """Build one checked `Arguments` from `(source, settings)` layers, the later over the earlier.
 
     A layer that names another head drops the single head fields of the layers below it: they belonged to
     that layer's head. (`sot`, `text` and `words` have the same parts, and share them.) Raises UserError with
@@ -215,5 +215,5 @@ def _flag(arguments: Arguments, name: str) -> str:
 
 
 def named(name: str, source: str) -> str:
-    """Return a setting's name as whoever gave it knows it."""
+    """Return a setting's name as its source spells it."""
     return {"flag": f"--{name}", "python": name}.get(source, f"{name} ({source})")

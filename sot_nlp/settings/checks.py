@@ -1,4 +1,4 @@
-"""What can be wrong with settings as such, seen without loading anything."""
+"""Check settings without loading anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check(arguments: Arguments) -> list[tuple[str, str]]:
-    """Every `(field, problem)` of `arguments` that can be seen without loading anything."""
+    """Return every `(field, problem)` of `arguments` that can be seen without loading anything."""
     problems: list[tuple[str, str]] = []
     for each in dataclasses.fields(arguments):
         traits: Traits | None = each.metadata.get("traits")
@@ -36,9 +36,9 @@ def check(arguments: Arguments) -> list[tuple[str, str]]:
     if arguments.lora_r and arguments.trainable_layers is not None:
         problems.append(("lora_r", "excludes --trainable_layers"))
     if arguments.early_stopping_patience and arguments.eval_strategy == "no":
-        problems.append(("early_stopping_patience", "needs evaluations on the way: --eval_strategy epoch"))
+        problems.append(("early_stopping_patience", "needs evaluations in training: --eval_strategy epoch"))
     if arguments.text_column_names and len(arguments.text_column_names) > 2:
-        problems.append(("text_column_names", "one column, or two for pairs of texts"))
+        problems.append(("text_column_names", "expected one column, or two for pairs of texts"))
     if arguments.push_to_hub and arguments.hub_model_id and arguments.hub_model_id.count("/") > 1:
         problems.append(
             ("hub_model_id", f"{printable(arguments.hub_model_id)!r} is not of the form user/name")

@@ -1,4 +1,4 @@
-"""The command line and the `--config` file, as layers of settings for `arguments.build_arguments`."""
+"""Read the command line and the `--config` file as layers of settings for `arguments.build_arguments`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--config", metavar="YAML", help="a YAML file of these settings; flags override what it says"
-    )
+    parser.add_argument("--config", metavar="YAML", help="a YAML file of these settings; flags override it")
     for title, settings in GROUPS.items():
         group = parser.add_argument_group(title)
         for each in dataclasses.fields(settings):

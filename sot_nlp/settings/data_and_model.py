@@ -1,4 +1,4 @@
-"""Declare the settings of data and model."""
+"""Settings of data and model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sot_nlp.settings.traits import setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Say which task or data a run trains on, and how the data is read."""
+    """Which task or data a run trains on, and how the data is read."""
 
     task: str | None = setting(
         None,
@@ -28,25 +28,25 @@ class DataSettings:
         probe=True,
     )
     train_file: str | None = setting(
-        None, "own training data: CSV, TSV, JSON, JSONL or Parquet", on_resume="free", data="own", probe=True
+        None, "your training data: CSV, TSV, JSON, JSONL or Parquet", on_resume="free", data="own", probe=True
     )
     validation_file: str | None = setting(
         None,
-        "own validation data; without it, --validation_fraction of the training data is held out",
+        "your validation data; without it, --validation_fraction of the training data is held out",
         on_resume="free",
         data="own",
         probe=True,
     )
     test_file: str | None = setting(
-        None, "own data without labels, for --do_predict", on_resume="free", data="own"
+        None, "your data without labels, for --do_predict", on_resume="free", data="own"
     )
     dataset_name: str | None = setting(
-        None, "a data set of the Hub", data="own", probe=True, aliases=("dataset",)
+        None, "a dataset on the Hub", data="own", probe=True, aliases=("dataset",)
     )
     dataset_config_name: str | None = setting(None, "its configuration", data="own", probe=True)
     streaming: bool = setting(
         False,
-        "read a data set of the Hub without storing it: only its tokens lie on disk, and for this run alone; "
+        "read a dataset of the Hub without storing it: only its tokens are on disk, for this run alone; "
         "with --max_train_steps the training data, also --train_file, is read window by window and not even "
         "its tokens are stored (an epoch of the record is then a window)",
     )
@@ -65,7 +65,7 @@ class DataSettings:
     )
     problem_type: str | None = setting(
         None,
-        "what the labels of own data are: classification, regression or multi_label; by their looks when not "
+        "type of your data's labels: classification, regression or multi_label; inferred when not "
         "given (whole numbers and texts are classes, decimals scores, lists several labels at once)",
         choices=("classification", "regression", "multi_label"),
         data="own",
@@ -73,7 +73,7 @@ class DataSettings:
     )
     quoting: bool | None = setting(
         None,
-        'whether a " in own CSV and TSV files quotes a field; when not given: in CSV it does, in TSV where '
+        'whether a " in your CSV and TSV files quotes a field; when not given: in CSV it does, in TSV where '
         "the whole file reads so",
         data="own",
         probe=True,
@@ -87,11 +87,11 @@ class DataSettings:
         probe=True,
     )
     drop_leaked: bool = setting(
-        False, "drop training examples that also stand in the validation data", probe=True
+        False, "drop training examples that also occur in the validation data", probe=True
     )
     max_length: int = setting(
         128,
-        "longest sequence in tokens, no more than the model's positions; what is cut is counted",
+        "longest sequence in tokens, at most the model's positions; texts that are cut are counted",
         low=1,
         data="any",
         probe=True,
@@ -101,7 +101,7 @@ class DataSettings:
     max_train_samples: int | None = setting(
         None,
         "use only N training examples, drawn at random by --data_seed (by 0 when not given, so that runs of "
-        "several seeds share them); of a stream the first N",
+        "different seeds share them); from a stream the first N",
         low=1,
         budget=True,
         probe=True,
@@ -137,7 +137,7 @@ class ModelSettings:
         aliases=("model", "model_name"),
     )
     model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", probe=True)
-    trust_remote_code: bool = setting(False, "run model code that a checkpoint brings along", probe=True)
+    trust_remote_code: bool = setting(False, "run model code that comes with a checkpoint", probe=True)
     head: str = setting(DEFAULT_PRESET, f"preset of the head: {', '.join(PRESETS)}", grid="--heads")
     head_overrides: dict[str, Any] = setting(
         {},
@@ -150,9 +150,9 @@ class ModelSettings:
     )
     lora_r: int | None = setting(None, "rank of LoRA on the backbone (needs peft)", low=1, card=True)
     lora_alpha: int = setting(
-        16, "LoRA's scale: its update counts lora_alpha / lora_r", low=1, needs="lora_r", card=True
+        16, "LoRA's scale: its update is multiplied by lora_alpha / lora_r", low=1, needs="lora_r", card=True
     )
     lora_dropout: float = setting(0.05, "dropout of LoRA", low=0, high=0.999999, needs="lora_r", card=True)
     lora_target_modules: list[str] | None = setting(
-        None, "modules that LoRA wraps; by model family when not given", needs="lora_r"
+        None, "modules that LoRA wraps; chosen by model family when not given", needs="lora_r"
     )

@@ -1,4 +1,4 @@
-"""A parser of flags whose mistakes are the user's error, in one line."""
+"""Parse flags; report mistakes as one-line user errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that settings have in transformers' scripts and elsewhere, in the words of `Arguments`."""
+"""Translate names that settings have in transformers' scripts and elsewhere into those of `Arguments`."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ WITHOUT_SETTING: dict[str, tuple[tuple[str, ...], str]] = {
     "do_eval": (("true",), "a run always evaluates; --eval_strategy no does it only at the end"),
     "eval_steps": ((), "evaluations come at the end of each epoch; see --eval_strategy"),
     "eval_delay": (("0",), "every epoch is evaluated, or with --eval_strategy no only the last"),
-    "warmup": ((), "give --warmup_steps N or --warmup_ratio X"),
-    "pad_to_max_length": (("false",), "a batch is padded to its longest text; leave the flag out"),
-    "ignore_mismatched_sizes": (("true",), "an output layer for other labels is always made anew"),
+    "warmup": ((), "use --warmup_steps N or --warmup_ratio X"),
+    "pad_to_max_length": (("false",), "a batch is padded to its longest text; omit the flag"),
+    "ignore_mismatched_sizes": (("true",), "an output layer for other labels is always reinitialised"),
     "load_best_model_at_end": (("true",), "a run always keeps the model of its best epoch"),
     "metric_for_best_model": ((), "the task's main metric decides: `main_metric` in the task's YAML file"),
-    "greater_is_better": ((), "the metric itself says so; leave the flag out"),
-    "use_fast_tokenizer": (("true",), "tokenizers are the fast ones where a model has one"),
-    "use_slow_tokenizer": (("false",), "tokenizers are the fast ones where a model has one"),
+    "greater_is_better": ((), "the metric itself says so; omit the flag"),
+    "use_fast_tokenizer": (("true",), "fast tokenizers are used where a model has one"),
+    "use_slow_tokenizer": (("false",), "fast tokenizers are used where a model has one"),
     "tokenizer_name": ((), "the tokenizer is that of --model_name_or_path"),
     "config_name": ((), "the configuration is that of --model_name_or_path"),
     "logging_dir": ((), "logs are in `logs` of --output_dir"),
-    "logging_strategy": (("steps",), "give --logging_steps N"),
-    "logging_first_step": (("false",), "give --logging_steps 1"),
-    "run_name": ((), "a run is known by its --output_dir"),
+    "logging_strategy": (("steps",), "use --logging_steps N"),
+    "logging_first_step": (("false",), "use --logging_steps 1"),
+    "run_name": ((), "a run is identified by its --output_dir"),
     "tf32": ((), "there is no such switch; see --mixed_precision"),
     "optim": (("adamw_torch", "adamw_torch_fused", "adamw"), "AdamW is the only optimizer"),
-    "fp16_opt_level": ((), "give --mixed_precision fp16"),
+    "fp16_opt_level": ((), "use --mixed_precision fp16"),
     "save_safetensors": (("true",), "weights are saved as safetensors"),
     "save_only_model": (("false",), "a checkpoint always holds what a run needs to resume"),
-    "remove_unused_columns": ((), "only the columns of texts and labels are read; leave the flag out"),
+    "remove_unused_columns": ((), "only the columns of texts and labels are read; omit the flag"),
     "dataloader_num_workers": (("0",), "tokens are read from a cache, which needs no workers"),
     "dataloader_drop_last": (("false",), "no example is dropped"),
     "shuffle_train_dataset": (("true",), "training data is always shuffled, by --data_seed"),
     "metric_name": ((), "metrics are the task's: `metrics` in the task's YAML file"),
     "token": ((), "log in with `hf auth login`; --hub_token is for pushing"),
     "use_auth_token": ((), "log in with `hf auth login`; --hub_token is for pushing"),
-    "deepspeed": ((), "give it to the launcher: `accelerate launch --use_deepspeed`"),
-    "fsdp": ((), "give it to the launcher: `accelerate launch --use_fsdp`"),
+    "deepspeed": ((), "pass it to the launcher: `accelerate launch --use_deepspeed`"),
+    "fsdp": ((), "pass it to the launcher: `accelerate launch --use_fsdp`"),
     "local_rank": (("-1",), "start the processes with `accelerate launch`"),
 }
 # What says "not set" in `TrainingArguments`.
@@ -70,7 +70,7 @@ def translate(layer: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
         elif name in SPELLED:
             setting, words = SPELLED[name]
             if _word(value, words) not in words:
-                problems.append((name, f"give --{setting} instead"))
+                problems.append((name, f"use --{setting} instead"))
                 continue
             said = words[_word(value, words)]
             if said is None:
@@ -78,10 +78,10 @@ def translate(layer: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
         else:
             continue
         if setting in ours:
-            problems.append((name, f"says the same as --{setting}; give one of them"))
+            problems.append((name, f"means the same as --{setting}; give one of them"))
         ours[setting] = said
     if str(layer.get("save_strategy")).lower() == "steps" and "checkpointing_steps" not in ours:
-        problems.append(("save_strategy", "give --checkpointing_steps N"))
+        problems.append(("save_strategy", "use --checkpointing_steps N"))
     return ours, problems
 
 

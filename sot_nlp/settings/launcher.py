@@ -1,7 +1,7 @@
-"""What `accelerate launch` was asked for, as a layer of settings below `--config` and flags.
+"""Read what `accelerate launch` was asked for, as a layer of settings below `--config` and flags.
 
-The launcher hands its choices on as environment variables. It sets them to a default where it was asked for
-nothing, and gradient accumulation only for DeepSpeed, so its own command and config file are looked at, too.
+The launcher passes its choices on as environment variables. It sets them to a default where it was asked for
+nothing, and gradient accumulation only for DeepSpeed, so its own command and config file are read, too.
 Its dynamo backend is left to accelerate, which compiles the model that it prepares.
 """
 

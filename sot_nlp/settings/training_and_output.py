@@ -1,4 +1,4 @@
-"""Declare the settings of training, speed and output."""
+"""Settings of training, speed and output."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class TrainingSettings:
 
     training_method: str = setting(
         "auto",
-        "fine_tune (updates of everything), linear_probe (the head alone, in closed form: for few texts), "
-        "probe_then_tune (one after the other), or auto: for own data of few labelled texts what does best, "
-        "where no other setting of the training or the head is given",
+        "fine_tune (updates of all weights), linear_probe (the head alone, in closed form: for few texts), "
+        "probe_then_tune (one after the other), or auto: the best one for your own data with few labelled "
+        "texts, if no other setting of the training or the head is given",
         on_resume="unseen",  # what it comes to is compared itself
         choices=("auto", "fine_tune", "linear_probe", "probe_then_tune"),
     )
     per_device_train_batch_size: int = setting(
         32,
-        "examples a device and step",
+        "training batch size per device",
         on_resume="free",
         low=1,
         budget=True,
@@ -33,7 +33,7 @@ class TrainingSettings:
         2e-5, "AdamW's peak learning rate", above=0, probe=True, card=True, aliases=("lr",)
     )
     head_learning_rate: float | None = setting(
-        None, "peak rate of the head; --learning_rate when not given", above=0, card=True
+        None, "peak learning rate of the head; --learning_rate when not given", above=0, card=True
     )
     class_token_learning_rate: float | None = setting(
         None,
@@ -42,11 +42,11 @@ class TrainingSettings:
         card=True,
     )
     layerwise_lr_decay: float = setting(
-        1.0, "factor on the rate for each layer further down", above=0, high=1, card=True
+        1.0, "factor on the learning rate per layer, from the top down", above=0, high=1, card=True
     )
     num_train_epochs: float = setting(
         3.0,
-        "passes over the training data",
+        "number of passes over the training data",
         on_resume="free",
         above=0,
         rival="max_train_steps",
@@ -57,7 +57,7 @@ class TrainingSettings:
     )
     max_train_steps: int | None = setting(
         None,
-        "updates; overrides --num_train_epochs",
+        "number of updates; overrides --num_train_epochs",
         on_resume="free",
         low=1,
         rival="num_train_epochs",
@@ -67,7 +67,7 @@ class TrainingSettings:
     )
     gradient_accumulation_steps: int = setting(
         1,
-        "steps an update",
+        "batches per device and update",
         on_resume="free",
         low=1,
         budget=True,
@@ -84,7 +84,7 @@ class TrainingSettings:
     )
     warmup_steps: int | None = setting(
         None,
-        "updates of linear warm-up",
+        "number of updates of linear warm-up",
         low=0,
         rival="warmup_ratio",
         probe=True,
@@ -93,7 +93,7 @@ class TrainingSettings:
     )
     warmup_ratio: float = setting(
         0.0,
-        "share of all updates spent on warm-up",
+        "share of all updates used for warm-up",
         low=0,
         high=1,
         rival="warmup_steps",
@@ -117,7 +117,7 @@ class TrainingSettings:
         aliases=("label_smoothing_factor",),
     )
     class_weights: str | None = setting(
-        None, "'balanced', or one number a class in the order of the labels: 1.0,2.5", card=True
+        None, "'balanced', or one number per class in the order of the labels: 1.0,2.5", card=True
     )
     early_stopping_patience: int | None = setting(
         None, "stop after N evaluations without a better main metric", on_resume="free", low=1, budget=True
@@ -133,7 +133,7 @@ class TrainingSettings:
     )
     data_seed: int | None = setting(
         None,
-        "seed of the order of the data, --seed when not given; and of what --validation_fraction and "
+        "seed of the data's order, --seed when not given; and of what --validation_fraction and "
         "--max_train_samples draw, 0 when not given",
         low=0,
         high=2**32 - 1,
@@ -143,7 +143,7 @@ class TrainingSettings:
     )
     on_nan: str = setting(
         "stop",
-        "at a loss or gradient that is not finite: stop or skip",
+        "on a loss or gradient that is not finite: stop or skip the update",
         on_resume="free",
         choices=("stop", "skip"),
     )
@@ -156,10 +156,10 @@ class TrainingSettings:
 class SpeedSettings:
     """Set how batches are made, in which precision and how fast they are computed."""
 
-    group_by_length: bool = setting(True, "batches of similar length (hardly any padding)")
+    group_by_length: bool = setting(True, "batch examples of similar length (hardly any padding)")
     max_tokens_per_batch: int | None = setting(
         None,
-        "bound a batch by its padded tokens instead of by examples",
+        "limit a batch by its padded tokens instead of by examples",
         on_resume="free",
         low=1,
         budget=True,
@@ -173,7 +173,7 @@ class SpeedSettings:
     )
     torch_compile: bool = setting(False, "compile the model")
     cuda_graphs: bool = setting(
-        True, "on one GPU: launch the passes of a shape met before as one CUDA graph", kind="speed"
+        True, "on one GPU: replay the passes of a known batch shape as one CUDA graph", kind="speed"
     )
     gradient_checkpointing: bool = setting(False, "trade time for memory in the backbone")
     attn_implementation: str | None = setting(
@@ -184,31 +184,31 @@ class SpeedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings:
-    """Say where a run writes, and when it evaluates and saves."""
+    """Where a run writes, and when it evaluates and saves."""
 
     output_dir: str | None = setting(
         None,
-        "folder of this run; runs/<task>-<model>-<head>-seed<seed> when not given",
+        "the run's folder; runs/<task>-<model>-<head>-seed<seed> when not given",
         kind="place",
         probe=True,
         aliases=("output",),
     )
     overwrite_output_dir: bool = setting(
         False,
-        "start anew: replace the run in the output folder, finished or not",
+        "start from scratch: replace the run in the output folder, finished or not",
         kind="place",
         on_resume="unseen",
     )
     eval_strategy: str = setting(
         "epoch",
-        "when to evaluate: at each epoch's end, or no: only after the last",
+        "when to evaluate: at each epoch's end (epoch), or only after the last (no)",
         on_resume="free",
         choices=("epoch", "no"),
         aliases=("evaluation_strategy",),
     )
     per_device_eval_batch_size: int | None = setting(
         None,
-        "examples a device and step in evaluation; 64, or 256 on a GPU, when not given",
+        "evaluation batch size per device; 64, or 256 on a GPU, when not given",
         kind="speed",
         low=1,
         aliases=("per_gpu_eval_batch_size", "eval_batch_size"),
@@ -224,12 +224,12 @@ class OutputSettings:
     save_total_limit: int | None = setting(2, "keep only the newest N checkpoints", kind="output", low=1)
     resume_from_checkpoint: str | None = setting(
         None,
-        "'latest' or the folder of a checkpoint; an unfinished run resumes by itself",
+        "'latest' or a checkpoint's folder; an unfinished run resumes by itself",
         kind="place",
         on_resume="unseen",
     )
     save_remote_code: bool = setting(
-        True, "save the model's code beside it, so that it loads without sot-nlp", kind="output"
+        True, "save the model's code with it, so that it loads without sot-nlp", kind="output"
     )
 
 
@@ -237,7 +237,7 @@ class OutputSettings:
 class LogSettings:
     """Say what is logged, and where."""
 
-    logging_steps: int = setting(10, "updates between two log lines", kind="output", low=1)
+    logging_steps: int = setting(10, "number of updates between two log lines", kind="output", low=1)
     disable_tqdm: bool = setting(False, "no progress bar", kind="output", probe=True)
     with_tracking: bool = setting(False, "report to experiment trackers", kind="output")
     report_to: str | None = setting(
@@ -249,14 +249,14 @@ class LogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class HubSettings:
-    """Say whether and where a model is pushed."""
+    """Whether and where a model is pushed."""
 
     push_to_hub: bool = setting(False, "push model, tokenizer and model card at the end", kind="output")
-    hub_model_id: str | None = setting(None, "the repository, e.g. me/cola-sot", kind="output")
+    hub_model_id: str | None = setting(None, "the Hub repository, e.g. me/cola-sot", kind="output")
     hub_private_repo: bool = setting(
-        False, "make the repository private", kind="output", aliases=("hub_private",)
+        False, "make the Hub repository private", kind="output", aliases=("hub_private",)
     )
     hub_strategy: str = setting(
         "end", "push at the end, or at every_save", kind="output", choices=("end", "every_save")
     )
-    hub_token: str | None = setting(None, "the token; by default the one of `hf auth login`", kind="secret")
+    hub_token: str | None = setting(None, "Hub token; by default the one of `hf auth login`", kind="secret")

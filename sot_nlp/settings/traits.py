@@ -1,4 +1,4 @@
-"""What is declared of a setting, in its field of `Arguments`; every list of settings is derived from it."""
+"""A setting's traits, declared in its field of `Arguments`; every list of settings is derived from them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What a setting is for. Runs that differ in one of kind `result` are different arms of a study.
+# What a setting affects. Runs that differ in one of kind `result` are different arms of a study.
 KINDS = (
     "result",  # it can change weights or scores
-    "place",  # where files are, and whether they are made anew
+    "place",  # where files are, and whether they are written again
     "speed",  # the device and how fast it works
     "output",  # what is written, printed or pushed
     "secret",  # kept out of every record

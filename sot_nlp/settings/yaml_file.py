@@ -1,4 +1,4 @@
-"""A YAML file read against a schema, with every mistake named by file, line and key, all at once.
+"""Read a YAML file against a schema, reporting all mistakes at once, each by file, line and key.
 
 PyYAML's nodes are read rather than its Python values: they know their line, and a label written
 `no` or `1` stays the text that the user wrote instead of becoming `False` or an integer.
@@ -39,7 +39,7 @@ class YamlMapping:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problem("a key must be one word", key_node)
             elif key_node.value in self.values:
-                self.problem(f"the key {printable(key_node.value)!r} stands twice", key_node)
+                self.problem(f"the key {printable(key_node.value)!r} occurs twice", key_node)
             else:
                 self.values[key_node.value] = value_node
         self._key_nodes = {k.value: k for k, _ in reversed(node.value) if isinstance(k, yaml.ScalarNode)}
@@ -72,7 +72,7 @@ class YamlMapping:
             child._note_unknown_keys()
 
     def text(self, key: str, *, required: bool = False, choices: Iterable[str] = ()) -> str | None:
-        """The key's value as the text in the file, whatever type YAML would make of it."""
+        """Return the key's value as the text in the file, whatever type YAML would make of it."""
         node = self._get(key, required)
         text = None if node is None else self._scalar_text(node, key)
         if text is not None and choices and text not in choices:
@@ -83,7 +83,7 @@ class YamlMapping:
     def texts(
         self, key: str, *, required: bool = False, choices: Iterable[str] = ()
     ) -> tuple[str, ...] | None:
-        """The key's list of texts, none of them twice; a single text counts as a list of one."""
+        """Return the key's list of texts, none of them twice; a single text counts as a list of one."""
         node = self._get(key, required)
         if node is None:
             return None
@@ -97,17 +97,17 @@ class YamlMapping:
             if choices and text not in choices:
                 self.problem(f"{printable(text)!r} is not known; {did_you_mean(text, choices)}", item, key)
             elif text in found:
-                self.problem(f"{printable(text)!r} stands twice", item, key)
+                self.problem(f"{printable(text)!r} occurs twice", item, key)
             else:
                 found.append(text)
         return tuple(found) if len(self.problems) == problems else None
 
     def flag(self, key: str) -> bool | None:
-        """The key's value, `true` or `false`."""
+        """Return the key's value, `true` or `false`."""
         return self._typed(key, bool, "true or false")
 
     def integer(self, key: str, *, least: int = 0) -> int | None:
-        """The key's value, a whole number of at least `least`."""
+        """Return the key's value, a whole number of at least `least`."""
         value = self._typed(key, int, f"a whole number of at least {least}")
         if value is not None and value < least:
             self.problem(f"{value} is too small: a whole number of at least {least}", key=key)
@@ -115,7 +115,7 @@ class YamlMapping:
         return value
 
     def scalars(self, key: str) -> dict[str, Scalar]:
-        """The key's mapping of names to single values (texts, numbers, true, false, null)."""
+        """Return the key's mapping of names to single values (texts, numbers, true, false, null)."""
         child = self.mapping(key)
         if child is None:
             return {}
@@ -129,7 +129,7 @@ class YamlMapping:
         return found
 
     def mapping(self, key: str) -> YamlMapping | None:
-        """The key's value as a mapping whose own mistakes are noted with this one's."""
+        """Return the key's value as a mapping whose own mistakes are reported with this one's."""
         node = self._get(key, required=False)
         if node is None:
             return None
@@ -160,7 +160,7 @@ class YamlMapping:
         return texts if child is None else dict(zip(child.values, texts, strict=True))
 
     def is_text(self, key: str) -> bool:
-        """Whether the key's value is a single word or number rather than a list or a mapping."""
+        """Return whether the key's value is a single word or number rather than a list or a mapping."""
         return isinstance(self.values.get(key), yaml.ScalarNode)
 
     def _get(self, key: str, required: bool) -> yaml.Node | None:
@@ -175,7 +175,7 @@ class YamlMapping:
 
     def _scalar_text(self, node: yaml.Node, key: str) -> str | None:
         if not isinstance(node, yaml.ScalarNode) or not node.value.strip():
-            self.problem("must be a text that is not empty", node, key)
+            self.problem("must be a non-empty text", node, key)
             return None
         return node.value
 
@@ -196,7 +196,7 @@ def _is_null(node: yaml.Node) -> bool:
 
 
 def scalar(node: yaml.ScalarNode) -> Scalar:
-    """A scalar's value: quoted text stays text; `2e-5` is a number, which YAML 1.1 takes for text."""
+    """Return a scalar's value: quoted text stays text; `2e-5` is a number, though text in YAML 1.1."""
     text = node.value
     if node.style is not None:
         return text
@@ -212,7 +212,7 @@ def read_yaml_mapping(path: Path, *, may_be_empty: bool = False) -> YamlMapping:
     shown = printable(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
-        raise UserError(f"{shown}: {found}; a YAML file was expected")
+        raise UserError(f"{shown}: {found}; expected a YAML file")
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{shown}: has more than {_LARGEST:,} bytes, too many for a YAML file of settings")
     try:

@@ -93,7 +93,7 @@ def test_a_config_file_takes_the_same_names(tmp_path):
         "task": "cola", "learning_rate": "1e-3", "mixed_precision": "fp16", "checkpointing_steps": "none"
     }  # fmt: skip
     path.write_text("seed: 1\nlr: 1e-3\nlearning_rate: 1e-4\noptim: sgd\n")
-    with pytest.raises(UserError, match=r"run\.yaml:2: lr: says the same .*\n.*run\.yaml:4: optim: AdamW"):
+    with pytest.raises(UserError, match=r"run\.yaml:2: lr: means the same .*\n.*run\.yaml:4: optim: AdamW"):
         read_config(str(path))
 
 

@@ -74,7 +74,7 @@ def test_mistakes_come_together_in_the_order_of_their_lines(tmp_path):
         "settings.yaml:3: e.other: must be a single value",
         "settings.yaml:4: d: '2.5' is not a whole number of at least 0",
         "settings.yaml:5: unknown key 'zz'; known: a, d, e, must",
-        "settings.yaml:6: a: must be a text that is not empty",
+        "settings.yaml:6: a: must be a non-empty text",
     ]
 
 
