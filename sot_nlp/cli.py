@@ -1,4 +1,4 @@
-"""`sot-nlp <command>`: which commands there are, and how their mistakes are told.
+"""`sot-nlp <command>`: the commands, and how their errors are reported.
 
 A command imports what it needs when it runs, so that `--help` answers at once.
 """
@@ -26,13 +26,13 @@ COMMANDS = {
     "predict": "label the texts of a file or of standard input",
     "compare": "run a study over heads and seeds, and report it with its statistics",
     "report": "compare runs from their records alone",
-    "tune": "search settings for every head with the same budget",
+    "tune": "search each head's settings with the same budget",
     "probe": "train heads on a frozen backbone's features, many seeds at once",
     "explain": "show which words drive a saved model's decision",
     "serve": "serve a page to try a saved model, or write it as a Hugging Face Space",
     "export": "write a saved model as ONNX, checked against torch",
     "push": "push a run's model and its card to the Hugging Face Hub",
-    "submission": "gather test predictions into the zip that GLUE's server takes",
+    "submission": "gather test predictions into the zip that GLUE's server accepts",
     "tasks": "list the tasks that come with the package",
 }
 # They say what they are called now.
@@ -40,7 +40,7 @@ FORMER_COMMANDS = ("demo",)
 
 
 def usage(prog: str) -> str:
-    """The text of `sot-nlp --help`."""
+    """Return the text of `sot-nlp --help`."""
     lines = [f"  {name:12} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, and text made safe for a terminal."""
+"""The error for users, and text made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 def printable(text: object, limit: int = 200) -> str:
-    """`text` as one line of at most `limit` characters in which no control or bidi character is raw.
+    """Return `text` as one line of at most `limit` characters without raw control or bidi characters.
 
     Names and cells come from files; a terminal would obey the escape sequences in them.
     """
@@ -24,12 +24,12 @@ def printable(text: object, limit: int = 200) -> str:
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """`count` and the words for one or for many of it."""
+    """Return `count` with the word for one or for many of it."""
     return f"{count} {one if count == 1 else many}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest of `known`, or all of them where none is near."""
+    """Return a sentence that names the most similar of `known`, or all of them where none is similar."""
     known = list(known)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

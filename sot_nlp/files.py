@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Write files whole or not at all, and hash them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` when the block ends, and never if it fails."""
+    """Yield a file to write to; it replaces `path` when the block ends, and never if it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -66,7 +66,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def system_error(error: BaseException) -> int | None:
-    """The system's number (an errno) behind `error`: an OSError, or what safetensors makes of one."""
+    """Return the errno behind `error`: an OSError, or safetensors' wrapping of one."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -74,7 +74,7 @@ def system_error(error: BaseException) -> int | None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, as hexadecimal digits, read in pieces."""
+    """Return the SHA-256 of a file, as hexadecimal digits, read in pieces."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while piece := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""One JSON file a run: settings, versions, scores, timings. Tables, plots and model cards read only this."""
+"""Records, one JSON file per run: settings, versions, scores, timings. Tables and cards read only this."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that shape a result; those not installed are left out."""
+    """Return the versions of Python and of the installed packages that shape a result."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this package runs from, and whether it was changed; None for a wheel."""
+    """Return this checkout's commit, and whether it was changed; None for an installed wheel."""
     checkout = Path(__file__).resolve().parent.parent
     if not (checkout / ".git").exists():
         return None
@@ -63,7 +63,7 @@ def _git(checkout: Path, *words: str) -> str:
 
 
 def environment(accelerator: Any) -> dict[str, Any]:
-    """What the run ran on: device, number of processes, precision, threads."""
+    """Return what the run ran on: device, number of processes, precision, threads."""
     import torch
 
     device = accelerator.device
@@ -85,16 +85,16 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> dict[str, Any]:
-    """The record of the run in `folder`. UserError where there is none or it can't be read as one."""
+    """Read the record of the run in `folder`. UserError where there is none or it is unreadable."""
     path = Path(folder) / NAME
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{printable(folder)}: no {NAME} here, so this is not the folder of a run") from None
+        raise UserError(f"{printable(folder)}: no {NAME} here, so this is not a run's folder") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{printable(path)}: cannot be read as JSON: {printable(error)}") from None
     if not isinstance(record, dict) or "format_version" not in record:
-        raise UserError(f"{printable(path)}: not the record of a run (no format_version)")
+        raise UserError(f"{printable(path)}: not a run's record (no format_version)")
     if record["format_version"] != FORMAT_VERSION:
         raise UserError(
             f"{printable(path)}: format_version {printable(record['format_version'])}; "

@@ -1,4 +1,4 @@
-"""Pages and cards from jinja2 templates: files that lie beside the code that fills them, as package data."""
+"""Fill pages and cards from jinja2 templates, which are package data beside the code that fills them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def render(
     values: Mapping[str, Any],
     filters: Mapping[str, Callable[..., Any]] | None = None,
 ) -> str:
-    """Return the template `name` that lies in `package`'s folder, filled with `values`.
+    """Return the template `name` in `package`'s folder, filled with `values`.
 
     In `*.html` (`*.xml` and `*.svg` too) everything printed is escaped, unless it is a `markupsafe.Markup`.
     Other templates print text as it is and escape it by a filter of their own. A style file goes in by
@@ -25,7 +25,7 @@ def render(
         package: the room that holds the template, `sot_nlp.explanation`; list the file in setup.cfg's
             `options.package_data`.
         name: the file's name, `page.html`.
-        values: what the template's names stand for.
+        values: the values of the template's names.
         filters: functions that it may use as filters, beside jinja2's own.
 
     Raises:

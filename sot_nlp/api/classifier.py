@@ -79,7 +79,7 @@ class Predictions(Sequence[Prediction]):
         return (self[i] for i in range(len(self)))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a DataFrame with a row per text: its texts, `label`, and `probability_<name>` per label."""
+        """Return a DataFrame, one row per text: its texts, `label`, and `probability_<name>` per label."""
         import pandas as pd
 
         names = ("text",) if len(self.texts) == 1 else ("text", "text_pair")

@@ -1,4 +1,4 @@
-"""Examples given from Python -> a file that a run reads like any other.
+"""Write examples given from Python to a file that a run reads like any other.
 
 They are written once as Parquet into the cache, in a folder named after their content: a run on them can be
 resumed and evaluated again, and its record names what it was trained on.

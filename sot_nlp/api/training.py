@@ -27,7 +27,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where its model, tokenizer, record and predictions lie; `sot_nlp.load(run.folder)` opens it.
+        folder: where its model, tokenizer, record and predictions are; `sot_nlp.load(run.folder)` opens it.
         record: what `record.json` holds: settings, versions, the scores of every evaluation, timings.
     """
 
@@ -43,14 +43,14 @@ class Run:
 
     @property
     def classifier(self) -> Classifier:
-        """The trained classifier, loaded anew each time: `predict`, `explain`, `evaluate`."""
+        """The trained classifier, loaded at each access: `predict`, `explain`, `evaluate`."""
         from sot_nlp.api.classifier import load
 
         return load(self.folder)
 
     @property
     def model(self) -> PreTrainedModel:
-        """The trained model of transformers, in evaluation mode, loaded anew each time."""
+        """The trained model of transformers, in evaluation mode, loaded at each access."""
         return self.classifier.model
 
     def _repr_html_(self) -> str:
@@ -106,7 +106,7 @@ def train(
         run.scores, run.classifier.predict(["a new text"])
 
     The settings are those of `sot-nlp train` and mean the same; so do the files that a run leaves in
-    `output_dir`. A task's recipe (`task="cola"`) and the file of `config=` stand below them.
+    `output_dir`. They override a task's recipe (`task="cola"`) and the file of `config=`.
 
     Args:
         train_data: the examples: a file's path (CSV, TSV, JSON, JSONL, Parquet), a pandas DataFrame, a
@@ -141,7 +141,7 @@ def train(
 def plain_settings(examples: Mapping[str, Examples | None], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return `settings` as the command line would give them, with the files that hold `examples`.
 
-    `examples` are named by the setting whose file they stand for. Raises UserError where both are given.
+    `examples` are named by the setting whose file they replace. Raises UserError where both are given.
     """
     from sot_nlp.api.examples import as_file
     from sot_nlp.data.task_data import cache_folder

@@ -1,4 +1,4 @@
-"""What reaches the page's server: no file, no long body, and no question under another host's name."""
+"""Guard the page's server: serve no file, no long body, and no request under another host's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the page takes at once."""
+"""Limits on how much the page takes at once."""
 
 MAX_CHARACTERS = 5000
 # A character is at most 12 bytes in JSON (a surrogate pair's escapes); two texts and what is around them.

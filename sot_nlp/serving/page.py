@@ -47,7 +47,7 @@ def build_page(saved: SavedModel, *, name: str, examples: Sequence[Sequence[str]
     Args:
         saved: the model.
         name: what the page calls it.
-        examples: texts to choose from, for each a text per column of the model.
+        examples: texts to choose from, each with one text per column of the model.
 
     Raises:
         UserError: without gradio (extra `serve`), or for an example with too few or too many texts.

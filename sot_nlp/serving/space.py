@@ -1,4 +1,4 @@
-"""The folder of a Hugging Face Space: the page of a model, with all that it needs to run there."""
+"""Write the folder of a Hugging Face Space: the page of a model, with all that it needs to run there."""
 
 from __future__ import annotations
 
