@@ -1,1 +1,1 @@
-"""The commands of `sot-nlp`, one a file: each has `run(argv, prog)`, which returns the exit code."""
+"""The commands of `sot-nlp`, one per file: each has `run(argv, prog)`, which returns the exit code."""

@@ -1,4 +1,4 @@
-"""`sot-nlp compare`: run a study, watch it, and report it."""
+"""`sot-nlp compare`: run a study, show its progress, and report it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sot_nlp.studies.workers import Start, WorkerPool
 
 SUMMARY = (
     "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
-    "YAML file (studies/README.md); flags override it or stand alone. Any setting of `sot-nlp train` may be "
-    "given and holds for every run. The same command again goes on where it was stopped."
+    "YAML file (studies/README.md); flags override or replace it. Any setting of `sot-nlp train` may be "
+    "given and applies to every run. The same command again resumes a study that was stopped."
 )
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Run what is not finished, and report; 1 where a run failed, 128 + n after signal n."""
+    """Run what is not finished, and report; return 1 if a run failed, 128 + n after signal n."""
     # By hand: argparse would take the value of a run's setting for the study.
     file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
     own, rest = _parser(prog).parse_known_args(words)
@@ -66,7 +66,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     except Stopped as stop:
         console.print(
             f"stopped: {len(runner.state.finished)} of {len(cells)} runs are finished; "
-            "the same command goes on from here",
+            "the same command resumes from here",
             markup=False,
         )
         return 128 + stop.signum
@@ -90,14 +90,14 @@ def _parser(prog: str) -> FlagParser:
     add("--allow_unequal_budget", action="store_true", help="let arms differ in what they spend")
     add("--held_out", action="store_true", help="score on held-out training data, to choose settings")
     add("--output_dir", metavar="DIR", help="the study's folder (default: runs/studies/NAME)")
-    add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
-    add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
+    add("--jobs", type=int, metavar="N", help="runs at once (default: one per GPU, or one per core)")
+    add("--threads", type=int, metavar="N", help="threads per run without a GPU (default: 1)")
     add("--shard", metavar="K/N", default="1/1", help="run only part K of N of the grid, for job arrays")
     add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     add("--ray_address", metavar="ADDRESS", default="auto", help="the cluster (default: this machine's)")
     add("--keep_models", action="store_true", help="keep the weights of the finished runs")
-    add("--allow_mixed", action="store_true", help="report runs on different data, marked")
-    add("--plan", action="store_true", help="print the runs' commands, and run nothing")
+    add("--allow_mixed", action="store_true", help="report runs on different data too, marked")
+    add("--plan", action="store_true", help="print the commands of the runs without running them")
     return parser
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sot_nlp.errors import UserError
 from sot_nlp.settings.command_line import parse_flags
 
-SUMMARY = "Score a saved SoT classifier on the validation splits of a task; --task is by default its own."
+SUMMARY = "Score a saved SoT classifier on the validation splits of a task (default: its own)."
 
 
 def run(argv: Sequence[str], prog: str) -> int:

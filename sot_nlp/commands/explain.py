@@ -1,4 +1,4 @@
-"""`sot-nlp explain`: which words drive a classifier's decision, in the terminal, as HTML, PNG or JSON."""
+"""`sot-nlp explain`: show which words drive a decision, in the terminal, as HTML, PNG or JSON."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def _parser(prog: str) -> FlagParser:
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="a run's folder, or a model's name on the Hub")
     add("--text", action="append", metavar="TEXT", help="a text; may be given several times")
-    add("--text_pair", action="append", metavar="TEXT", help="the second text of a pair, one for each --text")
+    add("--text_pair", action="append", metavar="TEXT", help="the second text of a pair, one per --text")
     add(
         "--file",
         metavar="PATH",
-        help="texts instead of --text: one a line, the two of a pair with a tab between; CSV, TSV, JSON, "
+        help="texts instead of --text: one per line, the two of a pair separated by a tab; CSV, TSV, JSON, "
         "JSONL or Parquet with columns; - is standard input",
     )
     parser.add_reading_flags()
-    add("--label", action="append", metavar="LABEL", help="the right label, one for each text, in order")
+    add("--label", action="append", metavar="LABEL", help="the correct label, one per text, in order")
     add("--toward", metavar="LABEL", help="the label to explain (default: the predicted one)")
     add("--method", metavar="NAME", help="exact, pairs, integrated_gradients or occlusion")
     add("--steps", type=int, default=50, metavar="N", help="of integrated gradients (default: %(default)s)")
-    add("--max_length", type=int, metavar="N", help="tokens of a text (default: as in training)")
+    add("--max_length", type=int, metavar="N", help="tokens per text (default: as in training)")
     add(
         "--mixed_precision",
         default="auto",
         choices=("auto", "no", "bf16", "fp16"),
         help="default: auto, as in training",
     )
-    add("--name", action="append", metavar="NAME", help="what to call the models, one for each FOLDER")
-    add("--html", metavar="PATH", help="write a page that needs nothing else")
+    add("--name", action="append", metavar="NAME", help="what to call the models, one per FOLDER")
+    add("--html", metavar="PATH", help="write a self-contained page")
     add("--png", metavar="PATH", help="write a picture (needs matplotlib, the extra `plots`)")
     add("--json", metavar="PATH", help="write the numbers")
     return parser
@@ -82,13 +82,13 @@ def _parser(prog: str) -> FlagParser:
 
 def _check(flags: Any) -> None:
     if (flags.text is None) == (flags.file is None):
-        raise UserError("give the texts by --text or by --file, one of the two")
+        raise UserError("give the texts either by --text or by --file")
     if flags.text_pair and len(flags.text_pair) != len(flags.text or ()):
         raise UserError(
             f"--text_pair: {len(flags.text_pair)} for {len(flags.text or ())} --text; each needs one"
         )
     if flags.text_column_names and flags.text is not None:
-        raise UserError("--text_column_names: only --file has columns")
+        raise UserError("--text_column_names: only for --file with columns")
     if flags.quoting is not None and flags.text is not None:
         raise UserError("--quoting: only fields of --file are quoted")
     if flags.name and len(flags.name) != len(flags.folders):
@@ -104,7 +104,7 @@ def _check(flags: Any) -> None:
 
 
 def _names(flags: Any) -> list[str]:
-    """What the models are called: the last part of their folders, more of it where two have the same."""
+    """Return the models' names: the last part of their folders, more of it where two are equal."""
     if flags.name:
         return list(flags.name)
     paths = [str(folder).rstrip("/\\") for folder in flags.folders]
@@ -129,7 +129,7 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
     if not found:
         raise UserError("--file: holds no text")
     if len(found) > MAX_TEXTS:
-        raise UserError(f"more than {MAX_TEXTS} texts are no picture; give a part of them")
+        raise UserError(f"more than {MAX_TEXTS} texts are too many to show; give a part of them")
     if flags.label and len(flags.label) != len(found):
         raise UserError(f"--label: {len(flags.label)} for {len(found)} texts; each needs one")
     return found

@@ -9,9 +9,9 @@ from sot_nlp.settings.flag_parser import FlagParser
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Write a row a text to --output or standard output, and a summary to standard error."""
+    """Write one row per text to --output or standard output, and a summary to standard error."""
     parser = FlagParser(
-        prog=prog, description="Predict texts of a file or of standard input, in their order."
+        prog=prog, description="Predict the texts of a file or of standard input, in their order."
     )
     parser.add_argument("model", metavar="FOLDER", help="the folder of a run, or a name on the Hub")
     parser.add_argument(

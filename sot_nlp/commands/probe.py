@@ -1,4 +1,4 @@
-"""`sot-nlp probe`: heads of several kinds on a frozen backbone's features, many seeds at once."""
+"""`sot-nlp probe`: train heads of several kinds on a frozen backbone's features, many seeds at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 def _parser(prog: str) -> FlagParser:
     parser = FlagParser(prog=prog, description=SUMMARY, add_help=False)
-    parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
+    parser.add_argument("-h", "--help", action="store_true", help="show this message and exit")
     parser.add_argument(
         "--arms",
         nargs="+",
@@ -72,17 +72,17 @@ def _parser(prog: str) -> FlagParser:
         help=f"of {', '.join(ARMS)}; the first is the baseline (default: {' '.join(DEFAULT_ARMS)})",
     )
     parser.add_argument(
-        "--seeds", type=int, default=20, metavar="N", help="seeds an arm, from --seed on (default: 20)"
+        "--seeds", type=int, default=20, metavar="N", help="seeds per arm, from --seed on (default: 20)"
     )
     parser.add_argument(
         "--learning_rates",
         nargs="+",
         type=float,
         metavar="X",
-        help="rates to choose from, for each arm, on a tenth held out of the training data",
+        help="learning rates to choose from, per arm, on a held-out tenth of the training data",
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="processes (default: one a core; a GPU needs only one)"
+        "--jobs", type=int, metavar="N", help="processes (default: one per core; a GPU needs only one)"
     )
     parser.add_argument(
         "--save", metavar="ARM", help="save backbone and this arm's first head as a model in output_dir/model"
@@ -98,7 +98,7 @@ def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -
         unused = [name for name in given if name not in USED]
         if unused:
             where = f"--{unused[0]}" if source == "flag" else f"{printable(source)}: {unused[0]}"
-            raise UserError(f"{where}: does not apply to a probe; what does: see {prog} --help")
+            raise UserError(f"{where}: does not apply to a probe; see {prog} --help for what does")
     layers: list[tuple[str, dict[str, Any]]] = []
     task = flags.get("task", in_file.get("task"))
     if task is not None:
@@ -115,7 +115,7 @@ def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -
     layers += [("default", DEFAULTS), (config or "file", in_file), ("flag", {**flags, "head": "stock"})]
     arguments = build_arguments(layers)
     if arguments.num_train_epochs != int(arguments.num_train_epochs):
-        raise UserError(f"--num_train_epochs {arguments.num_train_epochs}: a probe trains whole epochs")
+        raise UserError(f"--num_train_epochs {arguments.num_train_epochs}: a probe needs a whole number")
     for rate in rates or ():
         if not 0 < rate < 1e3:
             raise UserError(f"--learning_rates {rate}: must be above 0")

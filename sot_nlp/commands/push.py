@@ -1,4 +1,4 @@
-"""`sot-nlp push FOLDER`: a finished run to the Hub."""
+"""`sot-nlp push FOLDER`: push a finished run to the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser = FlagParser(prog=prog, description="Push a run's model, tokenizer and model card to the Hub.")
     parser.add_argument("folder", metavar="FOLDER", help="the folder of a run")
     parser.add_argument("--hub_model_id", required=True, metavar="USER/NAME", help="the repository")
-    parser.add_argument("--hub_private_repo", action="store_true", help="make it private if it is new")
+    parser.add_argument("--hub_private_repo", action="store_true", help="make a new repository private")
     parser.add_argument("--hub_token", metavar="TOKEN", help="default: the one of `hf auth login`")
     parser.add_argument("--revision", metavar="BRANCH", help="default: main")
     parser.add_argument("--license", metavar="ID", help="the model's licence, as the Hub names it")

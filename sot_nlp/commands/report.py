@@ -1,4 +1,4 @@
-"""`sot-nlp report PATH`: the records of a study, or a results file, as tables, a page and plots."""
+"""`sot-nlp report PATH`: show a study's records, or a results file, as tables, a page and plots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         nargs="*",
         metavar="FORMAT",
         default=["json", "markdown", "latex", "csv", "html"],
-        help=f"what to write: json, {', '.join(write.FORMATS)}; none: only the terminal "
+        help=f"what to write: json, {', '.join(write.FORMATS)}; none: print to the terminal only "
         "(default: all but png)",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`sot-nlp serve FOLDER`: a page to try a classifier, on this machine or as a Hugging Face Space."""
+"""`sot-nlp serve FOLDER`: serve a page to try a classifier, on this machine or as a Hugging Face Space."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def run(argv: Sequence[str], prog: str) -> int:
     """Serve the page until Ctrl-C, or write the folder of a Space."""
     parser = FlagParser(
         prog=prog,
-        description="Serve a page where a text is typed and label, probabilities and the words that drive "
-        "them appear. Only this machine can reach it unless --host says otherwise. Needs the extra `serve`.",
+        description="Serve a page where you type a text and see its label, its probabilities and the words "
+        "that drive them. Only this machine can reach it unless --host says otherwise. Needs the extra `serve`.",
     )
     add = parser.add_argument
     add("model", metavar="FOLDER", help="the folder of a run, or a name on the Hub")
@@ -30,11 +30,11 @@ def run(argv: Sequence[str], prog: str) -> int:
     add(
         "--examples",
         metavar="PATH",
-        help="texts to choose from: one per line, the two of a pair with a tab between; or CSV, TSV, JSON, "
+        help="texts to choose from: one per line, the two of a pair separated by a tab; or CSV, TSV, JSON, "
         "JSONL, Parquet with columns",
     )
     parser.add_reading_flags()
-    add("--space", metavar="DIR", help="write the folder of a Hugging Face Space there, and serve nothing")
+    add("--space", metavar="DIR", help="write the folder of a Hugging Face Space instead of serving")
     given = parser.parse_args(argv)
     if not 0 <= given.port < 65536:
         raise UserError(f"--port {given.port}: must be from 0 to 65535")
@@ -56,7 +56,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     local = is_loopback(given.host)
     page = build_page(saved, name=name, examples=examples)
     address = launch(page, host=given.host, port=given.port, local=local, block=False)
-    print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+    print(f"open {address} in a browser; Ctrl-C stops it", flush=True)
     if not local:
         print("note: other machines can reach this page, without a password", flush=True)
     try:
@@ -74,7 +74,7 @@ def wait() -> None:
 
 
 def _examples(given: Any, saved: SavedModel) -> list[list[str]]:
-    """Return the first texts of `--examples`, a list per example with a text per column."""
+    """Return the first texts of `--examples`: one list per example with one text per column."""
     from sot_nlp.data.file_format import check_file
     from sot_nlp.inference.predict import Summary, text_windows
     from sot_nlp.serving.limits import MAX_EXAMPLES

@@ -1,4 +1,4 @@
-"""`sot-nlp submission RUNS`: the zip that GLUE's server takes."""
+"""`sot-nlp submission RUNS`: write the zip that GLUE's server accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sot_nlp.settings.flag_parser import FlagParser
 def run(argv: Sequence[str], prog: str) -> int:
     """Write the zip, and print what is in it and what is missing."""
     parser = FlagParser(prog=prog, description="Gather the test predictions of runs into GLUE's zip.")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders that hold them")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or of such folders")
     parser.add_argument("-o", "--output", default="glue.zip", metavar="ZIP", help="default: %(default)s")
     given = parser.parse_args(argv)
     print(write_submission(given.runs, given.output).report())

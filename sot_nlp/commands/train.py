@@ -11,13 +11,13 @@ from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.tasks.recipe import layered_arguments
 
 SUMMARY = (
-    "Fine-tune a text classifier with the SoT head. --task NAME trains by that task's recipe; any flag "
-    "overrides it. Without --task, --train_file or --dataset_name names the data."
+    "Fine-tune a text classifier with the SoT head. --task NAME trains by that task's recipe, which flags "
+    "override. Without --task, --train_file or --dataset_name names the data."
 )
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Train by the flags; `--task demo` without a model compares the heads on the demo's own."""
+    """Train by the flags; `--task demo` without a model compares the heads on the demo's own model."""
     arguments = run_arguments(argv, prog)
     if arguments.task is None and arguments.train_file is None and arguments.dataset_name is None:
         raise UserError(
@@ -39,6 +39,6 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def run_arguments(argv: Sequence[str], prog: str) -> Arguments:
-    """The settings of a run from its flags, its `--config` and its task's recipe."""
+    """Return a run's settings from its flags, its `--config` and its task's recipe."""
     flags, config = parse_flags(argv, prog, SUMMARY)
     return layered_arguments(flags, config)

@@ -19,13 +19,13 @@ from sot_nlp.studies.tune import SPACE, Tuner, parse_space
 
 SUMMARY = (
     "Search settings for several heads, with the same number of trials for each, on held-out training data. "
-    "Any setting of `sot-nlp train` may be given and is then fixed. It writes tuned.yaml, a study of the "
-    "best settings for `sot-nlp compare`. The same command again goes on; machines may share --storage."
+    "Any setting of `sot-nlp train` may be given and is then fixed. Writes tuned.yaml, a study of the "
+    "best settings for `sot-nlp compare`. The same command again resumes; machines may share --storage."
 )
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Search, and write the best settings; 1 where no arm has a finished trial, 128 + n after signal n."""
+    """Search, and write the best settings; return 1 if no trial finished, 128 + n after signal n."""
     own, rest = _parser(prog).parse_known_args(argv)
     for name in ("trials", "jobs", "threads"):
         value = getattr(own, name)
@@ -57,7 +57,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     for failure in tuner.failures:
         print(f"failed: {failure}")
     if tuner.signum:
-        print("stopped; the same command goes on from here")
+        print("stopped; the same command resumes from here")
         return 128 + tuner.signum
     if not best:
         return 1
@@ -71,7 +71,7 @@ def _parser(prog: str) -> FlagParser:
     add = parser.add_argument
     add("--task", required=True, metavar="TASK", help="the task")
     add("--heads", nargs="+", default=["stock", "sot"], metavar="HEAD", help="presets (default: stock sot)")
-    add("--trials", type=int, default=30, metavar="N", help="trials an arm (default: 30)")
+    add("--trials", type=int, default=30, metavar="N", help="trials per arm (default: 30)")
     add(
         "--search",
         nargs="+",
@@ -82,25 +82,25 @@ def _parser(prog: str) -> FlagParser:
     add("--storage", metavar="URL", help="a database that machines may share (default: a file)")
     add("--no_pruning", action="store_true", help="let every trial run to its end")
     add("--output_dir", metavar="DIR", help="default: runs/tune/TASK-MODEL")
-    add("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU, or one a core)")
-    add("--threads", type=int, metavar="N", help="threads of a run without a GPU (default: 1)")
+    add("--jobs", type=int, metavar="N", help="runs at once (default: one per GPU, or one per core)")
+    add("--threads", type=int, metavar="N", help="threads per run without a GPU (default: 1)")
     return parser
 
 
 def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Study:
     flags, config = parse_flags(rest, prog, SUMMARY)
     if config:
-        raise UserError("--config: give the fixed settings as flags")
+        raise UserError("--config: pass the fixed settings as flags")
     for name in flags:
         if TRAITS[name].grid in ("--heads", "--seeds"):
             raise UserError(f"--{name} is set by the search; use --heads and --seeds")
     model = flags.pop("model_name_or_path", None)
     if model is None:
-        raise UserError("--model_name_or_path: none is given")
+        raise UserError("--model_name_or_path: required")
     fixed = flat_settings(flags)
     both = sorted(searched & fixed.keys())
     if both:
-        raise UserError(f"--{both[0]}: both fixed and searched; give it in one place")
+        raise UserError(f"--{both[0]}: both fixed and searched; keep one of them")
     tasks, models = parse_names([own.task]), parse_names([model])
     study = Study(
         name="-".join([*tasks, *models]),

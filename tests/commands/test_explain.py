@@ -135,8 +135,8 @@ def test_an_untrained_model_is_none(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("folder", "words", "message"),
     [
-        ("both", [], "give the texts by --text or by --file"),
-        ("both", ["--text", "a", "--file", "b"], "one of the two"),
+        ("both", [], "give the texts either by --text or by --file"),
+        ("both", ["--text", "a", "--file", "b"], "either by --text or by --file"),
         ("both", ["--text", "a", "--method", "exakt"], "--method exakt: did you mean exact?"),
         ("both", ["--text", "a", "--toward", "maybee"], "--toward maybee: did you mean maybe?"),
         ("both", ["--text", "a", "--label", "yes", "--label", "no"], "--label: 2 for 1 texts"),

@@ -199,7 +199,7 @@ def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "cola"], "--model_name_or_path: none is given"),
+        (["--task", "cola"], "--model_name_or_path: required"),
         (["--task", "cola", "--model_name_or_path", "x", "--learning_rate", "1"], "both fixed and searched"),
         (["--task", "cola", "--model_name_or_path", "x", "--seed", "1"], "set by the search"),
         (["--model_name_or_path", "x"], "--task"),
