@@ -20,7 +20,8 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser = FlagParser(
         prog=prog,
         description="Serve a page where you type a text and see its label, its probabilities and the words "
-        "that drive them. Only this machine can reach it unless --host says otherwise. Needs the extra `serve`.",
+        "that drive them. Only this machine can reach it unless --host says otherwise. Needs the extra "
+        "`serve`.",
     )
     add = parser.add_argument
     add("model", metavar="FOLDER", help="the folder of a run, or a name on the Hub")

@@ -133,7 +133,7 @@ def test_a_killed_study_goes_on_and_waits_for_the_runs_that_live_on(tmp_path, qu
 def test_a_second_program_in_the_folder_is_refused_with_the_name_of_the_first(tmp_path, quick):
     process = started(tmp_path / "s", quick, PAUSE="30")
     try:
-        with pytest.raises(UserError, match=rf"another study is at work in it \(process {process.pid} on "):
+        with pytest.raises(UserError, match=rf"another study is running in it \(process {process.pid} on "):
             runner(tmp_path / "s", small(4).cells()).run()
         with pytest.raises(UserError, match=r"at work in it without --shard .*the same N"):
             runner(tmp_path / "s", small(4).cells()[::2], shard=Shard(1, 2)).run()
