@@ -32,14 +32,15 @@ BESIDE = ".model-"
 
 
 def default_folder(task: str, arguments: Arguments) -> Path:
-    """Return `runs/<task>-<model>-<head>-seed<seed>`, with the training method for a head that it sets.
-
-    Names from outside are reduced to letters, digits, . _ -.
-    """
+    """Return `runs/<task>-<model>-<head>-seed<seed>`, with the training method for a head that it sets."""
     model = Path(arguments.model_name_or_path.rstrip("/\\")).name or "model"
     parts = (task, model, folder_word(arguments), f"seed{arguments.seed}")
-    safe = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip(".-") or "_" for part in parts)
-    return Path("runs") / "-".join(safe)
+    return Path("runs") / "-".join(safe_name(part) or "_" for part in parts)
+
+
+def safe_name(text: str) -> str:
+    """Return `text` reduced to what every file system takes in a name: letters, digits, . _ -."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip(".-")
 
 
 def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:

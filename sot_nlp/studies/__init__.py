@@ -1,1 +1,1 @@
-"""Many runs and what they show: grids, statistics, reports, probes of frozen features."""
+"""Compare many runs: grids, statistics, reports, probes of frozen features."""

@@ -1,4 +1,4 @@
-"""Results -> what they show: each arm of a (task, model, setting) against the baseline, over paired seeds."""
+"""Compare results: each arm of a (task, model, setting) with the baseline, over paired seeds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Group:
 
 
 def compare(results: Results) -> list[Group]:
-    """Every group of `results`, in the order of its cells, with the statistics of its arms."""
+    """Return every group of `results`, in the order of its cells, with its arms' statistics."""
     by_group: dict[tuple[str, str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in results.cells:
         by_group[cell.group][cell.arm].append(cell)

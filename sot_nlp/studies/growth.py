@@ -1,4 +1,4 @@
-"""How many runs share a GPU: one more is tried as long as memory holds it and the rate of cells rises."""
+"""Decide how many runs share a GPU: one more as long as memory holds it and the rate of cells rises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Growth:
         self.settled = False
 
     def cell_ended(self, seconds: float) -> int:
-        """Count a cell that took `seconds`; returns by how many runs per GPU to change: -1, 0 or 1."""
+        """Count a cell that took `seconds`; return by how many runs per GPU to change: -1, 0 or 1."""
         self.seconds.append(seconds)
         at_once = self.width * len(self.devices)
         if self.settled or len(self.seconds) < 2 * at_once + 1:

@@ -1,7 +1,7 @@
-"""The runs of a study over a Ray cluster (the optional extra `ray`): one task a run, where there is room.
+"""Run a study's cells on a Ray cluster (the optional extra `ray`): one task per run, where there is room.
 
-The study's folder must be one that all machines see, and the package must be installed on them or lie in a
-folder that they share. Ray sets which GPU a run sees, and starts a run again whose machine is lost.
+The study's folder must be one that all machines see, and the package must be installed on them or be in a
+folder that they share. Ray sets which GPU a run sees, and restarts a run whose machine is lost.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RayRun:
         return self.code
 
     def terminate(self) -> None:
-        """Tell the run to end."""
+        """Ask the run to end."""
         self.ray.cancel(self.task, force=False)
 
     def kill(self) -> None:
@@ -82,7 +82,7 @@ class RayLauncher:
         self.gpus = int(ray.cluster_resources().get("GPU", 0))
 
     def slots(self, jobs: int | None) -> list[dict[str, str]]:
-        """Room for as many runs as the cluster has GPUs, or cores over threads; or for `jobs`."""
+        """Return room for as many runs as the cluster has GPUs, or cores over threads; or for `jobs`."""
         cores = int(self.ray.cluster_resources().get("CPU", 1))
         limits = {} if self.gpus else thread_limits(self.threads)
         slot = {"TOKENIZERS_PARALLELISM": "false", **limits}

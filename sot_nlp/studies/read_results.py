@@ -1,4 +1,4 @@
-"""Records of runs -> results: the cells of a study's plan, or those of any folder with runs below it."""
+"""Read results from records of runs: the cells of a study's plan, or of any folder that contains runs."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def cell_of_record(
 
 
 def _curve(record: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
-    """(epoch, score) of each evaluation on the first validation split."""
+    """Return (epoch, score) of each evaluation on the first validation split."""
     evaluations = record.get("evaluations") or []
     points = [(_number(each.get("epoch")), _number(each.get(metric))) for each in evaluations]
     return [(epoch, score) for epoch, score in points if epoch is not None and score is not None]
@@ -156,7 +156,7 @@ def _number(value: Any) -> float | None:
 
 
 def short_hash(value: Any) -> str:
-    """Twelve digits that stand for a JSON value."""
+    """Return twelve digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -167,7 +167,7 @@ def data_hash(record: Mapping[str, Any]) -> str:
 
 
 def _hashes(value: Any) -> Iterable[str]:
-    """Every `sha256` in a record's report on the data, at any depth."""
+    """Return every `sha256` in a record's report on the data, at any depth."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key == "sha256" and isinstance(item, str):
@@ -197,12 +197,12 @@ def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
         if _key(cell) in folders:
             raise UserError(
                 f"{printable(run)} and {printable(folders[_key(cell)])}: two runs of the same task, model, "
-                f"settings, head and seed {cell.seed}; leave one out"
+                f"settings, head and seed {cell.seed}; omit one"
             )
         folders[_key(cell)] = run
         cells.append(cell)
     arms = tuple(dict.fromkeys(sorted((cell.arm for cell in cells), key=lambda arm: arm != "stock")))
-    marks = (f"{unfinished} of {len(runs)} runs are not finished and left out",) if unfinished else ()
+    marks = (f"{unfinished} of {len(runs)} runs are not finished and were skipped",) if unfinished else ()
     results = Results(
         name=folder.resolve().name,
         baseline=arms[0],
@@ -215,7 +215,7 @@ def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
 
 
 def _names_of_runs(all_records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Names for runs without a plan: an arm is a head and its varying fields, a setting what else varies."""
+    """Return names for runs without a plan: an arm is a head and its varying fields, a setting the rest."""
     # A setting that an older record lacks had what is now its default.
     default = Arguments().to_dict()
     settings = [{**default, **(record.get("arguments") or {})} for record in all_records]
@@ -255,7 +255,7 @@ def _key(cell: Cell) -> tuple[str, str, str, str, int]:
 
 
 def _with_disagreements(results: Results, folders: Mapping[tuple, Path]) -> Results:
-    """Count, for each run and its seed's baseline run, the examples that only one of them got right."""
+    """Count, per run and its seed's baseline run, the examples that only one of them got right."""
     right = {
         _key(cell): _right(folders[_key(cell)]) if cell.status == FINISHED else None for cell in results.cells
     }
@@ -273,7 +273,7 @@ def _with_disagreements(results: Results, folders: Mapping[tuple, Path]) -> Resu
 
 
 def _right(run: Path) -> dict[int, bool] | None:
-    """Which examples a run's predictions got right; None for a regression, or without predictions."""
+    """Return which examples a run's predictions got right; None for a regression, or without predictions."""
     try:
         rows = json.loads((run / "predictions.json").read_text(encoding="utf-8"))
         if not rows or rows[0].get("probabilities") is None:

@@ -1,7 +1,7 @@
-"""The results of a study: one cell a (task, model, setting, arm, seed), as plain numbers.
+"""A study's results: one cell per (task, model, setting, arm, seed), as plain numbers.
 
-What a study's tables and plots are made of, and all that they are made of. No text of the data gets in, nor a
-path of the machine; `collecting.py` makes it from the records of runs.
+A study's tables and plots are made of them alone. They contain no text of the data and no path of the
+machine; `read_results.py` makes them from the records of runs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from sot_nlp.files import write_atomic
 
 FORMAT_VERSION = 1
 NAME = "results.json"
+# The seed of the data's order is the run's seed plus this, so that the two seeds always differ.
+DATA_SEED_OFFSET = 10_000
 LAST, BEST = "last", "best"
 SCORE_RULES = {
     LAST: "the score after the last epoch: nothing was selected",
@@ -80,7 +82,7 @@ class Results:
     marks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; `from_dict` gives an equal value back."""
+        """Return JSON values; `from_dict` gives an equal value back."""
         values = dataclasses.asdict(self)
         default = {f.name: f.default for f in dataclasses.fields(Cell)}
         values["cells"] = [
@@ -104,7 +106,7 @@ class Results:
         return cls(cells=tuple(cells), **rest)
 
     def write(self, path: str | Path) -> None:
-        """Write the numbers that every table and plot can be made of again, as JSON with a line a cell."""
+        """Write the numbers behind every table and plot, as JSON with one line per cell."""
         values = self.to_dict()
         cells = ",\n    ".join(
             json.dumps(cell, ensure_ascii=False, allow_nan=False) for cell in values.pop("cells")
@@ -139,7 +141,7 @@ def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
         if odd is not None:
             text = f"{title}: {_title(odd[0])} and {_title(odd[1])} ran on different data"
             if not allow_mixed:
-                raise UserError(f"{text}; run them again on the same, or give --allow_mixed to mark them")
+                raise UserError(f"{text}; run them again on the same, or use --allow_mixed to mark them")
             marks.append(text)
         odd = _first_odd(cells, "versions")
         if odd is not None:

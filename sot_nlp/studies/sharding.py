@@ -1,4 +1,4 @@
-"""One runner per folder of a study, or several that share its grid by `--shard K/N`."""
+"""Allow one runner per folder of a study, or several that share its grid by `--shard K/N`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parse_shard(text: str) -> Shard:
     parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
     if parts is None or not 1 <= int(parts[1]) <= int(parts[2]):
         raise UserError(
-            f"--shard {printable(text)}: give K/N, the part's number from 1 and the number of parts: "
+            f"--shard {printable(text)}: expected K/N, the part's number from 1 and the number of parts: "
             "1/4, 2/4, 3/4, 4/4"
         )
     return Shard(int(parts[1]), int(parts[2]))
@@ -61,7 +61,7 @@ def study_lock(folder: Path, shard: Shard) -> Iterator[None]:
                 number = path.name.removeprefix(f"{NAME}-").partition("-")[0]
                 other = f"with --shard {number}/{count}" if count != "1" else "without --shard"
                 raise UserError(
-                    f"--output_dir {printable(folder)}: another study is at work in it {other} "
+                    f"--output_dir {printable(folder)}: another study is running in it {other} "
                     f"({owner(folder, path.name)}); all programs that share a folder need the same N"
                 )
         yield

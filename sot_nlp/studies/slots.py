@@ -1,4 +1,4 @@
-"""Where a study's runs are: the GPUs, cores and memory that are there for runs at once."""
+"""Decide where a study's runs go: the GPUs, cores and memory for runs at once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-# What a process with torch, transformers and a data set takes before its model.
+# Memory of a process with torch, transformers and a dataset, before its model.
 PROCESS_BYTES = 900e6
 # Weights, gradients, AdamW's two moments and the best weights, each as large as the stored fp32 weights.
 COPIES = 5
@@ -74,7 +74,7 @@ def fitting(places: list[dict[str, str]], models: Sequence[str]) -> tuple[list[d
         return places, ""
     taken = [places[i] for i in kept]
     return taken, (
-        f"{len(taken)} runs at once instead of {len(places)}: the free memory holds no more "
+        f"{len(taken)} runs at once instead of {len(places)}: the free memory has no room for more "
         f"of about {each / 1e9:.1f} GB"
     )
 

@@ -33,14 +33,14 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = CONFIDENCE, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Bootstrap interval of the mean of `values`: BCa at an expanded level; None below `MIN_SEEDS` values.
+    """Return a bootstrap interval of the mean of `values`; None below `MIN_SEEDS` values.
 
-    A plain bootstrap interval of few values is too narrow (it held the mean of 5 normal values in 86 % of
-    trials instead of 95 %, of 10 in 88 %), since it uses the normal quantile and divides by n. The level is
-    therefore widened to the one whose normal quantile is sqrt(n / (n - 1)) t, with t Student's (Hesterberg,
-    "What Teachers Should Know About the Bootstrap", 2015, expanded percentile interval): 92 % for 5 values,
-    94 % for 10, 95 % for 20. Where BCa's correction is undefined the percentile form stands in; values
-    that are all equal give an interval of width 0. `seed` fixes the resamples.
+    It is BCa at an expanded level. A plain bootstrap interval of few values is too narrow (it held the mean
+    of 5 normal values in 86 % of trials instead of 95 %, of 10 in 88 %), since it uses the normal quantile
+    and divides by n. The level is therefore widened to the one whose normal quantile is sqrt(n / (n - 1)) t,
+    with t Student's (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, expanded percentile
+    interval): 92 % for 5 values, 94 % for 10, 95 % for 20. Where BCa's correction is undefined the percentile
+    form is used; values that are all equal give an interval of width 0. `seed` fixes the resamples.
     """
     array = np.asarray(values, dtype=np.float64)
     n = len(array)
@@ -65,10 +65,10 @@ def bootstrap_interval(
 
 
 def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float | None:
-    """Two-sided p-value of the mean paired difference when each pair may be swapped; None below `MIN_SEEDS`.
+    """Return the two-sided p-value of the mean paired difference under swaps; None below `MIN_SEEDS`.
 
-    Exact (all 2^n swaps) up to 13 pairs, by `RESAMPLES` random ones beyond. The smallest value that n pairs
-    can give is 2 / 2^n: 0.0625 for 5, 0.002 for 10.
+    Each pair may be swapped. Exact (all 2^n swaps) up to 13 pairs, by `RESAMPLES` random ones beyond. The
+    smallest value that n pairs can give is 2 / 2^n: 0.0625 for 5, 0.002 for 10.
     """
     if len(first) != len(second):
         raise ValueError(f"paired arms differ in length: {len(first)} and {len(second)}")
@@ -88,7 +88,7 @@ def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int 
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment of a family of p-values, in the order given; a None stays one.
+    """Adjust a family of p-values by Holm's step-down method, in the order given; a None stays one.
 
     A test that could not be made (None) is not counted in the family.
     """
@@ -102,14 +102,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def paired_t_power(effect: float, n: int, *, alpha: float = 1 - CONFIDENCE) -> float:
-    """Power of the two-sided paired t-test with `n` pairs; `effect` is mean difference over its deviation."""
+    """Return the power of the two-sided paired t-test with `n` pairs, for the standardised `effect`."""
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     shift = abs(effect) * math.sqrt(n)
     return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
 
 
 def seeds_needed(differences: Sequence[float], *, power: float = POWER) -> int | None:
-    """How many pairs a paired t-test needs to show an effect of the size seen, with that power.
+    """Return how many pairs a paired t-test needs to show an effect of the size seen, with that power.
 
     None where that is beyond `MAX_SEEDS` or unknown (fewer than two pairs, or a mean difference of 0).
     The effect seen is itself uncertain: a number from few seeds is a rough plan, no promise.
@@ -137,7 +137,7 @@ def seeds_needed(differences: Sequence[float], *, power: float = POWER) -> int |
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """McNemar's exact two-sided test of two classifiers on the same examples.
+    """Return the p-value of McNemar's exact two-sided test of two classifiers on the same examples.
 
     `only_first` counts the examples that only the first got right, `only_second` those that only the second
     did; under equality each such example falls to either with probability 1/2.

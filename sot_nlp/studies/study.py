@@ -1,4 +1,4 @@
-"""A study: a grid of tasks, backbones, settings, heads and seeds, each cell of which is an ordinary run.
+"""Define a study: a grid of tasks, backbones, settings, heads and seeds; each cell is an ordinary run.
 
 It comes from a YAML file (`study_file`), from flags, or from both, and is checked as a whole before anything
 runs: every cell's settings, and that the arms which are compared may spend the same.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,13 @@ from typing import Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
+from sot_nlp.runs.folder import safe_name
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
+from sot_nlp.studies.results import DATA_SEED_OFFSET
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 FORMAT_VERSION = 1
-# The order of the data has a seed of its own, which differs from the initialisation's in every pair.
-DATA_SEED_OFFSET = 10_000
 # What a run may spend: arms that are compared must agree on it.
 BUDGET = tuple(name for name, traits in TRAITS.items() if traits.budget)
 # What the grid itself sets, and the flag of `sot-nlp compare` that does; and what it sets for every run.
@@ -55,7 +54,7 @@ class StudyCell:
         return printable(" · ".join(part for part in parts if part))
 
     def names(self) -> dict[str, Any]:
-        """Its place, as `results.Cell` has it."""
+        """Return the cell's place, in the field names of `results.Cell`."""
         names = ("task", "model", "setting", "arm", "seed", "data_seed")
         return {name: getattr(self, name) for name in names}
 
@@ -121,9 +120,9 @@ class Study:
     published_source: str = ""
 
     def cells(self) -> list[StudyCell]:
-        """Every cell, seed by seed, so that a study that is stopped has whole pairs.
+        """Return every cell, seed by seed, so that a study that is stopped has whole pairs.
 
-        Raises UserError for settings that do not hold, and for arms with different budgets.
+        Raises UserError for invalid settings, and for arms with different budgets.
         """
         problems: list[str] = []
         resolved: dict[tuple[str, str, str, str], Arguments] = {}
@@ -173,9 +172,9 @@ class Study:
         """Return the study, if it says so with held-out training data in place of validation data."""
         if not self.held_out:
             return self
-        from sot_nlp.studies.held_out import write_held_out_task
+        from sot_nlp.studies.tuning_task import write_tuning_task
 
-        tasks = {name: write_held_out_task(load_task(task), folder) for name, task in self.tasks.items()}
+        tasks = {name: write_tuning_task(load_task(task), folder) for name, task in self.tasks.items()}
         return dataclasses.replace(self, tasks={name: str(path) for name, path in tasks.items()})
 
     def _places(self) -> list[tuple[str, str, str, str]]:
@@ -237,7 +236,7 @@ class Study:
         }
         shaping["task"] = task_content
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "_", names).strip(".-")[:120]
+        slug = safe_name(names)[:120]
         task, model, setting, arm = place
         return StudyCell(
             task=task,
@@ -269,7 +268,7 @@ class Study:
 
 
 def finished(study: Study) -> Study:
-    """`study` with its baseline, checked as far as its own parts go. Raises UserError with all problems."""
+    """Return `study` with its baseline, its own parts checked. Raises UserError with all problems."""
     problems = [
         f"{key}: none is given (in the file, or by --{key})"
         for key in ("tasks", "models", "heads")

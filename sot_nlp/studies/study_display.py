@@ -1,4 +1,4 @@
-"""How a running study shows itself: a live table in a terminal, lines elsewhere."""
+"""Show a running study: a live table in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class LiveTable:
         self.live.stop()
 
     def event(self, text: str) -> None:
-        """Failures stay on the screen, above the table."""
+        """Print failures above the table, so that they stay on the screen."""
         if ": failed: " in text:
             self.live.console.print(text, markup=False)
 
     def update(self, state: State) -> None:
-        """Draw the table anew."""
+        """Redraw the table."""
         for cell in state.cells:
             if cell.folder in state.finished and cell.folder not in self.scored:
                 self.scored[cell.folder] = self._scored(cell)

@@ -1,4 +1,4 @@
-"""A study's YAML file (studies/README.md is the guide), and the words of flags that stand for parts of it."""
+"""Read a study's YAML file (studies/README.md is the guide), and the flags that replace parts of it."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def read_study(path: Path) -> Study:
 
 
 def _beside(study: Path, task: str) -> str:
-    """Return a task's file that lies where the study says, seen from the study's own folder."""
+    """Return the path of a task's file, as seen from the study's own folder."""
     return str(study.parent / task) if (study.parent / task).is_file() else task
 
 
 def _names(top: YamlMapping, key: str) -> dict[str, str]:
-    """Return a list of names, or names for tables mapped to what they stand for."""
+    """Return a list of names, or a mapping of table names to their values."""
     if isinstance(top.values.get(key), yaml.MappingNode):
         child = top.mapping(key)
         assert child is not None
@@ -61,7 +61,7 @@ def _names(top: YamlMapping, key: str) -> dict[str, str]:
 
 
 def _named_settings(top: YamlMapping, key: str) -> dict[str, dict[str, Any]]:
-    """Presets as a list, or names for tables mapped to settings of a run."""
+    """Return presets as a list, or a mapping of table names to settings of a run."""
     if not isinstance(top.values.get(key), yaml.MappingNode):
         if key == "settings" and key in top:
             top.problem("must map names to settings of a run", key=key)
@@ -107,7 +107,7 @@ def _published(top: YamlMapping) -> tuple[dict[str, dict[str, dict[str, float]]]
 
 
 def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...]:
-    """`10` -> 0 to 9; `100-109` -> those; several numbers -> those. UserError otherwise.
+    """Return seeds: `10` is 0 to 9; `100-109` those; several numbers those. UserError otherwise.
 
     Of a YAML's list (`listed`) a single number is a seed, too: `[10]` -> 10.
     """
@@ -124,10 +124,10 @@ def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...
     numbers = [int(word) for word in words]
     if len(numbers) == 1 and not listed:
         if not 1 <= numbers[0] <= 10_000:
-            raise UserError(f"seeds {numbers[0]}: from 1 to 10000")
+            raise UserError(f"seeds {numbers[0]}: must be from 1 to 10000")
         return tuple(range(numbers[0]))
     if len(set(numbers)) < len(numbers):
-        raise UserError("seeds: one stands twice")
+        raise UserError("seeds: one occurs twice")
     return tuple(numbers)
 
 
@@ -140,12 +140,12 @@ def short_name(text: str) -> str:
 
 
 def parse_names(words: Sequence[str]) -> dict[str, str]:
-    """Words of a flag, `google-bert/bert-base-cased` or `NAME=PATH` -> name in tables, value."""
-    found: dict[str, str] = {}
+    """Return a flag's words, `google-bert/bert-base-cased` or `NAME=PATH`, by their names in tables."""
+    values: dict[str, str] = {}
     for word in words:
         name, separator, value = word.partition("=")
         key, text = (name, value) if separator and name and value else (short_name(word), word)
-        if key in found:
-            raise UserError(f"{printable(key)!r} stands twice; give another name, as in NAME=VALUE")
-        found[key] = text
-    return found
+        if key in values:
+            raise UserError(f"{printable(key)!r} occurs twice; give another name, as in NAME=VALUE")
+        values[key] = text
+    return values

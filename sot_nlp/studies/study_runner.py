@@ -1,4 +1,4 @@
-"""Running a study: its cells, several at once, each with its log and its record.
+"""Run a study: its cells, several at once, each with its log and its record.
 
 A folder of a study holds `study.json` (the plan), `runs/<cell>/` (ordinary runs), `runs/<cell>.failed.json`
 (why a cell failed), `logs/` and the lock of whoever runs it (`sharding`). Nothing else is needed to continue
@@ -43,10 +43,10 @@ WEIGHTS = ("*.safetensors", "checkpoints", "*.bin")
 
 
 class Display(Protocol):
-    """What is told of a study while it runs."""
+    """What a running study reports to."""
 
     def update(self, state: State) -> None:
-        """Something may have changed."""
+        """Handle a possible change of the state."""
 
     def event(self, text: str) -> None:
         """Show that a cell began or ended."""
@@ -54,7 +54,7 @@ class Display(Protocol):
 
 @dataclass
 class State:
-    """How far a study is: every cell's status by its folder's name."""
+    """A study's state: every cell's status by its folder's name."""
 
     cells: Sequence[StudyCell]
     finished: set[str] = field(default_factory=set)
@@ -185,7 +185,7 @@ class StudyRunner:
     def _launch(self, cell: StudyCell) -> None:
         run = self.folder / "runs" / cell.folder
         if run.exists() and not (run / records.NAME).exists():
-            # Killed before it had a record: there is nothing in it to go on from.
+            # Killed before it had a record: there is nothing in it to resume.
             shutil.rmtree(run)
         self._failure_path(cell).unlink(missing_ok=True)
         slot = self.free.pop(0)
@@ -204,7 +204,7 @@ class StudyRunner:
         seconds = time.monotonic() - self.state.running.pop(cell.folder)
         self.workers.remove(worker)
         reason = ""
-        # Told to end just after its record was written, a run is finished whatever it exits with.
+        # Asked to end just after its record was written, a run is finished whatever it exits with.
         if self._status(cell) == records.FINISHED:
             self.state.finished.add(cell.folder)
             self.state.seconds.append(seconds)
@@ -260,7 +260,7 @@ class StudyRunner:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Inside, a signal to end is only noted."""
+        """Only note a signal to end, inside the block."""
 
         def note(signum: int, frame: FrameType | None) -> None:
             self.signum = signum

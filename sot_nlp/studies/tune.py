@@ -1,4 +1,4 @@
-"""The search for settings, by optuna: every arm gets the same number of trials, the baseline too.
+"""Search settings by optuna: every arm gets the same number of trials, the baseline too.
 
 A trial is an ordinary run on a task whose validation data is held-out training data, so that nothing is
 chosen on the data that the winner is reported on. A trial that does worse than the median of those before it
@@ -29,7 +29,8 @@ from sot_nlp.files import write_atomic
 from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert, head_value
 from sot_nlp.studies import read_results
 from sot_nlp.studies.read_results import NOT_AN_ARM
-from sot_nlp.studies.study import BUDGET, DATA_SEED_OFFSET, Study
+from sot_nlp.studies.results import DATA_SEED_OFFSET
+from sot_nlp.studies.study import BUDGET, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights
 from sot_nlp.studies.workers import end_run, failure_reason, start_run
 from sot_nlp.tasks.metrics import traits
@@ -68,7 +69,7 @@ class Dimension:
 
 
 def parse_space(words: Sequence[str]) -> tuple[Dimension, ...]:
-    """`learning_rate=1e-5:1e-4:log` (a range), `num_train_epochs=3,5` (values) -> what is searched."""
+    """Parse `learning_rate=1e-5:1e-4:log` (a range) or `num_train_epochs=3,5` (values) to search."""
     return tuple(_dimension(word) for word in words)
 
 
@@ -85,7 +86,7 @@ def _dimension(word: str) -> Dimension:
         return Dimension(name=name, values=tuple(_value(name, part) for part in text.split(",")))
     low, high, *rest = text.split(":")
     if rest not in ([], ["log"]):
-        raise UserError(f"--search {printable(word)}: behind the range only `log` may stand")
+        raise UserError(f"--search {printable(word)}: after the range only `log` is allowed")
     ends = [_number(word, end) for end in (low, high)]
     if ends[0] >= ends[1] or (rest and ends[0] <= 0):
         above = ", and above 0" if rest else ""
@@ -206,7 +207,7 @@ class Tuner:
                 signal.signal(each, handler)
 
     def _forget_the_dead(self) -> None:
-        """Give up the trials that a killed program of this machine left at work."""
+        """Fail the trials that a killed program of this machine left unfinished."""
         states = self.optuna.trial.TrialState
         for search in self.searches.values():
             for trial in search.get_trials(deepcopy=False, states=(states.RUNNING,)):
@@ -246,13 +247,13 @@ class Tuner:
         return self.space
 
     def _try(self, arm: str, trial: optuna.Trial, settings: dict[str, Any], slot: Mapping[str, str]) -> None:
-        """Run a trial over the study's seeds, and tell what came out."""
+        """Run a trial over the study's seeds, and report the outcome."""
         states = self.optuna.trial.TrialState
         search, scores = self.searches[arm], []
         for number, seed in enumerate(self.study.seeds):
             run = self.folder / "runs" / f"{arm}-{trial.number}-seed{seed}"
             given = {**settings, "seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
-            # Only the first seed can be told hopeless: the others' epochs would be reported twice.
+            # Only the first seed can be pruned: the others' epochs would be reported twice.
             outcome = self._run(arm, given, run, slot, trial if number == 0 else None)
             if isinstance(outcome, float):
                 scores.append(outcome)
@@ -301,7 +302,7 @@ class Tuner:
         return found.reason if found.score is None else found.score
 
     def best(self) -> dict[str, tuple[float, dict[str, Any]]]:
-        """arm -> (best score, its settings), of the arms with a finished trial."""
+        """Return each arm's best score and its settings, for the arms with a finished trial."""
         states = self.optuna.trial.TrialState
         found = {}
         for arm, search in self.searches.items():
@@ -344,12 +345,12 @@ def _lives(pid: int) -> bool:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Return a setting of a run as what it is, where a flag gave it as text."""
+    """Return a run's setting in its type, where a flag gave it as text."""
     return convert(name, value) if isinstance(value, str) and name in FIELDS else value
 
 
 def _points(path: Path, metric: str) -> list[tuple[float, float]]:
-    """(epoch, score) of each evaluation that a run has written so far."""
+    """Return (epoch, score) of each evaluation that a run has written so far."""
     points = []
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,7 +1,7 @@
-"""A worker of a study: runs the cells that it is given on stdin, one line of JSON each, in one process.
+"""Run a study's cells in one process: a worker reads them from stdin, one line of JSON each.
 
 Each cell runs as `sot-nlp train` does, its output in its own log, and is answered by a line with its exit
-code. Between cells everything that a run leaves in the process is put back, so that a cell's result is to the
+code. Between cells everything that a run leaves in the process is restored, so that a cell's result is to the
 bit that of a process of its own. The worker ends when its study does: stdin's end asks the running cell to
 write its checkpoint.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from sot_nlp.studies.workers import lost_device
 
-# 128 + SIGINT and 128 + SIGTERM: the cell was told to end, and the worker ends with it.
+# 128 + SIGINT and 128 + SIGTERM: the cell was asked to end, and the worker ends with it.
 TOLD_TO_END = (130, 143)
 
 
@@ -84,7 +84,7 @@ def run_cell(module: str, words: list[str], log: str) -> int:
 
 
 def reset() -> None:
-    """Put back what a run leaves in the process."""
+    """Restore what a run changed in the process."""
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState
 

@@ -1,4 +1,4 @@
-"""The processes that run a study's cells: workers that run one cell after the other, and single runs.
+"""Manage the processes that run a study's cells: workers that run one cell after the other, and single runs.
 
 A worker is `python -m sot_nlp.studies.worker`. Imports, tokens in memory and compiled code are paid for once
 per worker. One that dies (killed, out of memory) costs the cell that it was at; the next cell gets a new one.
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from sot_nlp.errors import printable
 
-# A run that is told to end writes a checkpoint first.
+# A run that is asked to end writes a checkpoint first.
 PATIENCE_SECONDS = 60.0
 
 
@@ -136,7 +136,7 @@ def _worker(slot: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=output,
             env={**os.environ, **environment(slot)},
-            # A Ctrl-C reaches this program alone, which then tells the runs.
+            # A Ctrl-C reaches this program alone, which then signals the runs.
             start_new_session=True,
         )
 
@@ -193,7 +193,7 @@ def failure_reason(code: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
     if ours := re.match(r"[\w -]*: error: (.+)", lines[-1]):
         return printable(ours[1], 300)
-    # What torch says of a GPU goes on for several lines behind the one that names the error.
+    # Torch's message on a GPU continues for several lines after the one that names the error.
     traces = [i for i, line in enumerate(lines) if line.startswith("Traceback (")]
     rest = lines[traces[-1] + 1 :] if traces else []
     said = next((line for line in rest if line and not line[0].isspace()), lines[-1])

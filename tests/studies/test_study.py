@@ -192,7 +192,7 @@ def test_names_for_tables():
         "bert-base-cased": "google-bert/bert-base-cased",
         "mini": "/x/y",
     }
-    with pytest.raises(UserError, match="stands twice"):
+    with pytest.raises(UserError, match="occurs twice"):
         parse_names(["a/b", "c/b"])
 
 

@@ -135,7 +135,7 @@ def test_a_second_program_in_the_folder_is_refused_with_the_name_of_the_first(tm
     try:
         with pytest.raises(UserError, match=rf"another study is running in it \(process {process.pid} on "):
             runner(tmp_path / "s", small(4).cells()).run()
-        with pytest.raises(UserError, match=r"at work in it without --shard .*the same N"):
+        with pytest.raises(UserError, match=r"running in it without --shard .*the same N"):
             runner(tmp_path / "s", small(4).cells()[::2], shard=Shard(1, 2)).run()
     finally:
         process.send_signal(signal.SIGTERM)
@@ -207,7 +207,7 @@ def test_no_more_runs_than_memory_holds(monkeypatch, tmp_path):
     four = slots(4, 1, cpu=True)
     taken, said = fitting(four, [str(tmp_path)])
     assert len(taken) == 2
-    assert said == "2 runs at once instead of 4: the free memory holds no more of about 0.9 GB"
+    assert said == "2 runs at once instead of 4: each needs about 0.9 GB of memory"
     assert fitting(four[:2], [str(tmp_path)]) == (four[:2], "")
     # A model that is not here yet counts as BERT-base; one run is always tried.
     assert len(fitting(four, ["org/model"])[0]) == 1

@@ -1,1 +1,1 @@
-"""Probes: many heads trained side by side on the features of a frozen backbone."""
+"""Probes: many heads trained in parallel on the features of a frozen backbone."""

@@ -1,10 +1,10 @@
-"""Many heads of one kind, one a seed, trained on frozen features in one vectorised pass.
+"""Train many heads of one kind, one per seed, on frozen features in one vectorised pass.
 
 The pass is `torch.func.vmap` over the head's own forward, so it is the head that is trained elsewhere. Each
 seed has its own weights, order of the data, dropout and gradient norm; which seeds share a pass changes a
 result by rounding alone.
 
-Shapes: G seeds, B examples of a batch, N tokens of the longest, C hidden size, K logits, n examples.
+Shapes: G seeds, B examples in a batch, N tokens of the longest, C hidden size, K logits, n examples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DrawnDropout(nn.Module):
         self.draws = draws
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Apply the seeds' dropout: (..., D) -> (..., D)."""
         if not self.training or self.p == 0:
             return features
         return self.draws.drop(features, self.p)
@@ -54,7 +54,7 @@ class Draws:
         self.factors: Iterator[Tensor] | None = None
 
     def drop(self, features: Tensor, p: float) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Drop by the current factors: (..., D) -> (..., D)."""
         if self.factors is None:
             assert self.noted is not None
             self.noted.append((p, features.shape[-1]))
@@ -62,7 +62,7 @@ class Draws:
         return features * next(self.factors)
 
     def draw(self, sources: Sequence[np.random.SFC64], size: int) -> list[Tensor]:
-        """Factors (G, size, D) of one forward, 0 or 1/(1 - p); p is rounded to 256ths."""
+        """Draw the factors (G, size, D) of one forward, 0 or 1/(1 - p); p is rounded to 256ths."""
         assert self.noted is not None
         found = []
         for p, width in self.noted:
@@ -81,10 +81,10 @@ class SeedBatch:
     """G heads and their optimizer. `heads` differ in their weights alone.
 
     Args:
-        heads: one a seed.
+        heads: one per seed.
         arguments: rates, weight decay, clipping, label smoothing (`sot_nlp.settings.arguments.Arguments`).
         kind: `classification`, `regression` or `multi_label`.
-        seeds: of the dropout, one a head.
+        seeds: of the dropout, one per head.
         device: where to train.
     """
 
@@ -118,7 +118,7 @@ class SeedBatch:
                 self._replace_dropout(child)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """As for a single head: no weight decay on vectors, which are matrices once stacked."""
+        """Group parameters as for one head: no weight decay on vectors, which are matrices once stacked."""
         rate, decay = self.arguments.learning_rate, self.arguments.weight_decay
         vectors = [p for p in self.parameters.values() if p.ndim <= 2]
         others = [p for p in self.parameters.values() if p.ndim > 2]
@@ -126,7 +126,7 @@ class SeedBatch:
         return [{"params": ps, "lr": rate, "weight_decay": value} for ps, value in groups if ps]
 
     def step(self, features: Features, examples: np.ndarray, factor: float) -> Tensor:
-        """One update of every seed on its own examples (G, B), -1 for none; returns the losses (G,).
+        """Update every seed on its own examples (G, B), -1 for none; return the losses (G,).
 
         `factor` scales the learning rate.
         """
@@ -154,7 +154,7 @@ class SeedBatch:
         squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
         scale = (self.arguments.max_grad_norm / (squares.sqrt() + 1e-6)).clamp_max(1.0)  # (G,)
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
-            # The fused AdamW of a CPU reads a gradient as if it lay in memory as its parameter does.
+            # The fused AdamW of a CPU reads a gradient as if it had its parameter's memory layout.
             parameter.grad = (gradient * scale.view(-1, *[1] * (gradient.ndim - 1))).contiguous()
         for group in self.optimizer.param_groups:
             group["lr"] = self.arguments.learning_rate * factor
@@ -169,13 +169,13 @@ class SeedBatch:
         weights: Tensor,
         *inputs: Any,
     ) -> Tensor:
-        """One seed's loss, the weighted sum over its batch; for the fusion `late` a loss a branch."""
+        """Return a seed's loss, the weighted sum over its batch; for the fusion `late` one per branch."""
         self.draws.factors = iter(factors)
         output = functional_call(self.head, (parameters, buffers), inputs)
         return scored_loss(self.config, output, lambda logits: self._mean_loss(logits, labels, weights))
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """(B, K) logits -> a scalar."""
+        """Reduce logits (B, K) to a scalar loss."""
         if self.kind == "classification":
             smoothing = self.arguments.label_smoothing
             losses = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
@@ -187,7 +187,7 @@ class SeedBatch:
         return loss(logits, targets, reduction="none").mean(-1) @ weights
 
     def logits(self, features: Features, batch_size: int = 64) -> np.ndarray:
-        """(G, n, K) in the order of `features`, in evaluation mode."""
+        """Return logits (G, n, K) in the order of `features`, in evaluation mode."""
         self.head.eval()
 
         def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *inputs: Any) -> Tensor:
@@ -207,7 +207,7 @@ class SeedBatch:
         return result
 
     def _inputs(self, features: Features, examples: np.ndarray) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Hidden states (..., B, N, C) a layer, mask of the words (..., B, N), class token (..., B, C)."""
+        """Return hidden states (..., B, N, C) per layer, word mask (..., B, N), class token (..., B, C)."""
         config = self.config
         chosen = features.class_token(examples, stock=config.class_token == "stock")
         class_token = chosen.to(self.device).float()

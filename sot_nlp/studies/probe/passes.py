@@ -1,6 +1,6 @@
-"""Training many heads on frozen features: passes of some seeds each, several processes at once.
+"""Train many heads on frozen features: passes of some seeds each, several processes at once.
 
-Shapes: G seeds of a pass, n examples, K logits.
+Shapes: G seeds in a pass, n examples, K logits.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from sot_nlp.modeling.head import SoTHead
 from sot_nlp.runs.scoring import decisions, metrics_of_logits
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.probe.parallel_heads import SeedBatch, seed_updates
+from sot_nlp.studies.results import DATA_SEED_OFFSET
 from sot_nlp.training.optimization import learning_rate_schedule
 from sot_nlp.training.speed.features import Features
-
-DATA_SEED_OFFSET = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """What one process trains at once: heads of one arm, one a seed."""
+    """What one process trains at once: heads of one arm, one per seed."""
 
     arm: str
     heads: list[SoTHead]
@@ -47,7 +46,7 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a pass gave, a row a seed: the metric after the epochs, the decisions after the last."""
+    """A pass's result, one row per seed: the metric after the epochs, the decisions after the last."""
 
     curves: list[list[tuple[float, float]]]
     decisions: np.ndarray  # (G, n) or (G, n, K)
@@ -91,7 +90,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _work(each: Pass) -> float:
-    """About how long a pass takes, in no unit."""
+    """Estimate how long a pass takes, in no unit."""
     config = each.heads[0].config
     maps = config.num_heads * sum(config.widths) if config.uses_words else 0
     return len(each.seeds) * (1 + (maps if config.pools_matrix else 50))

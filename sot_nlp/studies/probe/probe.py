@@ -1,4 +1,4 @@
-"""What a frozen backbone's tokens know, by heads of several kinds and many seeds each.
+"""Probe what a frozen backbone's tokens know, by heads of several kinds and many seeds each.
 
 The backbone runs once and its hidden states are kept on disk; then the heads of all seeds of an arm train
 together, a few in a pass on a processor, all in one on a GPU. Nothing is selected on the validation data: a
@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ class Probe:
     Args:
         arguments: the settings (`USED` of them), with `head` `stock`.
         arms: names of `ARMS`, the baseline first.
-        num_seeds: seeds an arm, from `arguments.seed` on.
+        num_seeds: seeds per arm, from `arguments.seed` on.
         rates: learning rates that each arm chooses from; one and the same for all when None.
         jobs: processes; a core each when None.
     """
@@ -214,7 +213,7 @@ class Probe:
         ]
 
     def _choose_rates(self, train: Features) -> None:
-        """For each arm the rate whose mean score over a few seeds is best on held-out training data."""
+        """Return each arm's rate with the best mean score over a few seeds on held-out training data."""
         import numpy as np
 
         from sot_nlp.data.splitting import hold_out
@@ -290,8 +289,7 @@ class Probe:
     ) -> Cell:
         import numpy as np
 
-        from sot_nlp.studies.probe.passes import DATA_SEED_OFFSET
-        from sot_nlp.studies.results import FINISHED, Cell
+        from sot_nlp.studies.results import DATA_SEED_OFFSET, FINISHED, Cell
 
         seed = each.seeds[row]
         disagreements: dict[str, Any] = {}
@@ -339,6 +337,7 @@ class Probe:
 
 def model_label(name_or_path: str) -> str:
     """Return a short name of a backbone for tables and folders: the last part or two of its name."""
-    parts = [part for part in re.split(r"[/\\]+", name_or_path) if part not in ("", ".", "..")]
-    label = "-".join(parts[-2:]) if parts and parts[-1] == "model" else (parts or ["model"])[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip(".-") or "model"
+    from sot_nlp.runs.folder import safe_name
+    from sot_nlp.studies.study_file import short_name
+
+    return safe_name(short_name(name_or_path)) or "model"

@@ -1,1 +1,1 @@
-"""Reports of studies: tables, plots and pages made from records."""
+"""Report studies: tables, plots and pages made from records."""

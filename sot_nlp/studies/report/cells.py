@@ -1,4 +1,4 @@
-"""The texts of a comparison's cells and notes, which every form of the report shows.
+"""Format a comparison's cells and notes as text, which every form of the report shows.
 
 Scores and differences are shown times 100, as they are published; errors in their own unit.
 """
@@ -152,7 +152,7 @@ def metric_name(group: Group) -> str:
 
 
 def value_unit(group: Group) -> str:
-    """Return what stands behind an axis' title: ` x 100`, or nothing for an error in its own unit."""
+    """Return what comes after an axis' title: ` x 100`, or nothing for an error in its own unit."""
     return f" x {group.times}" if group.times != 1 else ""
 
 
@@ -176,7 +176,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         "Collapsed: runs that predict one class or score a Matthews correlation of 0.",
     ]
     if len(groups) > 1:
-        lines.append("Signs: ▲ the whole interval is better than the baseline, ▼ worse, ○ it holds 0.")
+        lines.append("Signs: ▲ the whole interval is better than the baseline, ▼ worse, ○ it contains 0.")
     if any(arm.mcnemar for group in groups for arm in group.arms):
         lines.append(
             "McNemar: of the paired seeds, those whose two models differ on the validation examples with an "

@@ -1,4 +1,4 @@
-"""The plots of a study on paper: as SVG for the page, and all of them in one PNG."""
+"""Write a study's plots to files: as SVG for the page, and all of them in one PNG."""
 
 from __future__ import annotations
 

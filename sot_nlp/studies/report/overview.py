@@ -1,4 +1,4 @@
-"""A study in one table: a column a task, a line an arm in each place, which is a backbone and a setting.
+"""Show a study in one table: one column per task, one line per arm and place (a backbone and a setting).
 
 What a reader of a large study looks at first. The baseline's lines hold its means, the other arms' their
 differences to it.
@@ -41,14 +41,14 @@ class Overview:
     baseline: str
 
     def by_place(self) -> dict[str, list[Line]]:
-        """place -> its lines, in order."""
-        found: dict[str, list[Line]] = {}
+        """Return the lines by place, in order."""
+        places: dict[str, list[Line]] = {}
         for line in self.lines:
-            found.setdefault(line.place, []).append(line)
-        return found
+            places.setdefault(line.place, []).append(line)
+        return places
 
     def differences(self, task: int) -> list[tuple[str, list[ArmResult | None]]]:
-        """Every place with its arms but the baseline's, in the same rows for every task; None has no pair."""
+        """Return each place's arms but the baseline's, in the same rows for every task; None has no pair."""
         return [
             (
                 place,
@@ -99,7 +99,7 @@ def verdict(arm: ArmResult) -> str:
 
 
 def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
-    """Return what stands in a cell: the number, then what is shown beside or below it in smaller type.
+    """Return a cell's content: the number, then what is shown beside or below it in smaller type.
 
     The baseline's mean, or the sign and difference of another arm and its interval; how many seeds that is
     from, where some lack; what the paper has.
@@ -144,7 +144,7 @@ def _published(arm: ArmResult, results: Results) -> str:
 
 
 def rows(results: Results, groups: Sequence[Group]) -> tuple[int, list[str], list[list[str]]]:
-    """How many columns name the row, the heading and the rows, as text; a place is named in its first row."""
+    """Return the number of columns that name a row, the heading and the rows, as text."""
     found = overview(results, groups)
     header = ["arm", *found.tasks]
     lines, last = [], ""

@@ -1,4 +1,4 @@
-"""The comparison of a study as one HTML page: no script, nothing loaded, light and dark, wide and narrow.
+"""Show the comparison of a study as one HTML page: no script, nothing loaded, light and dark, any width.
 
 `page.html` and `page.css`, beside this file, are its template and style.
 """

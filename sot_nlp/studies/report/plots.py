@@ -1,4 +1,4 @@
-"""The plots of a study, each drawn once: every seed a dot, paired lines, intervals, training curves.
+"""Draw a study's plots: one dot per seed, paired lines, intervals, training curves.
 
 A drawing is a function of matplotlib's axes. `figures` puts them on the page and into the PNG.
 """
@@ -130,7 +130,7 @@ def curves(axes: Any, group: Group, results: Results) -> bool:
 def forest(axes: Any, found: Overview, task: int, results: Results) -> bool:
     """Draw one task's differences in every place, a mean and its interval per arm; False without any.
 
-    A ring stands for a mean of too few seeds, which has no interval.
+    A ring is a mean of too few seeds, which has no interval.
     """
     rows = found.differences(task)
     arms_here = [arm for _, arms in rows for arm in arms if arm is not None]

@@ -1,4 +1,4 @@
-"""The comparison of a study as text: its tables in the terminal, Markdown, LaTeX and CSV."""
+"""Show the comparison of a study as text: tables in the terminal, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def markdown(results: Results, groups: Sequence[Group]) -> str:
         parts.append("\n".join(table))
     parts.append("\n".join(f"- {_markdown_text(note)}" for note in notes(results, groups)))
     if results.command:
-        parts.append(f"Made by `{printable(results.command, 1000).replace('`', '')}`.")
+        parts.append(f"Written by `{printable(results.command, 1000).replace('`', '')}`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -118,7 +118,7 @@ def _latex_text(text: str) -> str:
 
 
 def arms_csv(groups: Sequence[Group]) -> str:
-    """One line an arm: numbers in the metric's own unit, empty where there is none."""
+    """Return one line per arm: numbers in the metric's own unit, empty where there is none."""
     rows: list[list[object]] = []
     for group in groups:
         for arm in group.arms:
@@ -135,7 +135,7 @@ def arms_csv(groups: Sequence[Group]) -> str:
 
 
 def runs_csv(results: Results) -> str:
-    """One line a run: every seed's score, in the metric's own unit."""
+    """Return one line per run: every seed's score, in the metric's own unit."""
     rows = [[getattr(cell, name) for name in RUNS_HEADER] for cell in results.cells]
     return _csv(RUNS_HEADER, rows)
 

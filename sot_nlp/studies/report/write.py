@@ -1,4 +1,4 @@
-"""Results shown in the terminal, and written as tables, a page and plots."""
+"""Show results in the terminal, and write them as tables, a page and plots."""
 
 from __future__ import annotations
 

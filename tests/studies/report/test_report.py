@@ -155,7 +155,7 @@ def test_loose_runs_get_arms_and_settings_from_what_varies(tmp_path):
         ("text dropout=0.7", "num_train_epochs=3"),
         ("stock", "num_train_epochs=6"),
     ]
-    assert results.marks == ("1 of 5 runs are not finished and left out",)
+    assert results.marks == ("1 of 5 runs are not finished and were skipped",)
 
 
 def test_a_setting_that_an_older_record_lacks_is_its_default(tmp_path):

@@ -1,4 +1,4 @@
-"""A task for choosing settings: its validation split is a part of the training data, held out.
+"""Write a task for choosing settings, validated on a held-out part of the training data.
 
 What is chosen on the validation data is no longer measured by it. In the task that is written here the place
 of the validation data is that of the training data, which is how a task says "hold a part out"
@@ -19,10 +19,10 @@ from sot_nlp.tasks.spec import TaskSpec
 DROPPED = ("rows", "submission", "model_from")
 
 
-def write_held_out_task(spec: TaskSpec, folder: Path) -> Path:
-    """Write the task of `spec` with its training data in the place of its validation data; returns the file.
+def write_tuning_task(spec: TaskSpec, folder: Path) -> Path:
+    """Write the task of `spec` with its training data in the place of its validation data; return the file.
 
-    Everything else of the task's file stays as it is written there. Raises UserError for a task without
+    Everything else of the task's file stays unchanged. Raises UserError for a task without
     training data, or whose file does not say where it is.
     """
     source = Path(spec.source_path)
@@ -51,11 +51,11 @@ def _train_twice(splits: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
 
 
 def _make_absolute(files: yaml.MappingNode, folder: Path) -> None:
-    """Make paths absolute: a user's own task names files beside it, and the new one lies elsewhere."""
+    """Make paths absolute: a user's own task names files beside it, and the new one is elsewhere."""
     for _, value in files.value:
         nodes = [value]
         if isinstance(value, yaml.MappingNode):
             nodes = [each for key, each in value.value if key.value == "file"]
         for node in nodes:
-            # The training file's node stands in both places, and is made absolute once.
+            # The training file's node is in both places, and is made absolute once.
             node.value = str(folder / node.value)
