@@ -1,1 +1,1 @@
-"""A task's files, or the Hub's, to tokens: `task_data.load_data` is the way in."""
+"""Read a task's files, or the Hub's, as tokens. Entry point: `task_data.load_data`."""

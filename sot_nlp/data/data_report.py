@@ -1,4 +1,4 @@
-"""What was found in a task's files, as JSON values, and as lines for a terminal."""
+"""Report what was found in a task's files, as JSON values and as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_LINES = 5
 
 
 def columns_report(spec: TaskSpec, arguments: Arguments) -> dict[str, Any]:
-    """The columns that were read, and which of them were guessed."""
+    """Return the columns that were read, and which of them were guessed."""
     own = arguments.task is None or not spec.dataset_name
     bare = arguments.task is None
     guessed = list(spec.text_columns) if bare and not arguments.text_column_names else []
@@ -41,9 +41,9 @@ def columns_report(spec: TaskSpec, arguments: Arguments) -> dict[str, Any]:
 def split_report(
     spec: TaskSpec, split: TokenSplit, tokens: Tokens, rows: np.ndarray, *, held_out: bool
 ) -> dict[str, Any]:
-    """What is known of one split, whose examples are the `rows` of `tokens`.
+    """Report what is known of one split, whose examples are the `rows` of `tokens`.
 
-    `chosen` stands for which examples these are, where they are not the whole file's.
+    `chosen` identifies these examples, where they are not the whole file's.
     """
     lost = tokens.arrays["lost"][rows]
     cut = lost[lost > 0]
@@ -71,7 +71,7 @@ def split_report(
 
 
 def label_summary(spec: TaskSpec, labels: np.ndarray | None) -> dict[str, Any] | None:
-    """How many examples have each label; of scores, their range and mean."""
+    """Count the examples of each label; of scores, return range and mean."""
     if labels is None or not len(labels):
         return None
     if spec.kind == "regression":
@@ -91,9 +91,9 @@ def label_summary(spec: TaskSpec, labels: np.ndarray | None) -> dict[str, Any] |
 
 
 def stream_report(source: str, total: dict[str, Any], *, dropped: bool) -> dict[str, Any]:
-    """As `split_report`, of a stream: what was read of it so far (`stream.add_found`), nothing at first.
+    """Report on a stream as `split_report` does: what was read of it so far (`stream.add_found`).
 
-    Examples count as often as they were read; `windows` says that it is a stream.
+    Examples count as often as they were read; `windows` marks a stream.
     """
     lost = np.array([int(tokens) for tokens in total.get("lost", {})])
     times = np.array(list(total.get("lost", {}).values()), dtype=np.int64)
@@ -120,7 +120,7 @@ def stream_report(source: str, total: dict[str, Any], *, dropped: bool) -> dict[
 
 
 def describe(data: TaskData) -> list[str]:
-    """The report of `data` as lines to print: what was read, and everything that a user should know of it."""
+    """Return the report of `data` as lines to print: what was read, and what a user should know about it."""
     report = data.report
     lines = []
     if guessed := report["columns"]["guessed"]:
@@ -142,27 +142,27 @@ def describe(data: TaskData) -> list[str]:
     for name, found in report["duplicates"].items():
         if found["train_examples"]:
             what = "dropped" if found["dropped"] else "kept; --drop_leaked drops them"
-            stand = counted(found["train_examples"], "example stands", "examples stand")
-            lines.append(f"train: {stand} in {name} too ({what})")
+            occur = counted(found["train_examples"], "example occurs", "examples occur")
+            lines.append(f"train: {occur} in {name} too ({what})")
     return lines
 
 
 def describe_stream(report: dict[str, Any]) -> list[str]:
-    """The same of training data that was streamed, once it has been; nothing where it was not."""
+    """Return the same for streamed training data, once it was read; nothing for other data."""
     found = report["splits"].get("train", {})
     if "windows" not in found:
         return []
     lines = _describe_split(found, report)
     if count := found["leaked"]["train_examples"]:
         what = "dropped" if found["leaked"]["dropped"] else "kept; --drop_leaked drops them"
-        stand = counted(count, "example stands", "examples stand")
-        lines.append(f"{stand} in the validation data too ({what})")
+        occur = counted(count, "example occurs", "examples occur")
+        lines.append(f"{occur} in the validation data too ({what})")
     lines += _label_notes("train", found, report)
     return [f"train, as read: {line}" for line in lines]
 
 
 def _label_notes(split: str, found: dict[str, Any], report: dict[str, Any]) -> list[str]:
-    """What is odd about a split's labels; what they were taken for, of own training data alone."""
+    """Return what is odd about a split's labels, and for own training data how they were interpreted."""
     own = split == "train" and report["columns"]["own"]
     asked = report["columns"]["problem_type"]
     return label_notes(report["kind"], found, own=own, asked=asked is not None)
@@ -198,7 +198,7 @@ def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
         named = "; ".join(f"line {line} {why}" for line, why in unreadable[:SHOWN_LINES])
         more = f"; and {len(unreadable) - SHOWN_LINES} more" if len(unreadable) > SHOWN_LINES else ""
         were = counted(len(unreadable), "unreadable line was", "unreadable lines were")
-        lines.append(f"{were} left out: {named}{more}")
+        lines.append(f"{were} skipped: {named}{more}")
     if found["expected_in_file"] not in (None, found["examples_in_file"]):
         lines.append(
             f"warning: {counted(found['examples_in_file'], 'example', 'examples')}, where the published file "

@@ -1,4 +1,4 @@
-"""What a data file is, found out before it is read: its format, and what it is not."""
+"""Find out what a data file is before it is read: its format, and whether its content agrees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sot_nlp.errors import UserError, printable
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# A line longer than this is no example, but a file without line ends or a quote that never closed.
+# A line longer than this is not an example, but a file without line ends or a quote that never closed.
 MAX_LINE = 64 * 1024 * 1024
 
 _HTML = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML")
@@ -53,7 +53,7 @@ def check_file(path: Path, flag: str = "") -> None:
     except IsADirectoryError:
         raise UserError(f"{name} is a folder; give a file ({', '.join(FORMATS)})") from None
     except PermissionError:
-        raise UserError(f"{name}: no rights to read it") from None
+        raise UserError(f"{name}: no permission to read it") from None
     except OSError as error:
         raise UserError(f"{name} can't be read: {error.strerror or error}") from None
     if not readable:  # files are read more than once, and what is read of a pipe is gone
@@ -63,7 +63,7 @@ def check_file(path: Path, flag: str = "") -> None:
 
 
 def file_format(path: Path, declared: str | None = None) -> str:
-    """The format of `path`: `declared`, or what its name ends in. UserError if its content is another."""
+    """Return the format of `path`: `declared`, or by its name. UserError if its content is another."""
     found = declared or path.suffix[1:].lower()
     if found not in FORMATS:
         ending = f"ends in {printable(path.suffix)!r}" if path.suffix else "has no ending"
@@ -85,7 +85,7 @@ def file_format(path: Path, declared: str | None = None) -> str:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their line ends, without a byte order mark.
+    """Yield the lines of a UTF-8 file with their line ends, without a byte order mark.
 
     UserError names the line of a NUL byte, of what is not UTF-8, and of a line without an end.
     """
@@ -108,7 +108,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 def _bad_line(raw: bytes) -> str:
     if len(raw) > MAX_LINE:
-        return f"is longer than {MAX_LINE >> 20} MiB; expected one example a line"
+        return f"is longer than {MAX_LINE >> 20} MiB; expected one example per line"
     return "holds a NUL byte; expected UTF-8 text (is the file damaged?)"
 
 
@@ -124,13 +124,13 @@ def _is_json(line: bytes) -> bool:
 
 
 def _neighbours(path: Path) -> str:
-    """What is there instead of the missing `path`."""
+    """Return what is there instead of the missing `path`."""
     if not path.parent.is_dir():
         return f"; nor does its folder {printable(path.parent)}"
     try:
         there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
     except PermissionError:
-        return f"; nor are there rights to list its folder {printable(path.parent)}"
+        return f"; nor is there permission to list its folder {printable(path.parent)}"
     near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.6)
     if near:
         return f"; did you mean {' or '.join(map(printable, near))}?"
@@ -138,7 +138,7 @@ def _neighbours(path: Path) -> str:
 
 
 def list_names(names: list[str], most: int = 12) -> str:
-    """Names for a message: all of them, or the first `most` and how many more there are."""
+    """Return names for a message: all of them, or the first `most` and how many more there are."""
     if not names:
         return "nothing"
     shown = ", ".join(printable(name, 60) for name in names[:most])

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face Hub (or a folder in its layout) -> rows of checked columns."""
+"""Read a dataset of the Hugging Face Hub, or a folder in its layout, as rows of checked columns."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class HubTable(Table):
         return [Path(file["filename"]) for file in getattr(self.dataset, "cache_files", ())]
 
     def label_names(self, column: str) -> tuple[str, ...] | None:
-        """The names of a ClassLabel column, or of a list of ClassLabels."""
+        """Return the names of a ClassLabel column, or of a list of ClassLabels."""
         feature = (self.dataset.features or {}).get(column)
         feature = getattr(feature, "feature", feature)
         names = getattr(feature, "names", None)
         return tuple(names) if names else None
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
-        """As `Table.rows`."""
+        """Yield rows as `Table.rows` does."""
         columns = [self.columns[self.position(column)] for column in wanted]
         dataset = self.dataset.select_columns(list(dict.fromkeys(columns)))
         names = [self.label_names(column) for column in columns]
@@ -62,14 +62,14 @@ class HubTable(Table):
 
 
 def _named(values: list[Any], names: tuple[str, ...]) -> list[Any]:
-    """Numbers, or lists of numbers, as their names."""
+    """Replace numbers, or lists of numbers, by their names."""
     if any(isinstance(value, list) for value in values):
         return [value if value is None else _named(value, names) for value in values]
     return [None if value is None or value < 0 else names[value] for value in values]
 
 
 def hub_splits(name: str, config: str | None) -> list[str]:
-    """The names of a data set's splits; UserError where it can't be reached or has no such configuration."""
+    """Return a dataset's split names; UserError if it is out of reach or has no such configuration."""
     import datasets
 
     with _explained(_title(name, config)):
@@ -85,7 +85,7 @@ def open_hub_table(
     streaming: bool = False,
     limit: int | None = None,
 ) -> HubTable:
-    """A split of the data set `name`; no code that comes with it is run.
+    """Open a split of the dataset `name`; no code that comes with it is run.
 
     `streaming`: it is read over the network each time and never stored, and only its first `limit` examples.
     Raises UserError where it can't be reached or does not exist.
@@ -102,12 +102,12 @@ def open_hub_table(
 
 
 def _title(name: str, config: str | None) -> str:
-    return f"data set {printable(name)}" + (f" ({printable(config)})" if config else "")
+    return f"dataset {printable(name)}" + (f" ({printable(config)})" if config else "")
 
 
 @contextmanager
 def _explained(title: str) -> Iterator[None]:
-    """Turns what `datasets` raises for names and networks into a UserError."""
+    """Convert what `datasets` raises for names and networks into a UserError."""
     import datasets
 
     try:

@@ -1,4 +1,4 @@
-"""Own files or a data set of the Hub -> a task: columns named or guessed, kind and labels as found."""
+"""Infer a task from own files or a dataset of the Hub: columns named or guessed, kind and labels as found."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ class Trained:
 
 
 def user_task(arguments: Arguments, trained: Trained | None = None) -> TaskSpec:
-    """The task that the settings make: `--task`, own files, a data set of the Hub, or the one over the other.
+    """Return the settings' task: `--task`, own files, a dataset of the Hub, or own data over a task's.
 
-    Own files and columns take the place of the task's. Without a task, columns that are not named are
+    Own files and columns replace the task's. Without a task, columns that are not named are
     guessed, and kind and labels found in the training data; where the task is for a model that is `trained`,
     they are the model's, and the training data is not looked at. Where there is no validation data, its place
     is the training data's own: `load_data` then holds a share out. Raises UserError.
     """
     own = [flag for flag in FILE_FLAGS.values() if getattr(arguments, flag) is not None]
     if arguments.dataset_name is not None and own:
-        raise UserError(f"--dataset_name and --{own[0]}: give one of them")
+        raise UserError(f"--dataset_name and --{own[0]}: give only one of them")
     if arguments.task is not None:
         spec = _with_validation(_with_sources(load_task(arguments.task), arguments))
         spec = _with_columns(spec, arguments)
@@ -94,7 +94,7 @@ def user_task(arguments: Arguments, trained: Trained | None = None) -> TaskSpec:
 
 
 def guess_label(columns: Sequence[str], texts: Sequence[str] = ()) -> str | None:
-    """The column that holds labels: one of a known name, or the only one beside `texts`; None if none."""
+    """Return the column of labels: one of a known name, or the only one beside `texts`; None if none."""
     for name in LABELS:
         for column in columns:
             if plain_column(column).lower() == name and column not in texts:
@@ -104,7 +104,7 @@ def guess_label(columns: Sequence[str], texts: Sequence[str] = ()) -> str | None
 
 
 def guess_texts(columns: Sequence[str], label: str | None = None) -> tuple[str, ...]:
-    """The one or two columns that hold text: of known names, or the only one beside `label`; () if none."""
+    """Return the one or two text columns: of known names, or the only one beside `label`; () if none."""
     lowered = {plain_column(column).lower(): column for column in columns if column != label}
     for first, second in TEXT_PAIRS:
         if first in lowered and second in lowered:
@@ -117,7 +117,7 @@ def guess_texts(columns: Sequence[str], label: str | None = None) -> tuple[str, 
 
 
 def _is_number(column: str) -> bool:
-    """Whether a column's name says that it numbers the rows."""
+    """Return whether a column's name says that it numbers the rows."""
     return NUMBERS.fullmatch(plain_column(column).lower()) is not None
 
 
@@ -157,7 +157,7 @@ def _empty_task(arguments: Arguments) -> TaskSpec:
 
 
 def _with_sources(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
-    """The task with own files in the place of its own: of all where the training file is one of them."""
+    """Replace a task's files by own ones: all of them where the training file is among these."""
     own = {
         split: TaskFile(file=str(Path(getattr(arguments, flag)).absolute()))
         for split, flag in FILE_FLAGS.items()
@@ -176,7 +176,7 @@ def _with_sources(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
         )
     if not own:
         return spec
-    # One own validation file stands for all of the task's validation splits.
+    # One own validation file replaces all of the task's validation splits.
     known = [split for split in spec.splits if "train" not in own and split.split("_")[0] not in own]
     hub = {split: spec.dataset_splits[split] for split in known if split in spec.dataset_splits}
     kept = {split: spec.files[split] for split in known if split in spec.files}
@@ -192,19 +192,19 @@ def _with_sources(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
 
 
 def _hub_splits(name: str, config: str | None) -> dict[str, str]:
-    """The data set's splits under this package's names."""
+    """Return the dataset's splits under this package's names."""
     there = hub_splits(name, config)
     found = {split: split for split in there if re.fullmatch(r"train|(validation|test)(_\w+)?", split)}
     also = [split for split in ("dev", "valid", "val", "eval") if split in there]
     if also and not any(split.startswith("validation") for split in found):
         found["validation"] = also[0]
     if "train" not in found and not any(split.startswith("validation") for split in found):
-        raise UserError(f"data set {printable(name)} has no train split; it has {list_names(there)}")
+        raise UserError(f"dataset {printable(name)} has no train split; it has {list_names(there)}")
     return {split: found[split] for split in sorted(found, key=lambda s: not s.startswith("train"))}
 
 
 def _with_columns(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
-    """The task with the columns that the settings name, which are the files' own names."""
+    """Set the columns that the settings name, which are the files' own names."""
     texts, label = arguments.text_column_names, arguments.label_column_name
     if texts and len(texts) != len(spec.text_columns):
         wanted = list_names(list(spec.text_columns))
@@ -223,14 +223,14 @@ def _with_columns(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
 
 
 def _first_table(spec: TaskSpec, arguments: Arguments, trained: Trained | None = None) -> tuple[str, Table]:
-    """The training split, or for a trained model a validation split, or what is nearest; and its table."""
+    """Return the training split, or for a trained model a validation split, or the nearest; and its table."""
     first = ("train",) if trained is None else spec.validation_splits
     split = next(split for split in (*first, *spec.splits) if split in spec.splits)
     return split, open_split(spec, split, arguments)[0]
 
 
 def _guessed(spec: TaskSpec, arguments: Arguments, trained: Trained | None) -> TaskSpec:
-    """The task with its columns, named or guessed from the names in its first split."""
+    """Set the task's columns, named or guessed from the names in its first split."""
     split, table = _first_table(spec, arguments, trained)
     for column in (*(arguments.text_column_names or ()), *filter(None, [arguments.label_column_name])):
         table.position(column)
@@ -250,7 +250,7 @@ def _guessed(spec: TaskSpec, arguments: Arguments, trained: Trained | None) -> T
 
 
 def _flag_columns_hint(table: Table, texts: Sequence[str]) -> str:
-    """What to do with several columns of zeros and ones, one for each label; "" where there are none."""
+    """Suggest what to do with several columns of 0 and 1, one per label; "" where there are none."""
     rows = next(iter(table.rows(table.columns)), Rows([]))
     flags = [
         name
@@ -268,7 +268,7 @@ def _flag_columns_hint(table: Table, texts: Sequence[str]) -> str:
 
 
 def _with_validation(spec: TaskSpec) -> TaskSpec:
-    """The task with a validation split: without one of its own, at the place of the training data."""
+    """Add a validation split to a task without one, at the place of the training data."""
     if spec.validation_splits or "train" not in spec.splits:
         return spec
     files, hub = dict(spec.files), dict(spec.dataset_splits)
@@ -280,13 +280,13 @@ def _with_validation(spec: TaskSpec) -> TaskSpec:
 
 
 def _with_mapping(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
-    """The task with --label_mapping: what the labels in its files stand for."""
+    """Apply --label_mapping to the task: what the labels in its files mean."""
     mapping: dict[str, str] = arguments.label_mapping or {}
     for word, name in mapping.items():
         if spec.labels is not None and name not in spec.labels:
             hint = did_you_mean(name, spec.labels)
             raise UserError(
-                f"--label_mapping: {printable(word)}={printable(name)} names no label of {spec.name}; {hint}"
+                f"--label_mapping: {printable(word)}={printable(name)} is not a label of {spec.name}; {hint}"
             )
     if spec.kind == "regression":
         _check_scores(spec, mapping)
@@ -294,18 +294,18 @@ def _with_mapping(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
 
 
 def _check_scores(spec: TaskSpec, mapping: dict[str, str]) -> None:
-    """Raise UserError for a word of --label_mapping that stands for no score."""
+    """Raise UserError for a word of --label_mapping that is not a score."""
     for word, name in mapping.items():
         if number(name) is None:
             raise UserError(
                 f"--label_mapping: {printable(word)}={printable(name)}: {spec.name} is a regression, whose "
-                "labels are scores without names; leave it out (in training on own files, --problem_type "
+                "labels are scores without names; omit it (in training on own files, --problem_type "
                 "classification makes the scores names)"
             )
 
 
 def _surveyed(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
-    """The task with the kind and the labels of its training data, or of what it has instead."""
+    """Set kind and labels of the task from its training data, or from what it has instead."""
     split, table = _first_table(spec, arguments)
     if split.startswith("test"):
         return replace(spec, label_column=None)
@@ -318,14 +318,14 @@ def _surveyed(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
     words = {word: name for word, name in spec.label_words.items() if name in labels}
     if spec.label_words and not words:
         written, names = list_names(list(spec.label_words)), list_names(list(labels))
-        raise UserError(f"--label_mapping: {table.name} writes none of {written}; its labels are {names}")
+        raise UserError(f"--label_mapping: {table.name} has none of {written}; its labels are {names}")
     return replace(spec, label_words=FrozenMapping(words))
 
 
 def _survey(
     spec: TaskSpec, split: str, table: Table, arguments: Arguments
 ) -> tuple[LabelSurvey, tuple[str, ...] | None]:
-    """The labels in a split's table, and their order where the source knows it."""
+    """Survey the labels in a split's table, with their order where the source knows it."""
     assert spec.label_column is not None
     column = columns_in_file(spec, split, arguments).get(spec.label_column, spec.label_column)
     order = table.label_names(str(column))
@@ -338,7 +338,7 @@ def _survey(
 
 
 def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, found: str) -> TaskSpec:
-    """The task with its kind and labels (`found`: where from), and what is measured by default."""
+    """Set the task's kind and labels (`found`: where from), and the default metrics."""
     if spec.metrics and kind != spec.kind:
         hint = (
             ""
@@ -352,7 +352,7 @@ def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, found: s
 
 
 def _with_other_spellings(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
-    """The task with labels of its validation data as words for a model's that are only spelt otherwise."""
+    """Map labels of the validation data that differ from the model's only in spelling."""
     if spec.labels is None or spec.label_column is None or not spec.validation_splits:
         return spec
     first = spec.validation_splits[0]

@@ -1,4 +1,4 @@
-"""JSON -> rows of checked columns: a list of objects, or one object a line."""
+"""Read JSON as rows of checked columns: a list of objects, or one object per line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class JsonTable(Table):
-    """A list of JSON objects, or one object a line; the first character tells which."""
+    """A list of JSON objects, or one object per line; the first character decides."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -27,7 +27,7 @@ class JsonTable(Table):
             start = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
         self.is_list = start.startswith(b"[")
         if self.is_list and _TWO_ITEMS.search(next(text_lines(path), "")):
-            self.unit = "row"  # where a line holds several examples, it is no place
+            self.unit = "row"  # a line that holds several examples identifies none
         if start.startswith(b"{"):
             self._check_lines()
         first = next(self._objects(), None)
@@ -48,12 +48,12 @@ class JsonTable(Table):
         try:
             content = json.loads("".join(text_lines(self.path)))
         except _JSON_ERRORS:
-            return  # the mistake is told with its line
+            return  # the error is reported with its line
         if shape := _shape(content):
             raise UserError(f"{self.name} {shape}; expected one object per example: {RECORDS}")
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
-        """As `Table.rows`; a key that an object lacks is a UserError."""
+        """Yield rows as `Table.rows` does; a key that an object lacks is a UserError."""
         names = [self.columns[self.position(column)] for column in wanted]
         rows = Rows([[] for _ in names])
         for index, (line, example) in enumerate(self._objects()):
@@ -89,7 +89,7 @@ class JsonTable(Table):
                 raise self._mistake(number, line, error) from None
 
     def _list_items(self) -> Iterator[tuple[int, Any]]:
-        """(line, value) of each item. The text is held whole, the items one at a time."""
+        """Yield (line, value) of each item. The text is held whole, the items one at a time."""
         decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
         text = "".join(text_lines(self.path))
         position, line = _skip_space(text, 0, 1)
@@ -124,12 +124,12 @@ class JsonTable(Table):
         what = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
         return UserError(
             f"{self.where(line)} is not JSON ({what}): {printable(text.strip(), 40)!r}; expected a list of "
-            "objects, or one object a line"
+            "objects, or one object per line"
         )
 
 
 def _shape(content: dict[str, Any]) -> str | None:
-    """What the one object in a file is, where it is not an example."""
+    """Describe the one object in a file, where it is not an example."""
     for key, value in content.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             return f"has its {len(value)} examples in a list under {printable(key)!r}"
@@ -158,7 +158,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _skip_space(text: str, position: int, line: int) -> tuple[int, int]:
-    """The position of the next character that is no JSON white space, and its line."""
+    """Return the position of the next character that is not JSON white space, and its line."""
     end = _SPACE.match(text, position).end()  # type: ignore[union-attr]
     return end, line + text.count("\n", position, end)
 

@@ -1,4 +1,4 @@
-"""What is odd about the labels of a split, as lines for a terminal that say what to do where it is wrong."""
+"""Describe what is odd about a split's labels, with what to do where it is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sot_nlp.tasks.labels import plain
 
 # Whole numbers of more different values than this may be scores; scores of no more, classes.
 FEW_VALUES = 20
-# "No label" is rarer than a class: where -1, 0 and 1 are labels, -1 is worth a line below this share.
+# "No label" is rarer than a class: with the labels -1, 0 and 1, -1 is worth a line below this share.
 RARE = 0.05
 _CLASSES = "--problem_type classification makes them names of classes"
 _SCORES = "--problem_type regression makes them scores"
@@ -27,7 +27,7 @@ def label_notes(kind: str, found: Mapping[str, Any], *, own: bool, asked: bool) 
     notes = []
     if padded := found.get("padded_labels", 0):
         have = counted(padded, "label has white space around it", "labels have white space around them")
-        notes.append(f"{have}: it is left out")
+        notes.append(f"{have}: it is ignored")
     decimals = found.get("decimal_labels", 0)
     if not own or not found.get("labels"):
         return notes
@@ -52,12 +52,12 @@ def _score_notes(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _kind_notes(counts: Mapping[str, int]) -> list[str]:
-    """Where the labels of a classification may be something else."""
+    """Note where the labels of a classification may be something else."""
     notes = []
     values = _numbers(counts)
     texts = [name for name in counts if name not in values]
     if values and texts:
-        notes.append(f"numbers and texts ({list_names(texts, 5)}) are names of classes alike")
+        notes.append(f"numbers and texts ({list_names(texts, 5)}) are both names of classes")
     if values and not texts and any("." in name for name in values):
         notes.append(f"the labels are numbers written as texts, read as names of classes; {_SCORES}")
     whole = all(isinstance(value, int) for value in values.values())
@@ -91,6 +91,6 @@ def _spelling_notes(counts: Mapping[str, int]) -> list[str]:
         f"warning: the labels {list_names(names)} differ in their spelling alone, and are "
         f"{len(names)} classes; --label_mapping "
         + " ".join(f"{printable(name)}={printable(names[0])}" for name in names[1:])
-        + " makes them one"
+        + " merges them"
         for names in groups[:3]
     ]

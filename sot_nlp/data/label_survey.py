@@ -1,4 +1,4 @@
-"""All labels of a column -> what kind of task they make, and the names of its classes."""
+"""Survey all labels of a column: what kind of task they make, and the names of its classes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class LabelSurvey:
         return {*self.texts, *(_number_name(v, spellings) for v, spellings in self.numbers.items())}
 
     def add(self, values: Sequence[Any], lines: Sequence[int]) -> None:
-        """See the labels `values` of the examples at `lines`."""
+        """Take note of the labels `values` of the examples at `lines`."""
         for value, line in zip(values, lines, strict=True):
             if not isinstance(value, list | dict):  # not hashable
                 key = (type(value), value)
@@ -98,12 +98,12 @@ class LabelSurvey:
     def finish(
         self, order: tuple[str, ...] | None = None, asked: str | None = None
     ) -> tuple[str, tuple[str, ...] | None]:
-        """(kind of the task, names of the labels in the order of their ids; None for a regression).
+        """Return (kind of the task, label names in the order of their ids; None for a regression).
 
         `asked` is the kind that `--problem_type` names; without it whole numbers and texts are classes,
         decimals scores, lists several labels at once. The order is `order` where the source has one; numbers
         by size, then texts by the alphabet. Raises UserError for labels of mixed types, for one label alone,
-        for too many, and for what looks like something else than names of classes.
+        for too many, and for what does not look like names of classes.
         """
         if not self.first:
             raise UserError(f"{self.name} holds no examples")
@@ -147,7 +147,7 @@ class LabelSurvey:
         return kind, order
 
     def _kind(self) -> str:
-        """The kind that the labels look like; UserError where they look like several."""
+        """Return the kind that the labels look like; UserError where they look like several."""
         kinds = set(self.first)
         if kinds == {"list"}:
             return "multi_label"
@@ -200,23 +200,23 @@ class LabelSurvey:
             raise UserError(
                 f"{self.where(self.texts[commas[0]])}: label {commas[0]!r} looks like a number with a "
                 f"decimal comma; {DECIMAL_COMMA}; several labels are written as a list, {LIST_WAYS} "
-                "(--problem_type classification takes the labels as names)"
+                "(--problem_type classification reads the labels as names)"
             )
         known = self.names
         for name, line in self.texts.items():
             if looks_like_list(name):
-                what = "looks like a list, and is none that can be read"
+                what = "looks like a list, but can't be read as one"
             elif self._joined(name, known):
-                what = "looks like several labels in a cell"
+                what = "looks like several labels in one cell"
             else:
                 continue
             raise UserError(
                 f"{self.where(line)}: label {printable(name, 60)!r} {what}; expected a list of names, "
-                f"{LIST_WAYS} (--problem_type classification takes it as one name)"
+                f"{LIST_WAYS} (--problem_type classification reads it as one name)"
             )
 
     def _joined(self, name: str, known: set[str]) -> bool:
-        """Whether `name` is several labels, joined: each of its parts is a label of other examples too."""
+        """Return whether `name` joins several labels: each of its parts is a label of other examples too."""
         parts = {part for part in _SEPARATORS.split(name) if part}
         if len(parts) < 2:
             return False

@@ -1,4 +1,4 @@
-"""Labels as files write them -> what each looks like, and numbers for training.
+"""Interpret labels as files write them, and encode them as numbers for training.
 
 In text files a label is what it looks like: `3` a whole number, `0.5` a decimal one, `["a", "b"]` a list,
 anything else a text. JSON, Parquet and the Hub say themselves what a value is, but for lists that were
@@ -30,7 +30,7 @@ LIST_WAYS = (
     'as JSON in a CSV\'s cell (["news", "sport"]) or as JSON lines, '
     'df.to_json("data.jsonl", orient="records", lines=True)'
 )
-MINUS_ONE = "where -1 says that an example has no label, leave those rows out: df[df.label != -1]"
+MINUS_ONE = "if -1 means that an example has no label, drop those rows: df[df.label != -1]"
 DECIMAL_COMMA = (
     "decimals are written with a point: "
     'pandas.read_csv(..., decimal=",") reads commas, and its to_csv writes points'
@@ -41,10 +41,10 @@ _T = TypeVar("_T")
 
 
 def read_label(value: Any, typed: bool) -> tuple[str, Label]:
-    """(kind, label) of a value: ("integer", "3"), ("decimal", 0.5), ("text", "good"), ("list", ("a", "b")).
+    """Return (kind, label): ("integer", "3"), ("decimal", 0.5), ("text", "good"), ("list", ("a", "b")).
 
     Whole numbers stay texts, as names of classes. ("null", None) is a missing label, ("other", None) what
-    can be none. `typed`: the format tells numbers from texts; otherwise the text is looked at.
+    can't be one. `typed`: the format distinguishes numbers from texts; otherwise the text is looked at.
     """
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
@@ -87,14 +87,14 @@ def _is_whole(label: Any) -> bool:
 
 
 def spelled(label: str | float) -> str:
-    """A label as the name of a class: 1.0 is `1`, 0.50 is `0.5`."""
+    """Return a label as the name of a class: 1.0 is `1`, 0.50 is `0.5`."""
     if isinstance(label, str):
         return label
     return str(int(label)) if label.is_integer() else repr(label)
 
 
 def number(label: str | float) -> int | float | None:
-    """The number that a label is, however it is written (`1`, `+1`, `01` and `1.0` are one); else None."""
+    """Return a label's number, however it is written (`1`, `+1`, `01` and `1.0` are one); else None."""
     if isinstance(label, str):
         if len(label) > _MOST_DIGITS or not _NUMBER.fullmatch(label):
             return None
@@ -119,7 +119,7 @@ class Spellings(Generic[_T]):
             del self.numbers[key]
 
     def get(self, label: str | float) -> _T | None:
-        """The value of `label`, None where it has none."""
+        """Return the value of `label`, None where it has none."""
         if isinstance(label, str) and label in self.exact:
             return self.exact[label]
         key = number(label)
@@ -127,7 +127,7 @@ class Spellings(Generic[_T]):
 
 
 def count_odd(values: Iterable[Any], kind: str) -> tuple[int, int]:
-    """How many labels have white space around them, and how many of a classification are decimals (`1.0`)."""
+    """Count labels with white space around them, and decimals (`1.0`) among those of a classification."""
     padded = decimals = 0
     for value in values:
         for item in value if isinstance(value, list) else (value,):
@@ -139,10 +139,10 @@ def count_odd(values: Iterable[Any], kind: str) -> tuple[int, int]:
 
 
 def no_label(kind: str, value: Any) -> str:
-    """What is wrong with a value that is no label: `kind` is "null" or "other"."""
+    """Say what is wrong with a value that is no label: `kind` is "null" or "other"."""
     if kind == "null":
-        return "has no label; leave the rows without one out"
-    return f"has a label that is none: {printable(value, 40)}; expected a text, a number or a list of names"
+        return "has no label; drop the rows without one"
+    return f"has an invalid label: {printable(value, 40)}; expected a text, a number or a list of names"
 
 
 class LabelEncoder:
@@ -167,11 +167,11 @@ class LabelEncoder:
         self.scores = Spellings({word: name for word, name in words.items() if number(name) is not None})
 
     def settings(self) -> list[Any]:
-        """What the numbers depend on besides the values, as JSON values."""
+        """Return what the numbers depend on besides the values, as JSON values."""
         return [self.kind, self.labels, dict(self.words), self.score_range]
 
     def is_missing(self, value: Any) -> bool:
-        """Whether `value` says that there is no label: nothing, or the -1 of sets with private labels."""
+        """Return whether `value` means no label: nothing, or the -1 of datasets with private labels."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return True
         numbers = self.kind != "regression" or self.score_range is not None
@@ -180,7 +180,7 @@ class LabelEncoder:
     def encode(
         self, values: Sequence[Any], lines: Sequence[int], where: Callable[[int], str], typed: bool
     ) -> np.ndarray:
-        """int64 (n,) class ids, float32 (n,) scores, or float32 (n, K) zeros and ones, by the task's kind."""
+        """Return class ids int64 (n,), scores float32 (n,), or 0 and 1 float32 (n, K), by the task's kind."""
         if self.kind == "classification" and not typed:
             # The fast way for text files, whose labels are the names or words themselves.
             known = self.ids.exact
@@ -236,19 +236,19 @@ class LabelEncoder:
                 raise ValueError(f"label {printable(name, 40)!r} is not one of {self._known()}")
             if row[column]:
                 raise ValueError(
-                    f"label {printable(name, 40)!r} stands in the list twice; expected the names of the "
+                    f"label {printable(name, 40)!r} occurs twice in the list; expected the names of the "
                     "labels that hold, not zeros and ones"
                 )
             row[column] = 1
         return row
 
     def _hint(self, label: str) -> str:
-        """What to do about a number where names are expected: which is which, only the user can say."""
+        """Suggest what to do about a number where names are expected: only the user knows which is which."""
         if label == "-1":
             return f"; {MINUS_ONE}"
         if self.words or not INTEGER.fullmatch(label) or any(map(INTEGER.fullmatch, self.labels)):
             return ""
-        return f"; say what the numbers mean, --label_mapping {label}=NAME ..."
+        return f"; say what the numbers mean with --label_mapping {label}=NAME ..."
 
     def _known(self) -> str:
         written = [word for word in self.words if word not in self.labels]

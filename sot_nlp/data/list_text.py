@@ -1,4 +1,4 @@
-"""Lists that were written into a text, as JSON, Python, numpy and pandas write them, read as lists again."""
+"""Read lists that JSON, Python, numpy and pandas wrote into a text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def read_list_text(text: str) -> list[Any] | None:
-    """The texts and numbers of a list that `text` writes; None where it writes none.
+    """Return the texts and numbers of a list that `text` writes; None where it writes none.
 
     Read are `["a", "b"]`, `['a', 'b']`, `['a' 'b']` (numpy), `[0 1 0]`, `[0. 1.]`, `array([0, 1])`,
     `[np.str_('a')]`, `('a', 'b')`, `{'a', 'b'}`, `[]`, `()` and `set()`.
@@ -62,7 +62,7 @@ def _items(text: str) -> list[Any] | None:
 
 
 def looks_like_list(text: str) -> bool:
-    """Whether a text that can't be read as a list was meant as one, or as an object: `[news, sport]`."""
+    """Return whether an unreadable text was meant as a list or an object, like `[news, sport]`."""
     if text.startswith("{") and text.endswith("}"):
         return ":" in text
     return text.startswith("[") and text.endswith("]") and re.search(r"[,\s]", text.strip("[] ")) is not None

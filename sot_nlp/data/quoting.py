@@ -1,4 +1,4 @@
-"""Whether a tab-separated file quotes its fields, as pandas does, or takes `"` as a character."""
+"""Decide whether a tab-separated file quotes its fields, as pandas does, or has `"` as a character."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUOTED = '"(?:[^"]|"")*"'
 
 
 def is_quoted(path: Path, delimiter: str) -> bool:
-    """Whether the whole file reads as quoted, and no other way explains its quotes as well.
+    """Return whether the whole file reads as quoted, and no other way explains its quotes as well.
 
     Every `"` must belong to a field that is quoted as a whole, every record must have as many fields, and
     there must be a field with a doubled quote, a header in quotes, or a field with a line break or delimiter
@@ -50,7 +50,7 @@ def _is_quoted(path: Path, delimiter: str, modified: int, size: int) -> bool:
 
 
 def _records(path: Path) -> Iterator[str | None]:
-    """The lines of each record, the last line end left out; None where a quote never closes."""
+    """Yield the lines of each record, without the last line end; None where a quote never closes."""
     open_lines: list[str] = []
     for line in text_lines(path):
         if not open_lines and '"' not in line:
@@ -68,7 +68,7 @@ def _records(path: Path) -> Iterator[str | None]:
 
 
 def _fields(record: str, field: re.Pattern[str]) -> list[str]:
-    """The fields of a record, quoted or not; [] where it is no record of quoted fields."""
+    """Return the fields of a record, quoted or not; [] if it is not a record of quoted fields."""
     fields, position = [], 0
     while found := field.match(record, position):
         fields.append(found[1])

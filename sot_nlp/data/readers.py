@@ -1,7 +1,7 @@
-"""Files -> rows of checked columns, in chunks, so that a file of any size is read in little memory.
+"""Read files as rows of checked columns, in chunks, so that a file of any size needs little memory.
 
-A file that can't be what it should be is a UserError with file and line. Only where a reader is told
-that a file is known for broken lines (`tolerant`) does it go on, and hands them over, named.
+A file that can't be what it should be is a UserError with file and line. Only where a file is known for
+broken lines (`tolerant`) does a reader skip them, and report them by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sot_nlp.errors import UserError, printable
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 DELIMITER_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _SEPARATOR_LINE = re.compile(r"\"?sep=([^\"\w\s]|\t|\\t)\"?[,;\t]*", re.IGNORECASE)
-QUOTED_NOTE = "its quotes are those of quoted fields, and taken off (--quoting false keeps them)"
+QUOTED_NOTE = "its quotes are those of quoted fields, and are removed (--quoting false keeps them)"
 
 
 class DelimitedTable(Table):
@@ -65,7 +65,7 @@ class DelimitedTable(Table):
         super().__init__(self.name, columns)
 
     def reading(self) -> list[Any]:
-        """As `Table.reading`."""
+        """Return how the bytes are read, as `Table.reading` does."""
         return ["delimited", self.delimiter, self.quoting, self.header, len(self.columns), self.tolerant]
 
     def _check_header(self, columns: list[str]) -> None:
@@ -82,7 +82,7 @@ class DelimitedTable(Table):
             raise UserError(f"{self.name} ends its lines with CR alone; save it with LF or CRLF line ends")
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """(line that it begins at, fields) of each record, the header included."""
+        """Yield (first line, fields) of each record, the header included."""
         lines = itertools.islice(text_lines(self.path), self.skipped, None)
         if not self.quoting:
             for number, line in enumerate(lines, 1 + self.skipped):
@@ -101,7 +101,7 @@ class DelimitedTable(Table):
                 raise UserError(f"{self.name}, line {begin}: {self._csv_mistake(error, reader)}") from None
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
-        """As `Table.rows`; a line without content is left out at the end of the file only."""
+        """Yield rows as `Table.rows` does; a line without content is skipped at the end of the file only."""
         positions = [self.position(column) for column in wanted]
         width = len(self.columns)
         records = self._records()
@@ -147,14 +147,14 @@ class DelimitedTable(Table):
             )
         if "new-line" in text:
             return (
-                "a carriage return stands in a field without quotes; save the file with LF or CRLF line ends"
+                "a carriage return occurs in a field without quotes; save the file with LF or CRLF line ends"
             )
         if "field limit" in text:
             return f'a field is longer than {MAX_LINE >> 20} MiB: does a quote (") never close?'
         return f"is not CSV: {text}"
 
     def _wrong_width(self, line: int, fields: list[str]) -> str:
-        """Why the line is left out; UserError unless this file is known for such lines."""
+        """Return why the line is skipped; UserError unless this file is known for such lines."""
         found = "is empty" if fields == [""] else f"has {len(fields)} column{'s' * (len(fields) > 1)}"
         source = "as in its header" if self.header else "as in every line of this file"
         why = f"{found}; expected {len(self.columns)}, {source}, separated by "
@@ -190,7 +190,7 @@ class ParquetTable(Table):
         super().__init__(printable(path), columns)
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
-        """As `Table.rows`."""
+        """Yield rows as `Table.rows` does."""
         import pyarrow
         import pyarrow.parquet
 
@@ -207,7 +207,7 @@ class ParquetTable(Table):
             raise UserError(f"{self.where(index + 1)}: damaged Parquet: {_first_line(error)}") from None
 
     def _values(self, column: Any, name: str, begin: int) -> list[Any]:
-        """A column's values from row `begin` on; UserError names the row of one that Python has no value for.
+        """Return a column's values from row `begin` on; UserError names the row of an unreadable one.
 
         Parquet checks neither that texts are UTF-8, nor that Python's dates reach as far as its own.
         """
@@ -239,7 +239,7 @@ def open_table(
     num_columns: int | None = None,
     tolerant: bool = False,
 ) -> Table:
-    """The table in the file at `path`, its first line read and checked.
+    """Open the table in the file at `path`, its first line read and checked.
 
     `declared_format` is one of csv, tsv, json, jsonl, parquet; None goes by the file's name. `header`
     None is yes; `quoting` None is yes for CSV, and for TSV where `is_quoted` says so. `flag` is the argument

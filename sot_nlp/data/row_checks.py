@@ -1,4 +1,4 @@
-"""The first pass over a source of examples: every text and label looked at, before any work is done on them.
+"""Check a source of examples in a first pass: every text and label, before any work is done on them.
 
 Shapes: n examples, K labels.
 """
@@ -22,7 +22,7 @@ from sot_nlp.errors import UserError, printable
 MOST_UNREADABLE = 0.01
 # Sources that take no longer than these seconds are done before a progress bar could be read.
 BAR_DELAY = 2.0
-NONE_LEFT = "--drop_leaked: every training example stands in the validation data; none is left"
+NONE_LEFT = "--drop_leaked: every training example occurs in the validation data; none is left"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Source:
     """A table, and which of its columns are an example.
 
     `label_column` None: no labels are read. `labels_optional`: the table may leave all of them out.
-    `files` are what its content is told by (none: it is streamed).
+    `files` are the files whose content identifies the split (none: it is streamed).
     """
 
     table: Table
@@ -41,7 +41,7 @@ class Source:
     files: tuple[Path, ...]
 
     def texts(self) -> Iterator[tuple[Rows, list[list[str]]]]:
-        """The rows chunk by chunk, with their text columns."""
+        """Yield the rows chunk by chunk, with their text columns."""
         for rows in self.table.rows(self.text_columns):
             yield rows, rows.columns
 
@@ -52,7 +52,7 @@ class Checked:
 
     `indices` (n,) int64, their positions in the file; `digests` (n,) uint64, equal where texts are, but for
     white space around them; `empty` (n,) uint8, 1 where a text is empty; `labels` as `LabelEncoder` gives
-    them, or None. `unreadable` lists (line, why) of what was left out, `nul_texts` counts texts with a NUL,
+    them, or None. `unreadable` lists (line, why) of what was skipped, `nul_texts` counts texts with a NUL,
     `padded_labels` labels with white space around them, `decimal_labels` classes written as decimals.
     """
 
@@ -70,7 +70,7 @@ class Checked:
 
 
 def progress_bar(source: Source, what: str, progress: bool, total: int | None = None) -> Any:
-    """A bar that counts examples: on a terminal only, and only once it has taken a while."""
+    """Return a bar that counts examples: on a terminal only, and only once it has taken a while."""
     return tqdm(
         desc=f"{what} {source.table.name}",
         total=total,
@@ -151,7 +151,7 @@ def _first_unreadable(unreadable: list[tuple[int, str]]) -> str:
 
 
 def check_texts(table: Table, names: Sequence[str | int], rows: Rows, texts: Sequence[Sequence[Any]]) -> None:
-    """Raise UserError, naming line and column, for a value of the columns `names` that is no text."""
+    """Raise UserError, naming line and column, for a value of the columns `names` that is not a text."""
     for name, column in zip(names, texts, strict=True):
         if table.typed:
             for value, line in zip(column, rows.lines, strict=True):
@@ -163,19 +163,19 @@ def check_texts(table: Table, names: Sequence[str | int], rows: Rows, texts: Seq
 
 
 def _check_unicode(table: Table, line: int, name: str | int, text: str) -> None:
-    """JSON can write half of a surrogate pair, which is no character and has no UTF-8."""
+    """Refuse half a surrogate pair, which JSON can write, but which is no character and has no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = printable(text[error.start])
         raise UserError(
-            f"{table.where(line)}: {printable(name)!r} holds {half}, half of a surrogate pair; "
+            f"{table.where(line)}: {printable(name)!r} contains {half}, half of a surrogate pair; "
             "expected whole characters"
         ) from None
 
 
 def _digests(stripped: list[list[str]]) -> np.ndarray:
-    """(n,) uint64 of each example's texts: 64 bits of BLAKE2b, equal for others once in some 10^19 pairs."""
+    """Return 64 bits of BLAKE2b of each example's texts, (n,) uint64; one in some 10^19 pairs collides."""
     joined = stripped[0] if len(stripped) == 1 else ["\0".join(pair) for pair in zip(*stripped, strict=True)]
     hashed = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in joined)
     return np.frombuffer(hashed, dtype="<u8")

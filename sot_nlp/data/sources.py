@@ -1,4 +1,4 @@
-"""Task and settings -> where each split's examples are: own files, GLUE's folder, or the Hub."""
+"""Find each split's examples: in own files, GLUE's folder, or on the Hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "t
 
 
 def place(spec: TaskSpec, split: str, arguments: Arguments) -> Path | tuple[str, str | None, str]:
-    """Where a split is: its file, or (data set, configuration, split) of the Hub. UserError for nowhere."""
+    """Return a split's file, or (dataset, configuration, split) of the Hub. UserError if there is neither."""
     entry = spec.files.get(split)
     path = Path(entry.file) if entry is not None and Path(entry.file).is_absolute() else None
     path = path or spec.file_path(split, arguments.data_dir)
@@ -31,13 +31,13 @@ def place(spec: TaskSpec, split: str, arguments: Arguments) -> Path | tuple[str,
     if spec.dataset_name is not None and split in spec.dataset_splits:
         return spec.dataset_name, spec.dataset_config_name, spec.dataset_splits[split]
     if entry is not None:
-        raise UserError(f"--data_dir: task {spec.name} needs the folder that holds {printable(entry.file)}")
+        raise UserError(f"--data_dir: task {spec.name} needs the folder that has {printable(entry.file)}")
     known = list_names(list(spec.splits))
     raise UserError(f"task {spec.name} has no data for the split {printable(split)!r}; it has {known}")
 
 
-def held_out(spec: TaskSpec, arguments: Arguments) -> list[str]:
-    """The validation splits at the place of the training data, unless a setting put them there."""
+def held_out_splits(spec: TaskSpec, arguments: Arguments) -> list[str]:
+    """Return the validation splits at the place of the training data, unless a setting put them there."""
     if "train" not in spec.splits or arguments.validation_file is not None:
         return []
     train = place(spec, "train", arguments)
@@ -45,11 +45,11 @@ def held_out(spec: TaskSpec, arguments: Arguments) -> list[str]:
 
 
 def open_split(spec: TaskSpec, split: str, arguments: Arguments) -> tuple[Table, tuple[Path, ...]]:
-    """A split's table, and the files that its content is told by (none where it is streamed)."""
+    """Open a split's table; return it and the files whose content identifies the split (none if streamed)."""
     where = place(spec, split, arguments)
-    if isinstance(where, Path) and split in held_out(spec, arguments) and not where.exists():
+    if isinstance(where, Path) and split in held_out_splits(spec, arguments) and not where.exists():
         raise UserError(
-            f"{printable(where)} does not exist, and the validation data is a share of it: put it back, or "
+            f"{printable(where)} does not exist, and the validation data is a share of it: restore it, or "
             "give other data with --validation_file"
         )
     if isinstance(where, tuple):
@@ -77,7 +77,7 @@ def open_split(spec: TaskSpec, split: str, arguments: Arguments) -> tuple[Table,
             if arguments.data_dir and not where.is_file():
                 _explain_folder(Path(arguments.data_dir), where)
         except PermissionError as error:
-            raise UserError(f"--data_dir: no rights to look into {printable(error.filename)}") from None
+            raise UserError(f"--data_dir: no permission to read {printable(error.filename)}") from None
     table = open_table(
         where,
         flag=f"--{flag}",
@@ -94,9 +94,9 @@ def _explain_folder(data_dir: Path, path: Path) -> None:
     """Raise UserError with what was looked for below --data_dir and what is there instead."""
     flag = f"--data_dir {printable(data_dir)}"
     if not data_dir.exists():
-        raise UserError(f"{flag} does not exist; expected the folder of GLUE's task folders")
+        raise UserError(f"{flag} does not exist; expected the folder that contains GLUE's task folders")
     if not data_dir.is_dir():
-        raise UserError(f"{flag} is a file; expected the folder of GLUE's task folders")
+        raise UserError(f"{flag} is a file; expected the folder that contains GLUE's task folders")
     folder = path.parent
     while not folder.is_dir():
         folder = folder.parent
@@ -108,7 +108,7 @@ def _explain_folder(data_dir: Path, path: Path) -> None:
 
 
 def columns_in_file(spec: TaskSpec, split: str, arguments: Arguments) -> dict[str, str | int]:
-    """What a split's file calls the task's columns, where it is a file and calls them otherwise."""
+    """Return a file's own names for the task's columns, where they differ."""
     entry = spec.files.get(split)
     if entry is None or not isinstance(place(spec, split, arguments), Path):
         return {}
@@ -116,7 +116,7 @@ def columns_in_file(spec: TaskSpec, split: str, arguments: Arguments) -> dict[st
 
 
 def open_source(spec: TaskSpec, split: str, arguments: Arguments) -> Source:
-    """A split's table with the task's columns in it. A test split may lack labels. Raises UserError."""
+    """Open a split's table with the task's columns. A test split may lack labels. Raises UserError."""
     table, files = open_split(spec, split, arguments)
     columns = columns_in_file(spec, split, arguments)
     texts = tuple(columns.get(column, column) for column in spec.text_columns)

@@ -1,4 +1,4 @@
-"""What is drawn from the training data, and which of it also stands in validation data."""
+"""Draw examples from the training data, and find those that also occur in validation data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray | None, count: int, fraction: float, seed: int) -> np.ndarray:
-    """The positions (m,) int64, ascending, of the examples to hold out of `count`: `fraction`, at least one.
+    """Return the positions (m,) int64, ascending, of the examples to hold out of `count`: at least one.
 
-    Stratified: each class keeps its share, as near as whole examples go, and at least one example of a class
-    stays in training; scores (float labels) are spread over their range, and several labels at once count as
-    one class a combination. `labels` as in a TokenSplit; None draws from all alike. The draw is a function
-    of the arguments alone.
+    The share is `fraction`, stratified: each class keeps its share, as near as whole examples go, and at
+    least one example of a class stays in training; scores (float labels) are spread over their range, and
+    several labels at once count as one class per combination. `labels` as in a TokenSplit; None draws from
+    all alike. The draw is a function of the arguments alone.
     """
     # numpy promises the stream of RandomState for good, but not that of its newer generators.
     source = np.random.RandomState(seed)
@@ -37,7 +37,7 @@ def hold_out(labels: np.ndarray | None, count: int, fraction: float, seed: int) 
 
 
 def _strata(labels: np.ndarray | None, count: int) -> tuple[np.ndarray, int]:
-    """(class of each example, how many of a class must stay in training)."""
+    """Return the class of each example, and how many of a class must stay in training."""
     if labels is None:
         return np.zeros(count, dtype=np.int64), 0
     if labels.ndim == 2:
@@ -50,13 +50,13 @@ def _strata(labels: np.ndarray | None, count: int) -> tuple[np.ndarray, int]:
 
 
 def subset(count: int, size: int, seed: int) -> np.ndarray:
-    """The positions (min(size, count),) int64, ascending, of examples drawn from `count`, all alike.
+    """Draw positions (min(size, count),) int64, ascending, of examples out of `count`, all alike.
 
-    A function of the arguments alone; of one seed a larger draw holds every smaller one.
+    A function of the arguments alone; with the same seed a larger draw contains every smaller one.
     """
     return np.sort(np.random.RandomState(seed).permutation(count)[:size])
 
 
 def leaked(train: np.ndarray, validation: np.ndarray) -> np.ndarray:
-    """(n,) bool: which training examples also stand in the validation data, by their digests."""
+    """Return (n,) bool: which training examples also occur in the validation data, by their digests."""
     return np.isin(train, validation)

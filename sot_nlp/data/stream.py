@@ -1,8 +1,8 @@
-"""A training split that is never stored: windows of a stream, tokenised in memory, one ahead of the training.
+"""Stream a training split without storing it: windows tokenised in memory, one ahead of the training.
 
-Shapes: n examples of a window.
+Shapes: n examples in a window.
 
-Behind its end the stream begins again, so a window always has the size that is asked for. Which examples are
+After its end the stream starts again, so a window always has the requested size. Which examples are
 in window k depends on k, the size and the data alone: a resumed run reads past the windows that it has had.
 """
 
@@ -45,24 +45,22 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """Examples as they are read. What concerns the whole chunk stands with the first part of it."""
+    """Examples as they are read. What concerns the whole chunk is with its first part."""
 
-    texts: list[list[str]]  # a list a column
+    texts: list[list[str]]  # one list per column
     labels: np.ndarray
     indices: np.ndarray
     digests: np.ndarray
     empty: np.ndarray
     nul_texts: np.ndarray
-    leaked: (
-        np.ndarray
-    )  # (n,) int64: 1 for one that stands in the validation data; those left out, behind them
+    leaked: np.ndarray  # (n,) int64: 1 for one in the validation data; those dropped, after them
     unreadable: list[tuple[int, str]]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def where(self, kept: np.ndarray | slice) -> _Chunk:
-        """The examples at `kept` (a mask or a slice)."""
+        """Return the examples at `kept` (a mask or a slice)."""
         rows = np.arange(len(self))[kept].tolist()
         arrays = ("labels", "indices", "digests", "empty", "nul_texts", "leaked")
         return replace(
@@ -72,7 +70,7 @@ class _Chunk:
         )
 
     def split(self, count: int) -> tuple[_Chunk, _Chunk]:
-        """The first `count` examples, and the rest."""
+        """Return the first `count` examples, and the rest."""
         return self.where(slice(count)), replace(self.where(slice(count, None)), unreadable=[])
 
 
@@ -83,7 +81,7 @@ class StreamedSplit:
         source: where the examples are, with labels.
         spec: the task.
         tokenizer, max_length: as in `tokenization.tokenize_sources`.
-        known: (m,) uint64 digests of the validation texts; examples that stand there are counted.
+        known: (m,) uint64 digests of the validation texts; examples that occur there are counted.
         drop_leaked: leave them out.
         relabel: gives the labels of a window as the model numbers them.
     """
@@ -128,11 +126,11 @@ class StreamedSplit:
         return self._encode([], [])
 
     def window_size(self, update_size: int) -> int:
-        """Examples of a window: whole updates."""
+        """Return the number of examples per window: whole updates."""
         return -(-WINDOW // update_size) * update_size
 
     def window(self, number: int, size: int) -> Window:
-        """Examples `number * size` to `(number + 1) * size - 1` of the stream; UserError for bad ones."""
+        """Return the stream's examples from `number * size` on, `size` of them; UserError for bad ones."""
         if self._ahead is None or self._ahead[0] != (number, size):
             self._ahead = (number, size), self._pool.submit(self._read_from, number, size)
         window = self._ahead[1].result()
@@ -197,7 +195,7 @@ class StreamedSplit:
         )
 
     def _take(self, count: int) -> Iterator[_Chunk]:
-        """The next `count` examples of the stream, in parts."""
+        """Return the next `count` examples of the stream, in parts."""
         while count:
             chunk = self._rest if self._rest is not None and len(self._rest) else next(self._chunks)
             part, self._rest = chunk.split(count)
@@ -205,7 +203,7 @@ class StreamedSplit:
             yield part
 
     def _all_chunks(self) -> Iterator[_Chunk]:
-        """Every chunk, again and again."""
+        """Yield every chunk, again and again."""
         source = self.source
         assert source.label_column is not None
         left_out = 0
@@ -243,9 +241,9 @@ class StreamedSplit:
 
 
 def _without(chunk: _Chunk, known: np.ndarray, before: int) -> tuple[_Chunk, int]:
-    """The examples that are not `known`, and how many are left out behind the last of them.
+    """Return the examples that are not `known`, and how many are dropped after the last of them.
 
-    Each counts those that are left out between it and the one before; the first, `before` more.
+    Each counts those that are dropped between it and the one before; the first, `before` more.
     """
     so_far = before + np.cumsum(known)
     left_out = np.diff(so_far[~known], prepend=0)
@@ -253,7 +251,7 @@ def _without(chunk: _Chunk, known: np.ndarray, before: int) -> tuple[_Chunk, int
 
 
 def add_found(total: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """What was found in all windows so far, of what was found before and in one more."""
+    """Add what was found in one more window to what was found before."""
     if not total:
         return {"windows": 1, **found}
     lost = Counter(total["lost"])

@@ -1,4 +1,4 @@
-"""What every source of examples gives, be it a file or a data set of the Hub: rows in chunks."""
+"""Tables, the common form of every source of examples, file or dataset of the Hub: rows in chunks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CHUNK = 10_000
 
 @dataclass
 class Rows:
-    """Some examples of a table, in its order: one list a column, in the order that was asked for.
+    """Some examples of a table, in its order: one list per column, in the requested order.
 
     `lines` is where each begins (lines are counted from 1, the header included; rows of a format
     without lines from 1), `indices` its position among the table's examples, from 0, in which
-    unreadable ones count. `unreadable` are (line, why) of those left out.
+    unreadable ones count. `unreadable` are (line, why) of those skipped.
     """
 
     columns: list[list[Any]]
@@ -28,7 +28,7 @@ class Rows:
 
 
 def plain_column(name: str) -> str:
-    """A column's name without white space, or a byte order mark, around it."""
+    """Return a column's name without white space, or a byte order mark, around it."""
     return name.strip("\ufeff \t\r\n\u00a0")
 
 
@@ -37,7 +37,7 @@ class Table:
 
     unit = "line"
     notes: tuple[str, ...] = ()  # what a user should know of how it is read
-    typed = True  # whether numbers and lists are told from texts by the format itself
+    typed = True  # whether the format itself distinguishes numbers and lists from texts
 
     def __init__(self, name: str, columns: Sequence[str]):
         self.name = name
@@ -47,15 +47,15 @@ class Table:
             raise UserError(f"{name} has the column {list_names(twice)} more than once; rename one")
 
     def reading(self) -> list[Any]:
-        """How the same bytes are read, as JSON values: another way may give other examples."""
+        """Return how the same bytes are read, as JSON values: another way may give other examples."""
         return [type(self).__name__]
 
     def where(self, line: int) -> str:
-        """The place of an example, for a message."""
+        """Return the place of an example, for a message."""
         return f"{self.name}, {self.unit} {line}"
 
     def position(self, column: str | int) -> int:
-        """The position of a column given by name, or by position itself; UserError if it is not there."""
+        """Return the position of a column given by name or position; UserError if there is none."""
         if isinstance(column, int):
             if column < len(self.columns):
                 return column
@@ -69,9 +69,9 @@ class Table:
         raise UserError(f"{self.name} has no column {printable(column)!r}; its columns are {present}")
 
     def label_names(self, column: str) -> tuple[str, ...] | None:
-        """The names of a column's labels in the order of their numbers, where the source knows them."""
+        """Return a column's label names in the order of their numbers, where the source knows them."""
         return None
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
-        """The examples with the columns `wanted`, at most `CHUNK` at a time."""
+        """Yield the examples with the columns `wanted`, at most `CHUNK` at a time."""
         raise AssertionError("each kind of table reads its own rows")

@@ -1,4 +1,4 @@
-"""TaskSpec and settings -> the splits of a task as tokens, and a report of what was found in the files."""
+"""Load a task's splits as tokens, with a report of what was found in the files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from sot_nlp.data.data_report import columns_report, split_report, stream_report
 from sot_nlp.data.row_checks import NONE_LEFT
-from sot_nlp.data.sources import held_out, open_source, place
+from sot_nlp.data.sources import held_out_splits, open_source, place
 from sot_nlp.data.splitting import hold_out, leaked, subset
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.data.token_split import TokenSplit
@@ -55,9 +55,9 @@ def load_data(
     splits: Sequence[str] | None = None,
     model_max_length: int | None = None,
 ) -> TaskData:
-    """The tokens of `splits` (default: train and every validation split) of the task `spec`.
+    """Return the tokens of `splits` (default: train and every validation split) of the task `spec`.
 
-    `arguments` are the run's settings. A validation split in the place of the training data is a share held
+    `arguments` are the run's settings. A validation split at the place of the training data is a share held
     out of it: `--validation_fraction`, drawn by `--data_seed` (0 when not given, so that runs of several
     seeds share it). So is the part of the training data that `--max_train_samples` leaves; the other limits
     take the first examples, of each validation split alike. `model_max_length` is the model's number of
@@ -68,13 +68,13 @@ def load_data(
     """
     wanted = tuple(splits or ("train", *spec.validation_splits))
     max_length = sequence_length(arguments, tokenizer, len(spec.text_columns), model_max_length)
-    held = held_out(spec, arguments)
+    held = held_out_splits(spec, arguments)
     streamed = "train" in wanted and is_streamed(arguments)
     if streamed:
         if held:
             raise UserError(
                 "--streaming with --max_train_steps: nothing can be held out of data that is not stored; "
-                "give --validation_file, or a data set with a validation split"
+                "give --validation_file, or a dataset with a validation split"
             )
         wanted = tuple(split for split in wanted if split != "train")
     places = {split: place(spec, split, arguments) for split in wanted}
@@ -126,7 +126,7 @@ def load_data(
 
 
 def is_streamed(arguments: Arguments) -> bool:
-    """Whether the training data is read window by window: an epoch of it, or a part, would be stored."""
+    """Return whether the training data is read window by window: an epoch, or a part, would be stored."""
     return bool(arguments.streaming and arguments.max_train_steps and arguments.max_train_samples is None)
 
 
@@ -149,7 +149,7 @@ def _stream(
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """Where tokens are kept: below `--cache_dir`, or the user's own cache folder."""
+    """Return the folder for cached tokens: in `--cache_dir`, or the user's own cache folder."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser() / "tokens"
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -184,21 +184,21 @@ def sequence_length(
 
 
 def _share(tokens: Tokens, arguments: Arguments) -> np.ndarray:
-    """The rows of the training file that are held out."""
+    """Return the rows of the training file that are held out."""
     count = len(tokens.arrays["indices"])
     if count < 2:
-        raise UserError("the training data has one example: none can be held out; give --validation_file")
+        raise UserError("the training data has one example, so none can be held out; give --validation_file")
     labels, seed = tokens.arrays.get("labels"), arguments.data_seed or 0
     out = hold_out(labels, count, arguments.validation_fraction, seed)
     if not len(out):
         raise UserError(
-            f"{tokens.source}: no label has two examples, so that one can be held out; give --validation_file"
+            f"{tokens.source}: no label has two examples, so none can be held out; give --validation_file"
         )
     return out
 
 
 def _limited(split: str, rows: np.ndarray, arguments: Arguments) -> np.ndarray:
-    """The rows of a split that the limits on samples leave, in the file's order."""
+    """Return the rows of a split that the limits on samples leave, in the file's order."""
     limit = getattr(arguments, LIMITS[split.split("_")[0]])
     if limit is None or split != "train":
         return rows[:limit]
@@ -207,7 +207,7 @@ def _limited(split: str, rows: np.ndarray, arguments: Arguments) -> np.ndarray:
 
 
 def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop: bool) -> dict[str, Any]:
-    """How many training examples stand in each validation split too; they leave `rows` where `drop` says."""
+    """Count training examples that occur in each validation split too; if `drop`, remove their `rows`."""
     validation = [split for split in tokens if split.startswith("validation")]
     if "train" not in tokens or not validation:
         return {}

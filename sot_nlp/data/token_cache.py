@@ -1,6 +1,6 @@
-"""Arrays in a folder: written in pieces, whole or not at all, and read back memory-mapped and verified.
+"""Store arrays in a folder: written in pieces, whole or not at all, read back memory-mapped and verified.
 
-A folder holds one raw file an array (little-endian, C order) and `header.json` with each array's dtype,
+A folder holds one raw file per array (little-endian, C order) and `header.json` with each array's dtype,
 shape and checksum. Nothing is pickled.
 """
 
@@ -34,7 +34,7 @@ class DamagedCacheError(Exception):
 class ArrayWriter:
     """Writes the folder at `path`, as a context manager: it appears with `finish`, or not at all.
 
-    A folder that another process puts there meanwhile stays. Raises UserError where the disk takes nothing.
+    A folder that another process puts there meanwhile stays. Raises UserError where the disk is full.
     """
 
     def __init__(self, path: Path):
@@ -104,7 +104,7 @@ class ArrayWriter:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, facts) of the folder that `ArrayWriter` wrote at `path`; the arrays are read-only maps.
+    """Return (arrays, facts) of the folder that `ArrayWriter` wrote at `path`; the arrays are read-only maps.
 
     Every byte is verified. Raises FileNotFoundError where there is no folder, else DamagedCacheError.
     """
@@ -124,7 +124,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _read_array(path: Path, entry: dict[str, Any]) -> np.ndarray:
     dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
     if dtype.kind not in "iuf":  # the bytes of an array of objects would be taken for addresses
-        raise DamagedCacheError(f"{path.name} is said to hold {dtype}; expected numbers")
+        raise DamagedCacheError(f"{path.name} claims to hold {dtype}; expected numbers")
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if path.stat().st_size != size:
         raise DamagedCacheError(f"{path.name} has {path.stat().st_size} bytes; expected {size}")

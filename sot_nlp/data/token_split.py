@@ -1,6 +1,6 @@
-"""One split as token ids on disk, and batches of it.
+"""One split as token ids on disk, and its batches.
 
-Shapes: n examples, T tokens of the file, B examples of a batch, N tokens of its longest, K labels.
+Shapes: n examples, T tokens of the file, B examples in a batch, N tokens of its longest, K labels.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class TokenSplit:
         padding_side: str = "right",
         pad_to_multiple_of: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The examples at `indices` (B,) as one batch, padded to the longest.
+        """Return the examples at `indices` (B,) as one batch, padded to the longest.
 
         `input_ids`, `attention_mask` and, where there are any, `token_type_ids` (B, N) int64; `labels` (B,)
         or (B, K) where the split has them.

@@ -1,4 +1,4 @@
-"""Tables -> token ids in flat arrays, checked before the first one is made, cached by content and settings.
+"""Tokenize tables into flat arrays, all checked before the first, cached by content and settings.
 
 Shapes: n examples, T their tokens together, K labels.
 
@@ -52,7 +52,7 @@ class Tokens:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of everything in a tokenizer that ids depend on; its padding and truncation are set by calls."""
+    """Hash everything in a tokenizer that ids depend on; its padding and truncation are set by calls."""
     digest = hashlib.sha256()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -83,7 +83,7 @@ def tokenize_sources(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Tokens]:
-    """The tokens of each source, from `cache` where its content and settings were tokenised before.
+    """Return the tokens of each source, from `cache` where the same content and settings were tokenised.
 
     Everything is read and checked before anything is tokenised, so a mistake in the last file shows at
     once. `max_length` counts special tokens; longer examples are cut, of a pair the longer text first.
@@ -124,7 +124,7 @@ def tokenize_sources(
 
 
 def _content(source: Source) -> str | None:
-    """The SHA-256 of the source's file; of several files, that of their hashes."""
+    """Return the SHA-256 of the source's file; of several files, that of their hashes."""
     hashes = [sha256(file) for file in source.files]
     if len(hashes) <= 1:
         return hashes[0] if hashes else None
@@ -145,15 +145,15 @@ def _key(source: Source, content: str, fingerprint: str, max_length: int) -> str
 
 
 def _cached(folder: Path, overwrite: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]] | str:
-    """(arrays, facts) of an intact cache; else why one is to be built, with nothing left in its place."""
+    """Return (arrays, facts) of an intact cache; else why one is to be built, and remove what is there."""
     try:
         if not overwrite:
             return read_arrays(folder)
-        state = "rebuilt, as asked" if folder.exists() else "built"
+        state = "rebuilt, as requested" if folder.exists() else "built"
     except FileNotFoundError:
         return "built"
     except DamagedCacheError as error:
-        state = f"rebuilt, for the old one was damaged ({printable(error)})"
+        state = f"rebuilt, because the old one was damaged ({printable(error)})"
     shutil.rmtree(folder, ignore_errors=True)
     return state
 
@@ -166,7 +166,7 @@ def _tokenize(
     writer: ArrayWriter,
     progress: bool,
 ) -> None:
-    """The second pass: the arrays of `source`, chunk by chunk, into `writer`."""
+    """Write the arrays of `source`, chunk by chunk, with `writer`: the second pass."""
     offset = 0
     writer.append("offsets", np.zeros(1, dtype=np.int64))
     with progress_bar(source, "tokenising", progress, total=len(checked)) as bar:
@@ -193,7 +193,7 @@ def _tokenize(
 def encode_texts(
     texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[list[int]], list[list[int]] | None, np.ndarray]:
-    """(ids, token types or None, tokens lost) of each example; `texts` are one column, or two of a pair.
+    """Return (ids, token types or None, tokens lost) of each example; `texts` are one or two columns.
 
     An example without any token (an empty text, for a tokenizer that adds none) gets a single filler.
     """
@@ -226,7 +226,7 @@ def encode_texts(
 
 
 def filler_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that stands for an empty text."""
+    """Return the token that replaces an empty text."""
     for candidate in (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id):
         if candidate is not None:
             return int(candidate)
@@ -234,5 +234,5 @@ def filler_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def flat(sequences: list[list[int]], dtype: type[np.generic]) -> np.ndarray:
-    """All sequences, one behind the other."""
+    """Concatenate all sequences."""
     return np.fromiter(itertools.chain.from_iterable(sequences), dtype, sum(map(len, sequences)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sot_nlp.modeling.loading import Checkpoint
 
-KINDS = {
+KIND_OF_PROBLEM_TYPE = {
     "single_label_classification": "classification",
     "multi_label_classification": "multi_label",
     "regression": "regression",
@@ -133,7 +133,9 @@ def check_labels(checkpoint: Checkpoint) -> None:
 def _answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | None]:
     """Return (kind, label names in the order of their ids; None for a regression) by a model's config."""
     names = label_names(id2label)
-    kind = KINDS.get(str(problem_type)) or ("regression" if len(names) == 1 else "classification")
+    kind = KIND_OF_PROBLEM_TYPE.get(str(problem_type)) or (
+        "regression" if len(names) == 1 else "classification"
+    )
     return kind, None if kind == "regression" else names
 
 

@@ -43,7 +43,7 @@ def write_task_file(
     """Write a test split's predictions to a run's folder, and GLUE's file of it (`CoLA.tsv`) beside them.
 
     `predictions` are label names, scores, or lists of label names; `indices` the examples' positions in
-    the test file, from 0. GLUE's file is left out where the task has none or where examples are missing.
+    the test file, from 0. GLUE's file is omitted where the task has none or where examples are missing.
     Returns the paths written. Raises ValueError where a score is not finite.
     """
     rows = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What a setting affects. Runs that differ in one of kind `result` are different arms of a study.
-KINDS = (
+SETTING_KINDS = (
     "result",  # it can change weights or scores
     "place",  # where files are, and whether they are written again
     "speed",  # the device and how fast it works
@@ -29,7 +29,7 @@ class Traits:
 
     Attributes:
         help: its text in `--help`.
-        kind: what it is for, one of `KINDS`.
+        kind: what it is for, one of `SETTING_KINDS`.
         on_resume: what a resumed run may do with it, one of `ON_RESUME`.
         low, above, high: the smallest value, or the bound below it that is itself excluded, and the largest.
         choices: the values of a text, where it takes only these.
@@ -80,7 +80,7 @@ def setting(
     A setting that changes no result is free on resuming, another one is not, where `on_resume` is not given.
     """
     on_resume = on_resume or ("same" if kind in ("result", "secret") else "free")
-    assert kind in KINDS
+    assert kind in SETTING_KINDS
     assert on_resume in ON_RESUME
     metadata: Mapping[str, Any] = {"traits": Traits(help=help, kind=kind, on_resume=on_resume, **traits)}
     if isinstance(default, (list, dict)):

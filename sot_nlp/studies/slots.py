@@ -74,8 +74,7 @@ def fitting(places: list[dict[str, str]], models: Sequence[str]) -> tuple[list[d
         return places, ""
     taken = [places[i] for i in kept]
     return taken, (
-        f"{len(taken)} runs at once instead of {len(places)}: the free memory has no room for more "
-        f"of about {each / 1e9:.1f} GB"
+        f"{len(taken)} runs at once instead of {len(places)}: each needs about {each / 1e9:.1f} GB of memory"
     )
 
 

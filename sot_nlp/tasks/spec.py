@@ -54,7 +54,7 @@ class TaskFile:
     reader decides: `format` by the file's ending, `header` yes, `quoting` as the format has it.
     `quoting` False: a `"` is a character like any other. `num_columns`: what every line must have, for
     files without a header. `broken_lines`: the file is known for some lines with another number of
-    columns, which are left out, counted and named. `columns` maps the task's column names, which are
+    columns, which are skipped, counted and named. `columns` maps the task's column names, which are
     also the Hub's, to the file's: names, or positions counted from 0. A column that it leaves out has the
     same name in the file. A test split may lack the label column, whatever `columns` says.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What people (Ctrl-C), launchers and clusters send before they kill: SLURM's `--signal=USR1@60`, for one.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-# A launcher that told its processes to end kills them after 30 seconds.
+# A launcher that asked its processes to end kills them after 30 seconds.
 PATIENCE_SECONDS = 25.0
 
 

@@ -72,7 +72,7 @@ def test_second_reading_finds_the_tokens(folder, tmp_path):
 
 
 def test_unreachable_or_unknown_data_says_what_works_without_network(folder, tmp_path):
-    with pytest.raises(UserError, match=r"data set nyu-mll/glue \(cola\) can't be loaded: .*--data_dir"):
+    with pytest.raises(UserError, match=r"dataset nyu-mll/glue \(cola\) can't be loaded: .*--data_dir"):
         open_hub_table("nyu-mll/glue", "cola", "train", cache_dir=str(tmp_path))
     with pytest.raises(UserError, match="Unknown split"):
         open_hub_table(str(folder), None, "dev", cache_dir=str(tmp_path))
@@ -101,9 +101,9 @@ def test_damage_that_a_stream_meets_on_its_way_is_one_line(tmp_path, monkeypatch
 
     stream = datasets.IterableDataset.from_generator(generate, features=features)
     monkeypatch.setattr(hub_reader, "CHUNK", 1)
-    rows = hub_reader.HubTable(stream, "data set zorp, split train").rows(["text"])
+    rows = hub_reader.HubTable(stream, "dataset zorp, split train").rows(["text"])
     assert next(rows).columns == [["zorp"]]
-    with pytest.raises(UserError, match=r"data set zorp, split train can't be loaded: Server Disconnected;"):
+    with pytest.raises(UserError, match=r"dataset zorp, split train can't be loaded: Server Disconnected;"):
         next(rows)
 
 

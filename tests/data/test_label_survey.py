@@ -149,12 +149,12 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
          r"line 4: label 2 has no name in --label_mapping, .*: add 2=NAME"),
         (["0.0", "0.5", "1.0"], {"label_mapping": {"0": "bad", "1": "good"}},
          "line 3: label 0.5 has no name in --label_mapping, .*or leave --label_mapping out for a regression"),
-        (["0", "1", "-1"], {"label_mapping": {"0": "bad", "1": "good"}}, "add -1=NAME, or .*; where -1 says"),
-        (["x", "y"], {"label_mapping": {"0": "bad"}}, "a.csv writes none of 0; its labels are x, y"),
+        (["0", "1", "-1"], {"label_mapping": {"0": "bad", "1": "good"}}, "add -1=NAME, or .*; if -1 means"),
+        (["x", "y"], {"label_mapping": {"0": "bad"}}, "a.csv has none of 0; its labels are x, y"),
         (["[0 1 0]", "[1 0 0]"], {}, r"zeros and ones; expected lists of the names .*df.to_json\("),
         (["[0. 1.]", "[1. 0.]"], {}, "zeros and ones"),
         (["[True, False]", "[False, True]"], {}, "zeros and ones"),
-        (["[news, sport]", "[art]"], {}, r"'\[news, sport\]' looks like a list, and is none .*--problem"),
+        (["[news, sport]", "[art]"], {}, r"'\[news, sport\]' looks like a list, but can't .*--problem"),
         (["{'a': 1, 'b': 0}", "{'a': 0, 'b': 0}"], {}, "looks like a list"),
         (["['a']", "b"], {}, "labels of mixed types: .*expected lists in every row"),
         (["a;b", "a", "b"], {}, "line 2: label 'a;b' looks like several labels in a cell; .*--problem_type"),
@@ -222,7 +222,7 @@ def test_white_space_around_labels_is_left_out_everywhere(tmp_path, ending):
     path = write(tmp_path / f"a.{ending}", ["pos", "pos ", " neg", "neg", "\u00a0neg"])
     assert found(path) == ("classification", ("neg", "pos"))
     lines = told(path)
-    assert "3 labels have white space around them: it is left out" in lines
+    assert "3 labels have white space around them: it is ignored" in lines
     assert "labels: neg 3, pos 2" in lines
 
 
@@ -247,7 +247,7 @@ def test_names_of_older_models_keep_their_white_space():
         ),
         ([0.5, 1.5, 0.5], {}, "the scores have 2 different values only; --problem_type classification"),
         (list(range(30)), {}, "the labels are 30 different whole numbers, read as classes; --problem_type"),
-        (["1", "2", "4+"], {}, "numbers and texts (4+) are names of classes alike"),
+        (["1", "2", "4+"], {}, "numbers and texts (4+) are both names of classes"),
         (["Pos", "pos", "neg"], {}, "warning: the labels Pos, pos differ in their spelling alone, and are 2"),
         (["1", "01", "2"], {}, "warning: the labels 01, 1 differ in their spelling alone"),
     ],

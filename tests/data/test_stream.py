@@ -169,7 +169,7 @@ def test_a_bad_example_is_told_by_its_line_when_it_comes(
 def test_a_file_without_examples_left_is_refused(files: Any, tmp_path: Path) -> None:
     Path(files["validation_file"]).write_text(Path(files["train_file"]).read_text())
     split = streamed(files, tmp_path, drop_leaked=True)
-    with pytest.raises(UserError, match="--drop_leaked: every training example stands in the validation"):
+    with pytest.raises(UserError, match="--drop_leaked: every training example occurs in the validation"):
         split.window(0, 4)
     split.close()
 

@@ -105,7 +105,7 @@ def test_qqps_broken_lines_are_counted_and_named(load, tmp_path):
     assert report["examples"] == 20
     assert data.splits["train"].indices.tolist() == [0, 1, 2, *range(4, 21)]
     lines = "\n".join(describe(data))
-    assert "train: 1 unreadable line was left out: line 5 has 4 columns; expected 6" in lines
+    assert "train: 1 unreadable line was skipped: line 5 has 4 columns; expected 6" in lines
 
 
 def test_share_held_out_is_stratified_and_in_the_files_order(load, tmp_path):
@@ -169,7 +169,7 @@ def test_duplicates_are_counted_and_dropped_only_when_asked(load, tmp_path):
     assert data.report["duplicates"] == {
         "validation": {"train_examples": 3, "validation_examples": 3, "dropped": False}
     }
-    assert "train: 3 examples stand in validation too (kept; --drop_leaked drops them)" in describe(data)
+    assert "train: 3 examples occur in validation too (kept; --drop_leaked drops them)" in describe(data)
     dropped = load(**files, drop_leaked=True)
     assert dropped.splits["train"].indices.tolist() == [0, 2]
     assert dropped.report["duplicates"]["validation"]["dropped"]

@@ -131,10 +131,10 @@ def test_damaged_cache_is_made_again_and_said(source, tmp_path):
     (file,) = cache.glob("*/input_ids.bin")
     file.write_bytes(b"\xff" + file.read_bytes()[1:])
     found = tokens(source, cache)
-    assert found.cache.startswith("rebuilt, for the old one was damaged (input_ids.bin has changed")
+    assert found.cache.startswith("rebuilt, because the old one was damaged (input_ids.bin has changed")
     assert found.arrays["input_ids"].tolist() == good.tolist()
     assert tokens(source, cache).cache == REUSED
-    assert tokens(source, cache, overwrite=True).cache == "rebuilt, as asked"
+    assert tokens(source, cache, overwrite=True).cache == "rebuilt, as requested"
 
 
 def test_streamed_source_leaves_nothing_behind(source, tmp_path):

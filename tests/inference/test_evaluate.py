@@ -114,7 +114,7 @@ def test_numbers_need_a_mapping(run, tmp_path, capsys):
     entry, _ = evaluate(run, tmp_path, *flags, "--label_mapping", *mapping)
     assert entry["accuracy"] == records.read(run)["best"]["value"]
     assert main(["evaluate", str(run), *flags, "--label_mapping", "0=Bad", *CPU]) == 2
-    assert "--label_mapping: 0=Bad names no label of" in capsys.readouterr().err
+    assert "--label_mapping: 0=Bad is not a label of" in capsys.readouterr().err
 
 
 def test_test_data_alone_is_predicted_by_name(run, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from sot_nlp.commands import probe
 from sot_nlp.inference import evaluate
 from sot_nlp.settings.arguments import FIELDS, TRAITS, TYPES, Arguments
-from sot_nlp.settings.traits import KINDS, ON_RESUME, Traits, setting
+from sot_nlp.settings.traits import ON_RESUME, SETTING_KINDS, Traits, setting
 from sot_nlp.studies import study
 from sot_nlp.training.checkpointing import fingerprint
 
@@ -83,7 +83,7 @@ def test_how_a_saved_model_finds_its_data_again():
 def test_every_field_declares_all_its_traits(name):
     traits = TRAITS[name]
     assert traits.help
-    assert traits.kind in KINDS
+    assert traits.kind in SETTING_KINDS
     assert traits.on_resume in ON_RESUME
     number = TYPES[name] in (int, float, int | None, float | None)
     bounded = traits.low is not None or traits.above is not None
@@ -113,7 +113,7 @@ def test_ranges(traits, good, bad):
 
 
 def test_what_changes_no_result_is_free_on_resuming():
-    kinds = {kind: setting(1, "h", kind=kind).metadata["traits"].on_resume for kind in KINDS}
+    kinds = {kind: setting(1, "h", kind=kind).metadata["traits"].on_resume for kind in SETTING_KINDS}
     assert kinds == {"result": "same", "place": "free", "speed": "free", "output": "free", "secret": "same"}
 
 

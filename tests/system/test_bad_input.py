@@ -109,7 +109,7 @@ REFUSED = [
     csv("a.csv", 'text,label\na,"[""x""]"\nb,y\n', "labels of mixed types: .*line 2.*is a list; .*line 3"),
     csv("a.csv", "text,label\na,yes\nb,\n", "a.csv, line 3 has no label"),
     csv("a.jsonl", JSONL + '{"text": "x", "label": null}\n', "a.jsonl, line 3 has no label"),
-    csv("a.jsonl", JSONL + '{"text": "x", "label": {"a": 1}}\n', "a.jsonl, line 3 has a label that is none"),
+    csv("a.jsonl", JSONL + '{"text": "x", "label": {"a": 1}}\n', "a.jsonl, line 3 has an invalid label"),
     csv("a.csv", "text,label\na,yes\nb,yes\n", "every label is yes; expected at least two"),
     csv("a.jsonl", JSONL + '{"text": "x", "label": " "}\n', "a.jsonl, line 3 has no label"),
     csv("a.jsonl", '{"text": "a", "label": []}\n{"text": "b", "label": []}\n',
@@ -119,7 +119,7 @@ REFUSED = [
     csv("a.jsonl", '{"text": "a", "label": [0, 1]}\n{"text": "b", "label": [1, 0]}\n',
         "lists of zeros and ones"),
     csv("a.jsonl", '{"text": "a", "label": ["x", "x"]}\n{"text": "b", "label": ["y"]}\n',
-        "'x' stands in the list"),
+        "'x' occurs twice in the list"),
     pair(GOOD, GOOD + "a dax,perhaps\n", "dev.csv, line 6: label 'perhaps' is not one of no, yes"),
     pair("text,label\na,0.5\nb,2\n", "text,label\na,many\n", "dev.csv, line 2: score 'many' is not a number"),
     pair("text,label\na,0.5\nb,2\n", "text,label\na,1e999\n",
@@ -128,9 +128,9 @@ REFUSED = [
          "dev.jsonl, line 1: label 'yes' is not a list", ending="jsonl"),
     csv("a.csv", "text,label\n" + "".join(f"a,n{i}\n" for i in range(10_050)),
         "more than 10000 different labels"),
-    csv("a.csv", GOOD, "--label_mapping: 1=acceptible names no label of cola; did you mean acceptable",
+    csv("a.csv", GOOD, "--label_mapping: 1=acceptible is not a label of cola; did you mean acceptable",
         task="cola", text_column_names=["text"], label_mapping={"1": "acceptible"}),
-    csv("a.csv", "text,label\na,x\nb,y\nc,z\n", "a.csv: no label has two examples, so that one can be held"),
+    csv("a.csv", "text,label\na,x\nb,y\nc,z\n", "a.csv: no label has two examples, so none can be held"),
     csv("a.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 5000), "a.jsonl, line 1 is not JSON"),
     # Texts.
     csv("a.jsonl", JSONL + '{"text": null, "label": "no"}\n',
@@ -179,9 +179,9 @@ REFUSED = [
     ("nowhere", {}, {"train_file": "no/a.csv"}, "a.csv does not exist; nor does its folder"),
     ("one example", {"a.csv": "text,label\na,b\n"}, {"train_file": "a.csv", "task": "cola",
      "text_column_names": ["text"], "label_mapping": {"b": "acceptable"}},
-        "one example: none can be held out"),
+        "one example, so none can be held out"),
     ("long path", {}, {"train_file": "a" * 5000 + ".csv"}, "--train_file: .* can't be read: File name too"),
-    ("both", {"a.csv": GOOD}, {"train_file": "a.csv", "dataset_name": "x/y"}, "give one of them"),
+    ("both", {"a.csv": GOOD}, {"train_file": "a.csv", "dataset_name": "x/y"}, "give only one of them"),
     ("nothing", {}, {}, "give --task, or your own data"),
     # Lengths.
     csv("a.csv", GOOD, "--max_length 513 is more than the model's 512 positions", max_length=513),
@@ -217,7 +217,9 @@ def test_mistake_is_one_line_with_its_place(load, tmp_path, files, settings, mes
 
 
 def test_missing_folder_says_what_it_should_be(load, tmp_path):
-    with pytest.raises(UserError, match=r"--data_dir .*none does not exist; expected the folder of GLUE"):
+    with pytest.raises(
+        UserError, match=r"--data_dir .*none does not exist; expected the folder that contains GLUE"
+    ):
         load(tmp_path, {"task": "cola", "data_dir": "none"})
 
 
@@ -246,15 +248,19 @@ def test_no_rights_to_read(load, tmp_path, monkeypatch):
         return real(path, *arguments, **settings)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UserError, match=r"--train_file: .*a.csv: no rights to read it"):
+    with pytest.raises(UserError, match=r"--train_file: .*a.csv: no permission to read it"):
         load(tmp_path, {"train_file": "a.csv"})
 
 
 @pytest.mark.parametrize(
     ("looks", "settings", "message"),
     [
-        ("is_file", {"task": "cola", "data_dir": "."}, "--data_dir: no rights to look into .*train.tsv"),
-        ("iterdir", {"train_file": "a.csv"}, "a.csv does not exist; nor are there rights to list its folder"),
+        ("is_file", {"task": "cola", "data_dir": "."}, "--data_dir: no permission to read .*train.tsv"),
+        (
+            "iterdir",
+            {"train_file": "a.csv"},
+            "a.csv does not exist; nor is there permission to list its folder",
+        ),
     ],
 )
 def test_no_rights_in_a_folder(load, tmp_path, monkeypatch, looks, settings, message):

@@ -237,7 +237,7 @@ def test_the_token_cache_holds_no_objects(marker: Path, tmp_path: Path) -> None:
     header["crc32"] = _header_checksum(header)
     (tmp_path / "cache" / "header.json").write_text(json.dumps(header))
     # Its bytes would be taken for addresses of objects.
-    with pytest.raises(DamagedCacheError, match="said to hold object"):
+    with pytest.raises(DamagedCacheError, match="claims to hold object"):
         read_arrays(tmp_path / "cache")
     (tmp_path / "cache" / "header.json").write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(DamagedCacheError):

@@ -66,7 +66,7 @@ def test_windows_are_trained_and_told(
     assert "train.jsonl window by window, and not stored" in out
     assert "train, as read: 36 examples of " in out
     assert f"train, as read: {found['truncated']} examples were cut at 8 tokens" in out
-    assert "train, as read: 4 examples stand in the validation data too" in out
+    assert "train, as read: 4 examples occur in the validation data too" in out
     headers = [json.loads(path.read_text()) for path in (tmp_path / "run-cache").rglob("header.json")]
     assert [header["arrays"]["indices"]["shape"] for header in headers] == [[12]]
 

@@ -144,7 +144,7 @@ class GraphedPasses:
     """`passes` for batches of shapes that were met before by a replayed graph, for others as they are.
 
     The gradients of `parameters` are accumulated into the same tensors all the time, so they must be zeroed
-    in place. Where a capture fails, as for a backbone whose forward waits for the GPU, `warn` is told once,
+    in place. Where a capture fails, as for a backbone whose forward waits for the GPU, `warn` is called once,
     `failed` is set, and all passes are run as they are from then on. With `keep_host_copies` what a forward
     copies from the host is no obstacle (`HostCopies`; not for compiled models, whose compiler it would stop).
     """

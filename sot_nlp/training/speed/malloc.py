@@ -1,6 +1,6 @@
 """Keep memory that a training frees with the process, where the C library is glibc.
 
-Of the tens of megabytes of gradients and activations that an update frees, glibc gives what lies at the end
+Of the tens of megabytes of gradients and activations that an update frees, glibc gives what is at the end
 of its heap back to the system, and the next update has to have the pages cleared again: how many is chance.
 """
 
