@@ -197,7 +197,7 @@ def _of_dataset(dataset: Any, name: str) -> pa.Table:
     if not hasattr(dataset, "__len__"):
         raise UserError(
             f"{name}: is an IterableDataset; give a Dataset, e.g. Dataset.from_list(list({name})), or a "
-            "data set of the Hub by dataset_name=... and streaming=True"
+            "dataset of the Hub by dataset_name=... and streaming=True"
         )
     columns = {}
     for column, feature in dataset.features.items():

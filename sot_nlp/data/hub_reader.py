@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class HubTable(Table):
-    """One split. Numbers that the data set has names for are given as the names, and -1 as no label."""
+    """One split. Numbers that the dataset has names for are given as the names, and -1 as no label."""
 
     unit = "row"
 
@@ -112,7 +112,7 @@ def _explained(title: str) -> Iterator[None]:
 
     try:
         yield
-    # RuntimeError: a data set that needs code of its own to be read.
+    # RuntimeError: a dataset that needs code of its own to be read.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause: BaseException = error
         # Of a file that can't be read it says only that something is wrong.

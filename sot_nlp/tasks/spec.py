@@ -93,7 +93,7 @@ class TaskSpec:
     main_metric: str
     dataset_name: str | None  # on the Hub
     dataset_config_name: str | None
-    dataset_splits: FrozenMapping[str, str]  # split -> the Hub data set's split
+    dataset_splits: FrozenMapping[str, str]  # split -> the Hub dataset's split
     folder: str | None  # below --data_dir; None: paths in `files` are relative to the YAML file
     files: FrozenMapping[str, TaskFile]  # split -> file
     rows: FrozenMapping[str, int]  # split -> number of examples
