@@ -210,7 +210,7 @@ def test_finished_runs_are_shown_again_and_other_settings_are_refused(shown, mon
     table = [line for line in text.splitlines() if line.startswith("│")]
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")] == table
     assert main([*command, "--learning_rate", "0.5"]) == 2
-    assert "holds a run with learning_rate 0.0007, not 0.5; give another" in capsys.readouterr().err
+    assert "holds a run with learning_rate 0.0007, not 0.5; use another" in capsys.readouterr().err
     # A setting that is no longer given counts too.
     assert main(["train", "--task", "demo", "--output_dir", str(folder)]) == 2
     assert "holds a run with" in capsys.readouterr().err

@@ -220,7 +220,7 @@ def test_an_own_metric_is_named_by_a_task_and_computed(own, tmp_path):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("accuracy", {}, "already"),
+        ("accuracy", {}, "of that name exists"),
         ("loss", {}, "none of loss"),
         ("a b", {}, "letters"),
         ("x", {"kinds": "classfication"}, "did you mean classification"),

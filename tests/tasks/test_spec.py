@@ -270,7 +270,7 @@ label_column: again
         ("columns: {reviev: a}", ":4: columns: 'reviev' is not a column of the task; did you mean review?"),
         ("columns: {review: -1}", ":4: columns: review: must be a name in the header, or a position"),
         ("columns: {review: 1.5}", ":4: columns: review: must be a name in the header, or a position"),
-        ("rows: {test: 3}", ":4: rows: test is none of the task's splits (train, validation)"),
+        ("rows: {test: 3}", ":4: rows: test is not one of the task's splits (train, validation)"),
         ("rows: {train: 1e3}", ":4: rows.train: '1e3' is not a whole number of at least 1"),
         ("recipe: {Learning rate: 1}", ":4: recipe: 'Learning rate' is not a setting"),
         ("recipe: {learning_rate: [1]}", ":4: recipe.learning_rate: must be a single value"),
