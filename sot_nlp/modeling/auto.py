@@ -1,4 +1,4 @@
-"""From a checkpoint's name to the right class: `AutoSoTForSequenceClassification`."""
+"""Find the right class for a checkpoint's name: `AutoSoTForSequenceClassification`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AutoSoTForSequenceClassification:
         problem_type: str | None = None,
         **options: Any,
     ) -> Any:
-        """The classifier for a checkpoint.
+        """Return the classifier for a checkpoint.
 
         A plain backbone's weights are loaded bit-equal and a new head is put on it; a SoT checkpoint comes
         back as it was saved, but for what is given here. What is new is said in one line.
@@ -81,7 +81,7 @@ class AutoSoTForSequenceClassification:
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **options: Any) -> Any:
-        """A classifier with random weights for a SoT config, or for a plain backbone's.
+        """Return a classifier with random weights for a SoT config, or for a plain backbone's.
 
         Args:
             config: the config; it is copied where it is a plain backbone's.
@@ -109,7 +109,7 @@ class AutoSoTForSequenceClassification:
 
 
 def class_for(model_type: str) -> type[SoTForSequenceClassification]:
-    """The SoT class for a config's `model_type`, a plain backbone's or a SoT one."""
+    """Return the SoT class for a config's `model_type`, a plain backbone's or a SoT one."""
     for model_class in FAMILIES:
         config_class: Any = model_class.config_class
         if model_type in (config_class.model_type, config_class.backbone_type):

@@ -1,4 +1,4 @@
-"""Backbones without a head: what `AutoModel` gives for a SoT checkpoint, and what a head can stand on."""
+"""Backbones without a head: what `AutoModel` gives for a SoT checkpoint, and what a head can be put on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .configuration_sot import (
 # Found by comparing padded with unpadded texts: FNet and RWKV take no mask; convolutions, neighbours'
 # embeddings, landmarks and hashes see through it in the others.
 PADDING_LEAKS = frozenset({"convbert", "fnet", "mobilebert", "nystromformer", "rwkv", "yoso"})
-# Of a classifier's checkpoint, what its backbone leaves aside.
+# In a classifier's checkpoint, what its backbone ignores.
 OTHER_WEIGHTS = [r"^classifier\.", r"pooler\."]
 
 
@@ -83,12 +83,12 @@ class SoTGenericModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the backbone's own."""
+        """Run the backbone's own forward."""
         return self.model(*args, **kwargs)
 
 
 def bare_backbone(config: Any) -> Any:
-    """The backbone of a config, without its pooler where it can go without; checked by `backbone_class`."""
+    """Build a config's backbone, without its pooler where possible; checked by `backbone_class`."""
     options = inspect.signature(backbone_class(config).__init__).parameters
     pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
     backbone = AutoModel.from_config(config, **pooler)
@@ -100,10 +100,10 @@ def bare_backbone(config: Any) -> Any:
 
 
 def backbone_class(config: Any) -> Any:
-    """The class that `AutoModel` builds for a backbone's config.
+    """Return the class that `AutoModel` builds for a backbone's config.
 
     Raises:
-        ValueError: naming the model type, if it isn't a text encoder or decoder that a head can stand on.
+        ValueError: naming the model type, if it isn't a text encoder or decoder that a head can be put on.
     """
     model_type = config.model_type
     if config.is_encoder_decoder:
@@ -127,7 +127,7 @@ def backbone_class(config: Any) -> Any:
 
 
 def first_position(backbone: nn.Module) -> int:
-    """The position of the first real token: RoBERTa and its kind keep the first rows for padding."""
+    """Return the position of the first real token: RoBERTa and its kind keep the first rows for padding."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1

@@ -39,7 +39,7 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, features: Tensor, word_mask: Tensor) -> Tensor:
-        """(B, N, D) by (B, N) bool -> (B, N, D); at padding the result has no meaning but is finite."""
+        """Normalise (B, N, D) by (B, N) bool -> (B, N, D); at padding it is finite but meaningless."""
         if self.training:
             mean, variance = self._batch_statistics(features, word_mask)
         else:

@@ -1,4 +1,4 @@
-"""What the classification token passes before its linear in the `stock` heads.
+"""Transform the classification token before its linear in the `stock` heads.
 
 Only so does the baseline have the layers of the family's own Hugging Face head; the SoT recipes use the raw
 token. Shapes: B batch, C hidden size, K labels.
@@ -28,7 +28,7 @@ class DenseTransform(nn.Module):
         self.dense = CastingLinear(hidden_size, hidden_size)
 
     def forward(self, class_token: Tensor) -> Tensor:
-        """(B, C) -> (B, C)."""
+        """Map (B, C) -> (B, C)."""
         return self.dropout(torch.tanh(self.dense(self.dropout(class_token))))
 
 
@@ -49,13 +49,13 @@ class TransformedTokenHead(SoTHead):
         word_mask: Tensor | None = None,
         class_token: Tensor | None = None,
     ) -> SoTHeadOutput:
-        """As `SoTHead.forward`, with the raw classification token (B, C)."""
+        """Return what `SoTHead.forward` returns, from the raw classification token (B, C)."""
         if class_token is not None:
             class_token = self._transformed(class_token)
         return super().forward(hidden_states, word_mask, class_token)
 
     def class_token_contributions(self, class_token: Tensor) -> Tensor:
-        """As `SoTHead.class_token_contributions`, with the raw classification token (B, C)."""
+        """Return `SoTHead.class_token_contributions`, from the raw classification token (B, C)."""
         return super().class_token_contributions(self._transformed(class_token))
 
     def _transformed(self, class_token: Tensor) -> Tensor:

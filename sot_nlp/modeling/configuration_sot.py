@@ -1,4 +1,4 @@
-"""One config class a backbone family: the backbone's own settings, and the head's.
+"""Config classes, one per backbone family: the backbone's own settings, and the head's.
 
 A `config.json` that these classes write has a `model_type` of its own (`sot_bert`, ...), so that no program
 takes it for a plain backbone and drops the head's weights. Reading a plain backbone's `config.json` is what
@@ -64,11 +64,11 @@ class SoTConfigMixin:
     separator_token_ids: list[int] | None = None
 
     backbone_type: ClassVar[str] = ""
-    # A Trainer would otherwise hand the branches' logits to `compute_metrics` beside the logits.
+    # A Trainer would otherwise pass the branches' logits to `compute_metrics` beside the logits.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["word_logits", "class_token_logits"]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)  # type: ignore[misc]  # the backbone's config stands behind the mixin
+        super().__post_init__(**kwargs)  # type: ignore[misc]  # the backbone's config is behind the mixin
         self.set_head(self.head if self.head is not None else self.head_preset, preset=self.head_preset)
 
     def set_head(
@@ -111,12 +111,12 @@ class SoTConfigMixin:
 
     @classmethod
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
-        """This class's settings from a plain backbone's `config.json`."""
+        """Return this class's settings from a plain backbone's `config.json`."""
         return {n: value for n, value in config_dict.items() if n not in ("model_type", *BACKBONE_ONLY)}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        """The settings in a checkpoint's `config.json`, a SoT model's or a plain backbone's."""
+        """Return the settings in a checkpoint's `config.json`, a SoT model's or a plain backbone's."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         return cls.own_settings(config_dict, pretrained_model_name_or_path), kwargs
 
@@ -140,7 +140,7 @@ class SoTConfigMixin:
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the base class's; labels and head settings given as keywords replace the saved ones whole."""
+        """Build a config as the base class does; labels and head settings given replace the saved ones."""
         config_dict = dict(config_dict)
         if "head" in kwargs:
             config_dict["head_preset"] = None
@@ -210,7 +210,7 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
 
     Args:
         text_config: the backbone's own config, or its `to_dict()` with `model_type`.
-        causal: whether tokens see only what stands before them, so that the last real token is the
+        causal: whether tokens see only what precedes them, so that the last real token is the
             classification token; None decides by the backbone's kind and is then filled in.
         pad_token_id, bos_token_id, eos_token_id: the tokenizer's, for transformers' warning where a batch
             seems padded and has no attention mask; which tokens are padding, the mask alone says.
@@ -246,7 +246,7 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_backbone(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
-        """The backbone's settings as `text_config`; the labels' names move up."""
+        """Return the backbone's settings as `text_config`; the labels' names move up."""
         backbone = {name: value for name, value in config_dict.items() if name not in BACKBONE_ONLY}
         shared = ("id2label", "label2id", "pad_token_id", "bos_token_id", "eos_token_id", "dtype")
         settings = {"text_config": backbone} | {name: backbone[name] for name in shared if name in backbone}
@@ -256,7 +256,7 @@ class SoTConfig(SoTConfigMixin, PreTrainedConfig):
 
 
 def backbone_type(config_dict: Mapping[str, Any], source: object) -> str:
-    """The `model_type` of a checkpoint, also where its `config.json` is older than that field.
+    """Return a checkpoint's `model_type`, also where its `config.json` is older than that field.
 
     Raises:
         ValueError: if it names none and is not a BERT's either.
@@ -271,10 +271,10 @@ def backbone_type(config_dict: Mapping[str, Any], source: object) -> str:
 
 
 def read_backbone(config_dict: dict[str, Any]) -> PreTrainedConfig:
-    """A backbone's config from its plain values.
+    """Build a backbone's config from its plain values.
 
     Raises:
-        ValueError: for a model type that this transformers does not know (near names are named).
+        ValueError: for a model type that this transformers does not know (similar names are listed).
     """
     model_type = config_dict.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
@@ -285,7 +285,7 @@ def read_backbone(config_dict: dict[str, Any]) -> PreTrainedConfig:
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether a backbone's tokens see only what stands before them, by what transformers trains it for."""
+    """Return whether tokens see only what precedes them, by what transformers trains the backbone for."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -295,6 +295,6 @@ def is_causal(config: PreTrainedConfig) -> bool:
         return True
     if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", None) is False:
         return False
-    # BERT and its like are in both lists, for use as decoders; bert-generation is an encoder unless told.
+    # BERT and its like are in both lists, for use as decoders; bert-generation is an encoder by default.
     encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
     return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in encoders

@@ -1,9 +1,9 @@
-"""The word logits as exact sums over tokens, and over pairs of tokens, from a forward pass alone.
+"""Split the word logits exactly into sums over tokens, and over pairs of tokens, by a forward pass alone.
 
 Where the normalisation multiplies each head by one number g (`SoTHeadConfig.has_scalar_gain`), a word logit
 is linear in the pooled matrix, and that is a sum over tokens. The number itself is taken as given: it depends
 on all tokens, as the softmax of attention does.
-Shapes: B batch, N tokens, M heads, P x Q a head's matrix, C hidden size, K labels.
+Shapes: B batch, N tokens, M heads, P x Q matrix per head, C hidden size, K labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def token_shares(x: Tensor, y: Tensor, weights: Tensor, readout: Tensor) -> Tensor:
-    """w_t sum_m g_m x_tm^T W_m y_tm: what each token's own product adds to each word logit.
+    """Return w_t sum_m g_m x_tm^T W_m y_tm: what each token's own product adds to each word logit.
 
     Args:
         x: (B, N, M, P), centred, and multiplied by the heads' gains g.
@@ -29,7 +29,7 @@ def token_shares(x: Tensor, y: Tensor, weights: Tensor, readout: Tensor) -> Tens
 
 
 def pair_shares(x: Tensor, y: Tensor, weights: Tensor, readout: Tensor, centering: str) -> Tensor:
-    """What each pair of tokens, s on the x side and t on the y side, adds to each word logit.
+    """Return what each pair of tokens, s on the x side and t on the y side, adds to each word logit.
 
     Centring makes each token's features depend on all of them. Written in the uncentred ones, with
     `h(s, t) = sum_m g_m x_sm^T W_m y_tm` and n words, channel centring gives the pair (s, t)
@@ -59,7 +59,7 @@ def pair_shares(x: Tensor, y: Tensor, weights: Tensor, readout: Tensor, centerin
 
 
 def vector_shares(tokens: Tensor, token_weights: Tensor, readout: Tensor) -> Tensor:
-    """sum_m w_tm z_t . W_m: what each token adds to each word logit after mean or attention pooling.
+    """Return sum_m w_tm z_t . W_m: each token's part of each word logit after mean or attention pooling.
 
     Args:
         tokens: (B, N, C). token_weights: (B, M, N), the weights of the pooling, gains included.
@@ -72,6 +72,6 @@ def vector_shares(tokens: Tensor, token_weights: Tensor, readout: Tensor) -> Ten
 
 
 def _products(x: Tensor, y: Tensor, readout: Tensor) -> Tensor:
-    """h(s, t) of every pair: (B, K, N, N)."""
+    """Return h(s, t) of every pair: (B, K, N, N)."""
     read = torch.einsum("bsmp,kmpq->bskmq", x, readout)
     return torch.einsum("bskmq,btmq->bkst", read, y)

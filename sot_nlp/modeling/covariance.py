@@ -1,7 +1,7 @@
-"""What is pooled over the word tokens: centred (cross-)covariance, and the vectors that compete with it.
+"""Pool the word tokens: centred (cross-)covariance, and the vectors that compete with it.
 
 Every function weighs tokens by `word_weights`, so that padding, batch mates and padding side change nothing.
-Shapes: B batch, N tokens, M heads, P and Q a head's widths of the x and y map, D channels of all maps, C
+Shapes: B batch, N tokens, M heads, P and Q widths of the x and y map per head, D channels of all maps, C
 hidden size.
 """
 
@@ -17,7 +17,7 @@ Groups = tuple[tuple[int, int], ...]
 
 
 def word_weights(word_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Each token's weight in a mean over the words: 1/n at words, 0 elsewhere; (B, N) bool -> (B, N).
+    """Return each token's weight in a mean over the words: 1/n at words, 0 elsewhere; (B, N) -> (B, N).
 
     A text without words has weights of zero, and so everything that is pooled from it is zero.
     """
@@ -26,7 +26,7 @@ def word_weights(word_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def split_heads(features: Tensor, groups: Groups) -> list[Tensor]:
-    """Each map's channels by head: (..., M (P + Q)) -> (..., M, P) and (..., M, Q)."""
+    """Split each map's channels by head: (..., M (P + Q)) -> (..., M, P) and (..., M, Q)."""
     parts = features.split([heads * width for heads, width in groups], -1)
     return [part.unflatten(-1, group) for part, group in zip(parts, groups, strict=True)]
 
@@ -55,7 +55,7 @@ def center(features: Tensor, weights: Tensor, mode: str, groups: Groups) -> Tens
 
 
 def cross_covariance(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """S = (1/n) sum_t x_t^T y_t over the words of each head (arXiv 2104.10935, the same).
+    """Compute S = (1/n) sum_t x_t^T y_t over the words of each head (arXiv 2104.10935, the same).
 
     Args:
         x: (B, N, M, P), centred. y: (B, N, M, Q), centred. weights: (B, N), from `word_weights`.
@@ -70,14 +70,14 @@ def cross_covariance(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 
 
 def upper_triangle(matrix: Tensor) -> Tensor:
-    """The entries on and above the diagonal, row by row: (B, M, P, P) -> (B, M, P (P + 1) / 2)."""
+    """Return the entries on and above the diagonal, row by row: (B, M, P, P) -> (B, M, P (P + 1) / 2)."""
     size = matrix.shape[-1]
     rows, columns = torch.triu_indices(size, size, device=matrix.device)
     return matrix[..., rows, columns]
 
 
 def from_upper_triangle(values: Tensor, size: int) -> Tensor:
-    """The inverse of `upper_triangle`, zero below the diagonal: (..., P (P + 1) / 2) -> (..., P, P)."""
+    """Invert `upper_triangle`, zero below the diagonal: (..., P (P + 1) / 2) -> (..., P, P)."""
     rows, columns = torch.triu_indices(size, size, device=values.device)
     matrix = values.new_zeros(*values.shape[:-1], size, size)
     matrix[..., rows, columns] = values
@@ -85,18 +85,18 @@ def from_upper_triangle(values: Tensor, size: int) -> Tensor:
 
 
 def weighted_sum(tokens: Tensor, weights: Tensor) -> Tensor:
-    """sum_t w_t z_t, with `word_weights` the mean over the words: (B, N, C) by (B, N) -> (B, C)."""
+    """Return sum_t w_t z_t, with `word_weights` the mean over words: (B, N, C) by (B, N) -> (B, C)."""
     return (weights.unsqueeze(1) @ tokens).squeeze(1)
 
 
 def word_maximum(tokens: Tensor, word_mask: Tensor) -> Tensor:
-    """Each channel's largest value over the words, 0 without words: (B, N, C) by (B, N) -> (B, C)."""
+    """Return each channel's largest value over the words, 0 without: (B, N, C) by (B, N) -> (B, C)."""
     highest = tokens.masked_fill(~word_mask.unsqueeze(-1), -math.inf).amax(1)
     return torch.where(word_mask.any(-1, keepdim=True), highest, 0)
 
 
 def attention_weights(tokens: Tensor, queries: Tensor, word_mask: Tensor) -> Tensor:
-    """softmax over the words of z_t . q_m / sqrt(C), one learned query a head; zeros without words.
+    """Return softmax over the words of z_t . q_m / sqrt(C), one learned query per head; zeros without words.
 
     Args:
         tokens: (B, N, C). queries: (M, C). word_mask: (B, N).

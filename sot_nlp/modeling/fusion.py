@@ -1,4 +1,4 @@
-"""How the words' features and the classification token become logits: the fusions of `parts.FUSIONS`.
+"""Fuse the words' features and the classification token into logits: the fusions of `parts.FUSIONS`.
 
 Shapes: B batch, C hidden size, D pooled features of all heads, K labels.
 """

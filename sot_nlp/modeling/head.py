@@ -1,7 +1,7 @@
 """The SoT head: maps -> covariance over the word tokens -> normalisation -> fusion -> logits.
 
 Xie et al., "SoT: Delving Deeper into Classification Head for Transformer", arXiv 2104.10935.
-Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pooled features a head, K labels.
+Shapes: B batch, N tokens, C hidden size, M heads, P x Q matrix and D pooled features per head, K labels.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SoTHead(nn.Module):
             setattr(self.word_output, STARTS_AT_ZERO, True)
 
     def reset_parameters(self, std: float = 0.02) -> None:
-        """Draw all weights anew; a pretrained model's own initialisation does the same by its rules."""
+        """Reinitialise all weights; a pretrained model's own initialisation does the same by its rules."""
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, nn.Linear):
@@ -106,7 +106,7 @@ class SoTHead(nn.Module):
         word_mask: Tensor | None = None,
         class_token: Tensor | None = None,
     ) -> SoTHeadOutput:
-        """The logits of a batch.
+        """Return the logits of a batch.
 
         Args:
             hidden_states: (B, N, C) of the last layer, or the last `num_layers` of them, lowest first. Values
@@ -140,7 +140,7 @@ class SoTHead(nn.Module):
     def _of_layers(
         self, class_token: Tensor | None, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None
     ) -> Tensor:
-        """The vector (B, C) that `token_branch` makes of the layers' classification tokens."""
+        """Return the vector (B, C) that `token_branch` makes of the layers' classification tokens."""
         layers = (hidden_states,) if isinstance(hidden_states, Tensor) else tuple(hidden_states)
         if class_token is None or class_token.dim() != 3:
             raise ValueError(
@@ -175,13 +175,13 @@ class SoTHead(nn.Module):
         return output
 
     def pool(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None) -> Tensor:
-        """The normalised features that the word classifier sees: (B, M D)."""
+        """Return the normalised features that the word classifier sees: (B, M D)."""
         mixed, mask = self._words(hidden_states, word_mask)
         pooled: Tensor = self.words(mixed, mask)
         return pooled
 
     def word_contributions(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor) -> Tensor:
-        """What each word adds to each word logit, exactly, from a forward pass alone.
+        """Return what each word adds to each word logit, exactly, from a forward pass alone.
 
         A word's share is its own centred product in S (or its own weighted hidden state, for the poolings
         `mean` and `attention`), times the normaliser, through the word classifier. Arguments as in `forward`.
@@ -196,7 +196,7 @@ class SoTHead(nn.Module):
         return self._contributions(hidden_states, word_mask, pairs=False)
 
     def pair_contributions(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor) -> Tensor:
-        """What each pair of words (s on the x side, t on the y side) adds to each word logit, exactly.
+        """Return what each pair of words (s on the x side, t on the y side) adds to each word logit, exactly.
 
         `contributions.pair_shares` defines it; unlike a word's share, it counts what a word does through the
         mean that is taken off the others. For matrix poolings. Arguments as in `forward`.
@@ -210,7 +210,7 @@ class SoTHead(nn.Module):
         return self._contributions(hidden_states, word_mask, pairs=True)
 
     def class_token_contributions(self, class_token: Tensor) -> Tensor:
-        """What the classification token adds to each logit, exactly, where it has a branch of its own.
+        """Return what the classification token adds to each logit, exactly, where it has its own branch.
 
         Args:
             class_token: (B, C) or (B, L, C), as in `forward`.
@@ -293,7 +293,7 @@ class SoTHead(nn.Module):
     def _words(
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states in the head's precision, zero outside the words, and the mask as bool."""
+        """Return hidden states in the head's precision, zero outside the words, and the mask as bool."""
         first = hidden_states if isinstance(hidden_states, Tensor) else hidden_states[0]
         if word_mask is None:
             raise ValueError(f"pooling={self.config.pooling!r} needs word_mask")

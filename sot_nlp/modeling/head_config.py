@@ -1,4 +1,4 @@
-"""The head's settings: one frozen dataclass, checked as a whole, and the named values of it.
+"""The head's settings: one frozen dataclass, checked as a whole, and its presets.
 
 Nothing here imports torch, so that a command line can list, check and override the settings cheaply.
 Sources: Xie et al., arXiv 2104.10935 ("the paper"), and its published code for text and for vision.
@@ -213,7 +213,7 @@ class SoTHeadConfig:
         return (*of_words, FUSIONS[self.fusion], *of_token)
 
     def setting(self, name: str) -> Any:
-        """A setting of a registered part, by `part_settings` or its default."""
+        """Return a setting of a registered part, by `part_settings` or its default."""
         defaults = {key: value for part in self.parts for key, value in part.own_settings.items()}
         return {**defaults, **self.part_settings}[name]
 
@@ -274,12 +274,12 @@ class SoTHeadConfig:
         return (self.width_x, self.width_x if POOLINGS[self.pooling].symmetric else self.width_y)
 
     def replace(self, **overrides: Any) -> SoTHeadConfig:
-        """A checked copy with some fields changed; an unknown field is refused by name."""
+        """Return a checked copy with some fields changed; an unknown field is refused by name."""
         _refuse_unknown(overrides)
         return dataclasses.replace(self, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` gives an equal head back."""
+        """Return plain values for JSON; `from_dict` gives an equal head back."""
         plain = {
             "word_output_init": "normal",
             "module": "",
@@ -290,12 +290,12 @@ class SoTHeadConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SoTHeadConfig:
-        """The settings that `to_dict` gave, of this version or an older one.
+        """Return the settings that `to_dict` gave, of this version or an older one.
 
         Fields that came later take their defaults, which are what older heads did.
 
         Raises:
-            ValueError: for unknown fields (with near names) and for missing ones, all at once.
+            ValueError: for unknown fields (with similar names) and for missing ones, all at once.
         """
         _refuse_unknown(settings)
         missing = dataclasses.MISSING
@@ -339,7 +339,7 @@ def _near(name: str, known: list[str]) -> str:
 _TEXT = SoTHeadConfig(
     pooling="cross_covariance",
     num_heads=1,
-    width_x=96,  # CoLA's; the published sizes of the other tasks stand in their task files
+    width_x=96,  # CoLA's; the published sizes of the other tasks are in their task files
     width_y=48,
     map_norm="batch_norm",
     map_activation="relu",

@@ -1,6 +1,6 @@
-"""The layers that the head is built of, each in the precision of its input.
+"""Layers of the head, each computing in the precision of its input.
 
-Shapes: B batch, N tokens, M heads, P x Q a head's matrix.
+Shapes: B batch, N tokens, M heads, P x Q matrix per head.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class CastingLinear(nn.Linear):
     """nn.Linear in its input's precision: a head whose weights are bf16 still computes in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map (..., in) -> (..., out)."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return functional.linear(input, self.weight.to(input.dtype), bias)
 
 
 class MapLayerNorm(nn.Module):
-    """LayerNorm over each head's channels of each map, with a gain and a shift a channel."""
+    """LayerNorm over each head's channels of each map, with a gain and a shift per channel."""
 
     def __init__(self, groups: Groups) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class MapLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, features: Tensor, word_mask: Tensor) -> Tensor:
-        """(B, N, M (P + Q)) -> the same shape; the mask is not needed, each token stands alone."""
+        """Map (B, N, M (P + Q)) -> the same shape; the mask is not needed, tokens are independent."""
         by_head = split_heads(features, self.groups)
         normalized = [functional.layer_norm(part, part.shape[-1:]).flatten(-2) for part in by_head]
         return torch.cat(normalized, -1) * self.weight.to(features.dtype) + self.bias.to(features.dtype)
@@ -42,7 +42,7 @@ LEVELS = 1 << 16
 
 
 def keep_factors(like: Tensor, p: float) -> Tensor:
-    """0 with probability p, else 1 / (1 - p), for each element of `like`, in its dtype.
+    """Draw 0 with probability p, else 1 / (1 - p), for each element of `like`, in its dtype.
 
     On a CPU, where torch's own Bernoulli numbers take ten times as long, 16 bits of a 64-bit random number
     decide about an element: p counts in steps of 1/65,536, and the factor is that of the rounded p, so that
@@ -55,7 +55,7 @@ def keep_factors(like: Tensor, p: float) -> Tensor:
 
 
 def draw_kept(like: Tensor, p: float) -> tuple[Tensor, float]:
-    """`keep_factors` on a CPU in two parts: 0 or 1 for each element of `like`, and the factor of the ones."""
+    """Draw `keep_factors` on a CPU in two parts: 0 or 1 per element of `like`, and the factor of the ones."""
     dropped = round(p * LEVELS)
     if dropped >= LEVELS:
         return torch.zeros_like(like), 1.0
@@ -68,7 +68,7 @@ class UniformDropout(nn.Dropout):
     """nn.Dropout by `keep_factors`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any shape, which is kept."""
+        """Drop elements of any shape, which is kept."""
         if not self.training or self.p == 0:
             return input
         return input * keep_factors(input, self.p)

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's weights: what is new, what does not fit, and saying so in one line."""
+"""Load a checkpoint's weights: what is new, what does not fit, reported in one line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HUB_ARGUMENTS = (
 class Checkpoint:
     """A checkpoint on disk or on the Hub: where it is, and what its `config.json` says.
 
-    `adapter` is where a PEFT adapter for it lies, if one was asked for.
+    `adapter` is the folder or name of a PEFT adapter for it, if one was asked for.
     """
 
     source: str
@@ -97,7 +97,7 @@ class Checkpoint:
         return cls(str(source), saved, hub_arguments, adapter)
 
     def model_config(self, config_class: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The model's config, and those of `from_pretrained`'s arguments that are not for it."""
+        """Return the model's config, and those of `from_pretrained`'s arguments that are not for it."""
         arguments = {name: value for name, value in arguments.items() if name not in HUB_ARGUMENTS}
         arguments.pop("trust_remote_code", None)  # these classes are here already
         config = arguments.pop("config", None)
@@ -118,10 +118,10 @@ class Checkpoint:
         if self.adapter is not None and self.has_new_head(config):
             raise ValueError(
                 f"{self.name}: that base has no such SoT head; load the adapter with peft on the model that "
-                "it was trained on, or take the merged model"
+                "it was trained on, or use the merged model"
             )
         if hasattr(config, "text_config"):
-            backbone_class(config.text_config)  # refuses what no head can stand on before any weight is read
+            backbone_class(config.text_config)  # refuses what no head can be put on before any weight is read
         self._complete_from_tokenizer(config)
         return config, arguments | precision | self.hub_arguments
 
@@ -140,17 +140,17 @@ class Checkpoint:
             config.separator_token_ids = separator_ids(tokenizer)
 
     def is_plain(self, config: Any) -> bool:
-        """Whether this is a backbone without a SoT head."""
+        """Return whether this is a backbone without a SoT head."""
         return backbone_type(self.saved, self.source) != config.model_type
 
     def has_new_head(self, config: Any) -> bool:
-        """Whether `config` asks for another head than the checkpoint has."""
+        """Return whether `config` asks for another head than the checkpoint has."""
         if self.is_plain(config) or is_headless(self.saved):
             return True
         return resolve_head(self.saved.get("head")).to_dict() != config.head
 
     def key_mapping(self, config: Any) -> dict[str, str]:
-        """How the checkpoint names the backbone, where the model names it otherwise."""
+        """Return how the checkpoint names the backbone, where the model names it otherwise."""
         if not self.is_plain(config) or not hasattr(config, "text_config"):
             return {}
         prefix = backbone_class(config.text_config).base_model_prefix
@@ -162,7 +162,7 @@ class Checkpoint:
         Args:
             model: the model just loaded.
             info: transformers' loading info.
-            allow_mismatch: start mismatched weights anew instead of refusing them.
+            allow_mismatch: reinitialise mismatched weights instead of refusing them.
 
         Raises:
             ValueError: naming the weights at fault.
@@ -239,7 +239,7 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def clear_errors(self) -> Iterator[None]:
-        """Damaged weight files as an OSError that names them, an adapter for another base as a ValueError."""
+        """Report damaged weight files as an OSError that names them, an unfit adapter as a ValueError."""
         try:
             yield
         except (RuntimeError, ValueError) as error:
@@ -264,7 +264,7 @@ def _labels(count: int) -> str:
 
 
 def _shown(text: str) -> str:
-    """`text` with its control and bidi characters escaped: a terminal would obey those of a folder's name."""
+    """Return `text` with control and bidi characters escaped: a terminal would obey them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

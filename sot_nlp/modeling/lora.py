@@ -1,4 +1,4 @@
-"""Which of a model's layers LoRA adapts."""
+"""Choose the layers of a model that LoRA adapts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATTENTION_PROJECTIONS = {
 
 
 def lora_target_modules(model: Any) -> list[str]:
-    """The `target_modules` for PEFT's LoRA on a SoT classifier: its backbone's query and value projections.
+    """Return `target_modules` for PEFT's LoRA: the backbone's query and value projections.
 
     These are what the LoRA paper (arXiv 2106.09685, section 7.1) adapts; `modules_to_save=["classifier"]`,
     which PEFT adds for sequence classification, trains the head beside them.

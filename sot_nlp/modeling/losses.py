@@ -12,14 +12,14 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 
 def problem_type_of(labels: Tensor, num_labels: int) -> ProblemType:
-    """The kind of problem that labels of this type are of, as transformers guesses it."""
+    """Return the kind of problem for labels of this type, as transformers guesses it."""
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
 def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemType) -> Tensor:
-    """The mean loss: cross-entropy, binary cross-entropy or squared error.
+    """Return the mean loss: cross-entropy, binary cross-entropy or squared error.
 
     Args:
         logits: (B, K).

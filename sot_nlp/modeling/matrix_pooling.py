@@ -1,6 +1,6 @@
-"""Poolings to second order: the centred (cross-)covariance of linear maps of the words.
+"""Second-order poolings: the centred (cross-)covariance of linear maps of the words.
 
-Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pooled features a head, K labels.
+Shapes: B batch, N tokens, C hidden size, M heads, P x Q matrix and D pooled features per head, K labels.
 """
 
 from __future__ import annotations
@@ -47,32 +47,32 @@ class CrossCovariance(WordPooling):
             self.map_norm = MapLayerNorm(self.groups)
 
     def mapped(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """The x and y of every token and head side by side, before centring: (B, N, M (P + Q))."""
+        """Return x and y of every token and head side by side, before centring: (B, N, M (P + Q))."""
         features: Tensor = self.maps(hidden_states)
         if self.config.map_norm != "none":
             features = self.map_norm(features, word_mask)
         return features.relu() if self.config.map_activation == "relu" else features
 
     def centered(self, mapped: Tensor, weights: Tensor) -> Tensor:
-        """The same, with the mean over the words taken off."""
+        """Return the same, with the mean over the words subtracted."""
         return center(mapped, weights, self.config.centering, self.groups)
 
     def sides(self, mapped: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y apart, (B, N, M, P) and (B, N, M, Q); for a covariance the same tensor twice."""
+        """Return x (B, N, M, P) and y (B, N, M, Q); for a covariance the same tensor twice."""
         by_head = split_heads(mapped, self.groups)
         return by_head[0], by_head[-1]
 
     def pooled(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
-        """The heads' centred (cross-)covariances S: (B, M, P, Q)."""
+        """Return the heads' centred (cross-)covariances S: (B, M, P, Q)."""
         x, y = self.sides(self.centered(self.mapped(hidden_states, word_mask), weights))
         return cross_covariance(x, y, weights)
 
     def readout_matrices(self, readout: Tensor) -> Tensor:
-        """A linear's weights on the features as matrices: (K, M D) -> (K, M, P, Q)."""
+        """Return a linear's weights on the features as matrices: (K, M D) -> (K, M, P, Q)."""
         return readout.unflatten(-1, (self.num_groups, *self.widths))
 
     def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
-        """Each word's own centred product in S, through normaliser and readout; or each pair's (`pairs`)."""
+        """Return each word's own centred product in S through normaliser and readout, or each pair's."""
         weights = word_weights(word_mask, hidden_states.dtype)
         matrices = self.readout_matrices(readout)
         mapped = self.mapped(hidden_states, word_mask)
@@ -105,18 +105,18 @@ class Moments(CrossCovariance):
         return self.mean_size + super().output_size
 
     def mean_gain(self, mean: Tensor) -> Tensor:
-        """The number by which the mean is multiplied: (B, C) -> (B, 1)."""
+        """Return the number by which the mean is multiplied: (B, C) -> (B, 1)."""
         if self.config.normalization == "none":
             return mean.new_ones((1, 1))
         return smooth_norm(mean) ** (self.config.alpha - 1)
 
     def forward(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """(B, N, C) by (B, N) bool -> (B, C + M P Q), the mean first."""
+        """Pool (B, N, C) by (B, N) bool -> (B, C + M P Q), the mean first."""
         mean = weighted_sum(hidden_states, word_weights(word_mask, hidden_states.dtype))
         return torch.cat([mean * self.mean_gain(mean), super().forward(hidden_states, word_mask)], -1)
 
     def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
-        """Each word's part of the mean and of S; the mean's counts as that of the word's pair with itself."""
+        """Return each word's part of the mean and of S; the mean's counts as the word's pair with itself."""
         of_mean, of_matrix = readout.split([self.mean_size, super().output_size], -1)
         weights = word_weights(word_mask, hidden_states.dtype)
         gain = self.mean_gain(weighted_sum(hidden_states, weights))
@@ -136,10 +136,10 @@ class Covariance(CrossCovariance):
         return self.widths[0] * (self.widths[0] + 1) // 2
 
     def flat(self, pooled: Tensor) -> Tensor:
-        """The upper triangle of each head: (B, M, P, P) -> (B, M, P (P + 1) / 2)."""
+        """Return the upper triangle of each head: (B, M, P, P) -> (B, M, P (P + 1) / 2)."""
         return upper_triangle(pooled)
 
     def readout_matrices(self, readout: Tensor) -> Tensor:
-        """As above; below the diagonal they are zero."""
+        """Return the readout as matrices, zero below the diagonal."""
         by_head = readout.unflatten(-1, (self.num_groups, self.num_features))
         return from_upper_triangle(by_head, self.widths[0])

@@ -1,7 +1,7 @@
-"""Sequence classifiers: a backbone of transformers, and the SoT head on its tokens.
+"""Sequence classifiers: a backbone of transformers, with the SoT head on its tokens.
 
 What a family adds to `SoTForSequenceClassification` is a line or two: its backbone, its config, and the
-transform of its stock head. Gathering, loss, initialisation and loading stand once, in the base.
+transform of its stock head. Gathering, loss, initialisation and loading are written once, in the base.
 Shapes: B batch, N tokens, C hidden size, K labels.
 """
 
@@ -98,7 +98,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def build_backbone(self) -> nn.Module:
-        """The backbone without its pooler: DistributedDataParallel stops on parameters without a use."""
+        """Build the backbone without its pooler: DistributedDataParallel stops on unused parameters."""
         options = inspect.signature(self.backbone_class.__init__).parameters
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
         return self.backbone_class(self.config, **pooler)
@@ -136,7 +136,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         self.classifier = head.to(parameter.device, parameter.dtype).train(self.training)
 
     def renew_outputs(self) -> None:
-        """Initialise the head's output layers anew: the parameters whose size is the number of labels."""
+        """Reinitialise the head's output layers: the parameters whose size is the number of labels."""
         head, wider = self.build_head(), self.build_head(self.num_labels + 1)
         head.reset_parameters(self.initializer_std)
         sizes = {name: weight.shape for name, weight in wider.named_parameters()}
@@ -152,7 +152,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         return getattr(self.config.get_text_config(), "initializer_range", None) or 0.02
 
     def class_token_transform(self) -> nn.Module | None:
-        """What the family's stock head does to the classification token before its linear; None: nothing."""
+        """Return the classification token's transform in the family's stock head; None if it has none."""
         return None if self.config.causal else DenseTransform(self.config.feature_size, self.stock_dropout)
 
     @property
@@ -189,7 +189,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         return_dict: bool | None = None,
         encoder_outputs: Any = None,
     ) -> SoTClassifierOutput | tuple[Any, ...]:
-        """Logits of a batch, and the loss where labels are given.
+        """Return the logits of a batch, and the loss where labels are given.
 
         Args:
             input_ids: (B, N) token ids; or `inputs_embeds`, (B, N, C).
@@ -277,7 +277,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """The backbone's output for a batch; arguments as in `forward`."""
+        """Return the backbone's output for a batch; arguments as in `forward`."""
         if positions is None:
             positions = position_ids(attention_mask, self.position_offset)
         given: dict[str, Any] = {"token_type_ids": token_type_ids, "position_ids": positions}
@@ -298,7 +298,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         )
 
     def pick_class_token(self, last_hidden_state: Tensor, index: Tensor) -> Tensor:
-        """The classification tokens: (B, N, C) at (B,) -> (B, C)."""
+        """Pick the classification tokens: (B, N, C) at (B,) -> (B, C)."""
         return gather_token(last_hidden_state, index)
 
     @classmethod
@@ -310,7 +310,7 @@ class SoTForSequenceClassification(PreTrainedModel):
         ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """A model with the weights of a SoT checkpoint, or of a plain backbone's with a new head.
+        """Load a model with the weights of a SoT checkpoint, or of a plain backbone's with a new head.
 
         Backbone weights must all be there and fit. The head's are new for a plain backbone (also one that was
         fine-tuned with another head) and where `head` differs from the saved settings; where only the number
@@ -318,9 +318,9 @@ class SoTForSequenceClassification(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a folder, a name on the Hub, or a checkpoint that has been read.
-            model_args: handed on.
+            model_args: passed on.
             output_loading_info: return (model, transformers' loading info) instead.
-            ignore_mismatched_sizes: start mismatched weights anew instead of refusing them.
+            ignore_mismatched_sizes: reinitialise mismatched weights instead of refusing them.
             kwargs: config fields to override (`num_labels`, `id2label`, `head`, `problem_type`, ...), and
                 transformers' own (`revision`, `dtype`, `attn_implementation`, ...). A ready module as `head`
                 becomes the head with the weights that it has (`register_head` says what it must be like).
@@ -358,7 +358,7 @@ class SoTForSequenceClassification(PreTrainedModel):
             model.take_head(module)
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(  # type: ignore[override]  # what transformers names stands in kwargs
+    def save_pretrained(  # type: ignore[override]  # transformers' named arguments are in kwargs
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
@@ -387,7 +387,7 @@ class SoTForSequenceClassification(PreTrainedModel):
 
 
 def _as_outputs(encoder_outputs: Any) -> Any:
-    """The backbone's output; of a tensor (B, N, L, C) of layers, one made of it."""
+    """Return the backbone's output; for a tensor (B, N, L, C) of layers, one made from it."""
     if not isinstance(encoder_outputs, Tensor):
         return encoder_outputs
     layers = encoder_outputs.unbind(2)
@@ -401,15 +401,15 @@ class SoTBertForSequenceClassification(SoTForSequenceClassification, BertPreTrai
     backbone_class = BertModel
 
     def build_backbone(self) -> nn.Module:
-        """BERT, with its pooler where the head uses it."""
+        """Build BERT, with its pooler where the head uses it."""
         return BertModel(self.config, add_pooling_layer=self.stock)
 
     def class_token_transform(self) -> nn.Module:
-        """Dropout; the pooler before it is the backbone's own."""
+        """Return dropout; the pooler before it is the backbone's own."""
         return nn.Dropout(self.stock_dropout)
 
     def pick_class_token(self, last_hidden_state: Tensor, index: Tensor) -> Tensor:
-        """The classification tokens, through the pooler where there is one: (B, N, C) at (B,) -> (B, C)."""
+        """Pick the classification tokens, through the pooler if there is one: (B, N, C) at (B,) -> (B, C)."""
         class_token = gather_token(last_hidden_state, index)
         # The pooler takes the first token of what it is given, which under left padding is padding.
         pooler: Any = self.base_model.pooler
@@ -453,7 +453,7 @@ class SoTGenericForSequenceClassification(SoTForSequenceClassification):
     _supports_attention_backend = True
 
     def build_backbone(self) -> nn.Module:
-        """The backbone that `AutoModel` gives for `config.text_config`, without a pooler."""
+        """Build the backbone that `AutoModel` gives for `config.text_config`, without a pooler."""
         backbone = bare_backbone(self.config.text_config)
         self.supports_gradient_checkpointing = backbone.supports_gradient_checkpointing
         return backbone

@@ -19,7 +19,7 @@ LARGE = 1e10
 
 
 def smooth_norm(vectors: Tensor, eps: float = EPS) -> Tensor:
-    """sqrt(sum(x^2) + eps^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
+    """Return sqrt(sum(x^2) + eps^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
     scale = _overflow_scale(vectors)
     return scale * ((vectors / scale).square().sum(-1, keepdim=True) + (eps / scale).square()).sqrt()
 
@@ -32,7 +32,7 @@ def svpn(
     num_iterations: int = 1,
     start_side: str = "x",
 ) -> Tensor:
-    """Singular value power normalisation by power iteration (arXiv 2104.10935, fast svPN).
+    """Normalise singular values by power iteration (arXiv 2104.10935, fast svPN).
 
     The r leading singular triples (u_i, s_i, v_i) are found one after the other, each on what is left of
     the matrix; they are raised to alpha, and the remainder is divided by s_r^(1 - alpha). Written out, with
@@ -73,7 +73,7 @@ def svpn(
 def svpn_gain(
     matrix: Tensor, start: Tensor, *, alpha: float = 0.5, num_iterations: int = 1, start_side: str = "x"
 ) -> Tensor:
-    """s_1^(alpha - 1), by which the fast svPN of r = 1 multiplies the matrix: (B, M, P, Q) -> (B, M).
+    """Return s_1^(alpha - 1), by which the fast svPN of r = 1 multiplies the matrix: (B, M, P, Q) -> (B, M).
 
     One iteration is two matrix-vector products. `start` is one vector, (P,) or (Q,); the other arguments are
     as in `svpn`.
@@ -83,12 +83,12 @@ def svpn_gain(
 
 
 def _towards_start(matrix: Tensor, start_side: str) -> Tensor:
-    """The matrix, or its transpose, whose columns are on the side of the start vector."""
+    """Return the matrix, or its transpose, whose columns are on the side of the start vector."""
     return matrix if start_side == "y" else matrix.transpose(-1, -2)
 
 
 def _leading_triple(matrix: Tensor, start: Tensor, num_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """u (..., P), s (..., 1) and v (..., Q) after so many steps of u = A v / |A v|, s v = A^T u."""
+    """Return u (..., P), s (..., 1) and v (..., Q) after power iterations u = A v / |A v|, s v = A^T u."""
     v = start
     for _ in range(num_iterations):
         image = (matrix @ v.unsqueeze(-1)).squeeze(-1)
@@ -100,7 +100,7 @@ def _leading_triple(matrix: Tensor, start: Tensor, num_iterations: int) -> tuple
 
 
 def svpn_exact(matrix: Tensor, alpha: float = 0.5) -> Tensor:
-    """Singular value power normalisation through an SVD (arXiv 2104.10935, svPN): U diag(f(s)) V^T.
+    """Normalise singular values through an SVD (arXiv 2104.10935, svPN): U diag(f(s)) V^T.
 
     f(s) = s (s^2 + e^2)^((alpha - 1) / 2) is s^alpha with a finite slope at zero; e is EPS, or the largest
     singular value's rounding where that is more. The gradient is written out, because an SVD's own divides by
@@ -135,7 +135,7 @@ class _ExactSvpn(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         # A perturbation dS is split in the basis of the singular vectors. Its symmetric part is scaled by
         # (f(a) - f(b)) / (a - b) for each pair of singular values, its antisymmetric part by
-        # (f(a) + f(b)) / (a + b), and what lies outside U or V by f(s) / s (the odd function f of the
+        # (f(a) + f(b)) / (a + b), and what is outside U or V by f(s) / s (the odd function f of the
         # matrix [0 S; S^T 0], Daleckii and Krein). The map is its own adjoint.
         u, s, vh, squares, gain, unit = ctx.saved_tensors
         exponent = (ctx.alpha - 1) / 2
@@ -166,7 +166,7 @@ class _ExactSvpn(torch.autograd.Function):
 
 
 def isqrt_covariance(covariance: Tensor, num_iterations: int = 5) -> Tensor:
-    """The square root of a covariance by coupled Newton-Schulz steps (iSQRT-COV, arXiv 1712.01034).
+    """Return the square root of a covariance by coupled Newton-Schulz steps (iSQRT-COV, arXiv 1712.01034).
 
     Args:
         covariance: (..., P, P), symmetric and positive semi-definite.
@@ -188,7 +188,7 @@ def isqrt_covariance(covariance: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 def power_normalization(features: Tensor, alpha: float = 0.5) -> Tensor:
-    """sign(x) |x|^alpha of each feature, then length 1; (..., D) -> (..., D)."""
+    """Return sign(x) |x|^alpha of each feature, then length 1; (..., D) -> (..., D)."""
     size = features.abs()
     small = size < LARGE
     # The inner choice keeps overflowing squares out of the gradient. (torch.hypot would do, but not in ONNX.)
@@ -199,10 +199,10 @@ def power_normalization(features: Tensor, alpha: float = 0.5) -> Tensor:
 
 
 def layer_normalization(features: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """LayerNorm over the last dimension, without overflow; (..., D) by (D,) and (D,) -> (..., D)."""
+    """Apply LayerNorm over the last dimension, without overflow; (..., D) by (D,) and (D,) -> (..., D)."""
     return functional.layer_norm(features / _overflow_scale(features), features.shape[-1:], weight, bias, eps)
 
 
 def _overflow_scale(features: Tensor) -> Tensor:
-    """1 for features whose squares fp32 can hold, else what brings the largest down to LARGE; (..., 1)."""
+    """Return 1 for features whose squares fp32 can hold, else what scales the largest to LARGE; (..., 1)."""
     return (features.detach().abs().amax(-1, keepdim=True) / LARGE).clamp_min(1)

@@ -1,6 +1,6 @@
 """The normalisations of `parts.NORMALIZATIONS` as modules; their mathematics is in the normalization file.
 
-Shapes: B batch, M heads, P x Q a head's matrix, D a head's features, C hidden size.
+Shapes: B batch, M heads, P x Q matrix and D features per head, C hidden size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Normalization(nn.Module):
 
     Args:
         config: the head's settings.
-        widths: of what is pooled for a head: (P, Q) of a matrix, (D,) of a vector.
+        widths: of what is pooled per head: (P, Q) of a matrix, (D,) of a vector.
     """
 
     def __init__(self, config: Any, widths: tuple[int, ...]) -> None:
@@ -147,7 +147,7 @@ class SvpnExact(Normalization):
     """Singular value power normalisation through an SVD."""
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, M, P, Q) -> (B, M, P, Q)."""
+        """Map (B, M, P, Q) -> (B, M, P, Q)."""
         return svpn_exact(pooled, self.config.alpha)
 
 
@@ -155,7 +155,7 @@ class IsqrtCovariance(Normalization):
     """The square root of a covariance."""
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, M, P, P) -> (B, M, P, P)."""
+        """Map (B, M, P, P) -> (B, M, P, P)."""
         return isqrt_covariance(pooled, self.config.num_newton_schulz_iterations)
 
 

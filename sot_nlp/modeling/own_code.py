@@ -1,4 +1,4 @@
-"""The source of registered parts, which travels beside a checkpoint that uses them.
+"""Copy the source of registered parts beside a checkpoint that uses them.
 
 A part's file is copied with its imports of this package turned into imports of the modelling files beside it,
 so that it also loads where this package is not installed. What could not be loaded there is refused here.
@@ -78,7 +78,7 @@ def _problem(part: Part, reason: str) -> ValueError:
 
 
 def _is_travelled(source: type) -> bool:
-    """Whether a class was itself loaded as remote code, from beside a checkpoint."""
+    """Return whether a class was itself loaded as remote code, from beside a checkpoint."""
     return source.__module__.startswith("transformers_modules.")
 
 

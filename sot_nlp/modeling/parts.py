@@ -48,9 +48,9 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingPart(Part):
-    """A pooling: `gives` a matrix a head, a vector, or (empty) nothing of the words.
+    """A pooling: `gives` a matrix per head, a vector, or (empty) nothing of the words.
 
-    `symmetric` tells a matrix that is; `inexact` is the reason why a word has no exact share of the logits.
+    `symmetric` marks a matrix that is; `inexact` is the reason why a word has no exact share of the logits.
     """
 
     kind: ClassVar[str] = "pooling"
@@ -64,7 +64,7 @@ class PoolingPart(Part):
 class NormalizationPart(Part):
     """A normalisation: what it `takes`, and what S -> c S does to its result (`factor`).
 
-    `scalar_gain` tells of a config whether each head is multiplied by one number: word logits are then sums
+    `scalar_gain` says of a config whether each head is multiplied by one number: word logits are then sums
     over the words, and a word's share is exact (`exact` says when).
     """
 
@@ -165,7 +165,7 @@ POOLINGS: dict[str, PoolingPart] = {
         PoolingPart(
             name="attention",
             source="word_pooling.Attention",
-            doc="hidden states by softmax against one learned query a head",
+            doc="hidden states by softmax against one learned query per head",
             settings=("num_heads",),
             gives="vector",
         ),
@@ -340,7 +340,7 @@ REGISTRY: dict[str, dict[str, Any]] = {
 
 
 def is_own(part: Part) -> bool:
-    """Whether a part is a user's, which travels in a file of its own."""
+    """Return whether a part is a user's, which travels in a file of its own."""
     return not isinstance(part.source, str)
 
 

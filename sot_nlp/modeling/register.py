@@ -1,4 +1,4 @@
-"""Parts of your own: `sot_nlp.register_pooling` and its like.
+"""Register your own parts: `sot_nlp.register_pooling` and its like.
 
 A registered part is chosen by its name as ours are, and is trained, saved and loaded as they are: its file
 travels with a saved model. Nothing here imports torch until a part is registered.
@@ -157,7 +157,7 @@ def _add(part: Part) -> None:
 
 
 def _same_class(present: str | type, new: str | type) -> bool:
-    """Whether a part is registered again, as a notebook's cell or a reload does."""
+    """Return whether a part is registered again, as a notebook's cell or a reload does."""
     if isinstance(present, str) or isinstance(new, str):
         return False
     return (present.__module__, present.__qualname__) == (new.__module__, new.__qualname__)

@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes know the SoT models, without importing transformers before others do.
+"""Make transformers' Auto classes know the SoT models, without importing transformers before others do.
 
 `import sot_nlp` has to stay light, and yet `AutoModelForSequenceClassification.from_pretrained(<SoT
 checkpoint>)` has to work after it, in whichever order the two packages are imported. So an import hook
@@ -28,7 +28,7 @@ _waiting: set[str] = set()
 
 
 def install() -> None:
-    """Watch the imports from now on, and register what is there already. Calling it again does nothing."""
+    """Watch imports from now on, and register what is there already; a second call does nothing."""
     if any(isinstance(finder, _Watcher) for finder in sys.meta_path):
         return
     watcher = _Watcher()

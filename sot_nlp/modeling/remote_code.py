@@ -1,4 +1,4 @@
-"""The modelling files beside a checkpoint's weights, so that it loads where this package is not installed.
+"""Save the modelling files beside a checkpoint's weights, so that it loads without this package.
 
 transformers runs them only for who asks by `trust_remote_code=True`. It copies a file and what that one
 imports by name from its own folder, found by a pattern over the text: hence flat files, and no such line in
@@ -22,13 +22,13 @@ ENTRY = "modeling_sot"
 
 
 def modeling_files() -> list[Path]:
-    """The files that a checkpoint needs beside it: the models' and all that it imports."""
+    """Return the files that a checkpoint needs beside it: the models' and all that it imports."""
     entry = Path(__file__).with_name(f"{ENTRY}.py")
     return [entry, *sorted({Path(name) for name in get_relative_import_files(entry)})]
 
 
 def remote_code_map(model: Any) -> dict[str, str]:
-    """The `auto_map` of `config.json`: which class of which file each Auto class takes."""
+    """Return the `auto_map` of `config.json`: which class of which file each Auto class takes."""
     name = type(model).__name__
     return {
         "AutoConfig": f"configuration_sot.{type(model.config).__name__}",

@@ -1,4 +1,4 @@
-"""What the classification token is made of before its linear: mixed layers, maxima over layers, attention.
+"""Make the classification token's vector before its linear: mixed layers, maxima over layers, attention.
 
 `parts.CLASS_TOKENS` names them. The maxima and the attention follow the description of MaxPoolBERT's heads
 (arXiv 2505.15696), not its code: attention without a residual or dropout, and nothing but the linear behind.
@@ -65,7 +65,7 @@ class MixedLayers(TokenBranch):
     def forward(
         self, class_token: Tensor, layers: Sequence[Tensor], word_mask: Tensor | None, mixture: Tensor | None
     ) -> Tensor:
-        """(B, L, C) -> (B, C)."""
+        """Map (B, L, C) -> (B, C)."""
         if class_token.shape[1] == 1:
             return class_token[:, 0]
         shares = self.layer_mixture if mixture is None else mixture
@@ -78,7 +78,7 @@ class LayerMaximum(TokenBranch):
     def forward(
         self, class_token: Tensor, layers: Sequence[Tensor], word_mask: Tensor | None, mixture: Tensor | None
     ) -> Tensor:
-        """(B, L, C) -> (B, C)."""
+        """Map (B, L, C) -> (B, C)."""
         return class_token.amax(1)
 
 
@@ -96,13 +96,13 @@ class TokenAttention(TokenBranch):
         self.out_projection = CastingLinear(hidden_size, hidden_size)
 
     def over_layers(self, states: Sequence[Tensor]) -> Tensor:
-        """One of L of (..., C): the last."""
+        """Return one of L of (..., C): the last."""
         return states[-1]
 
     def forward(
         self, class_token: Tensor, layers: Sequence[Tensor], word_mask: Tensor | None, mixture: Tensor | None
     ) -> Tensor:
-        """(B, L, C) and L of (B, N, C) -> (B, C)."""
+        """Map (B, L, C) and L of (B, N, C) -> (B, C)."""
         assert word_mask is not None
         token = self.over_layers(class_token.unbind(1)).unsqueeze(1)  # (B, 1, C)
         words = self.over_layers([layer.to(token.dtype) for layer in layers])
@@ -116,7 +116,7 @@ class TokenAttention(TokenBranch):
         return self.out_projection((weights @ value).flatten(1))
 
     def _by_head(self, projected: Tensor) -> list[Tensor]:
-        """(B, N, 3 C) -> three of (B, H, N, C / H)."""
+        """Split (B, N, 3 C) into three of (B, H, N, C / H)."""
         parts = projected.chunk(3, -1)
         return [part.unflatten(-1, (ATTENTION_HEADS, -1)).transpose(1, 2) for part in parts]
 
@@ -125,5 +125,5 @@ class MaximumAttention(TokenAttention):
     """The same over each token's largest values over the layers."""
 
     def over_layers(self, states: Sequence[Tensor]) -> Tensor:
-        """Each channel's largest value over L of (..., C)."""
+        """Return each channel's largest value over L of (..., C)."""
         return torch.stack(list(states)).amax(0)

@@ -1,4 +1,4 @@
-"""Tokenizers as the classifiers need them: with a pad token and token types that the model has."""
+"""Load tokenizers as the classifiers need them: with a pad token and token types that the model has."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def separator_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of the special tokens that a tokenizer puts around and between texts."""
+    """Return the ids of the special tokens that a tokenizer puts around and between texts."""
     names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
     ids = {getattr(tokenizer, name) for name in names}
     return sorted(ids - {None, tokenizer.unk_token_id})

@@ -1,4 +1,4 @@
-"""Which token is which, from the attention mask alone.
+"""Find which token is which, from the attention mask alone.
 
 Padding side, pad token and end-of-text token never matter here: only the mask says what is real.
 Shapes: B batch, N tokens, C hidden size, K separator ids.
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 def classification_index(attention_mask: Tensor, *, causal: bool) -> Tensor:
-    """Where each text's classification token is: its first real token, or its last in a causal model.
+    """Return where each text's classification token is: first of the real ones, or last in a causal model.
 
     Args:
         attention_mask: (B, N), non-zero at real tokens.
-        causal: whether tokens see only what stands before them, so that the last one has seen all.
+        causal: whether tokens see only what precedes them, so that the last one has seen all.
 
     Returns:
         (B,) int64; a text without a real token gives 0 (its first, or in a causal model too).
@@ -43,13 +43,13 @@ def word_mask(
     input_ids: Tensor | None = None,
     separator_ids: Sequence[int] = (),
 ) -> Tensor:
-    """Which tokens the head pools: the real ones, without the classification token.
+    """Return which tokens the head pools: the real ones, without the classification token.
 
     Args:
         attention_mask: (B, N), non-zero at real tokens.
         class_index: (B,), from `classification_index`.
         include_class_token: keep the classification token, for the fusion `aggregate_all`.
-        input_ids: (B, N), needed only to leave out separators.
+        input_ids: (B, N), needed only to exclude separators.
         separator_ids: token ids that do not count as words.
 
     Returns:
@@ -72,7 +72,7 @@ def word_mask(
 
 
 def position_ids(attention_mask: Tensor, offset: int = 0) -> Tensor:
-    """Positions that count real tokens only, so that left and right padding give the same ones.
+    """Count positions by real tokens only, so that left and right padding give the same ones.
 
     Args:
         attention_mask: (B, N), non-zero at real tokens.
@@ -86,7 +86,7 @@ def position_ids(attention_mask: Tensor, offset: int = 0) -> Tensor:
 
 
 def gather_token(hidden_states: Tensor, index: Tensor) -> Tensor:
-    """One token of each text: (B, N, C) at (B,) -> (B, C)."""
+    """Gather one token of each text: (B, N, C) at (B,) -> (B, C)."""
     rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
     return hidden_states[rows, index]
 

@@ -1,6 +1,6 @@
-"""The word tokens of a text as one feature vector a head: the base of all poolings, and those of vectors.
+"""Pool the word tokens of a text into one feature vector per head: the base class, and vector poolings.
 
-Shapes: B batch, N tokens, C hidden size, M heads, P x Q a head's matrix, D pooled features a head, K labels.
+Shapes: B batch, N tokens, C hidden size, M heads, P x Q matrix and D pooled features per head, K labels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WordPooling(nn.Module):
     """
 
     num_groups = 1  # M
-    widths: tuple[int, ...]  # of what is pooled for a head: (P, Q) or (D,)
+    widths: tuple[int, ...]  # of what is pooled per head: (P, Q) or (D,)
 
     def __init__(self, config: SoTHeadConfig, hidden_size: int) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ class WordPooling(nn.Module):
         return pooled.flatten(2)
 
     def forward(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """(B, N, C) by (B, N) bool -> (B, M D)."""
+        """Pool (B, N, C) by (B, N) bool -> (B, M D)."""
         weights = word_weights(word_mask, hidden_states.dtype)
         pooled = self.pooled(hidden_states, word_mask, weights)
         return self.normalization.features(self, pooled).flatten(1)
 
     def mix_layers(self, hidden_states: Tensor | Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """One (B, N, C) of the last layer, or the learned mixture of the last `num_layers`."""
+        """Return one (B, N, C) of the last layer, or the learned mixture of the last `num_layers`."""
         layers = (hidden_states,) if isinstance(hidden_states, Tensor) else tuple(hidden_states)
         if len(layers) != self.config.num_layers:
             raise ValueError(
@@ -135,7 +135,7 @@ class Mean(WordPooling):
 
 
 class Attention(Mean):
-    """The hidden states by softmax over the words against one learned query a head."""
+    """The hidden states by softmax over the words against one learned query per head."""
 
     def build(self, hidden_size: int) -> None:
         """Make the queries."""
