@@ -137,7 +137,7 @@ REFUSED = [
         "a.jsonl, line 3: 'text' is null; expected a text"),
     csv("a.jsonl", JSONL + '{"text": 5, "label": "no"}\n', "a.jsonl, line 3: 'text' is no text but 5"),
     csv("a.jsonl", JSONL + '{"text": "\\ud83d", "label": "no"}\n',
-        r"line 3: 'text' holds .*half of a surrogate"),
+        r"line 3: 'text' contains .*half of a surrogate"),
     csv("a.parquet", parquet(text=["a", None], label=["x", "y"]), "a.parquet, row 2: 'text' is null"),
     csv("a.parquet", parquet(text=LATIN, label=["x", "y"]),
         "a.parquet, row 2: 'text' can't be read .*0xe9.*; expected texts in UTF-8"),
