@@ -157,7 +157,7 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         (["[news, sport]", "[art]"], {}, r"'\[news, sport\]' looks like a list, but can't .*--problem"),
         (["{'a': 1, 'b': 0}", "{'a': 0, 'b': 0}"], {}, "looks like a list"),
         (["['a']", "b"], {}, "labels of mixed types: .*expected lists in every row"),
-        (["a;b", "a", "b"], {}, "line 2: label 'a;b' looks like several labels in one cell; .*--problem_type"),
+        (["a;b", "a", "b"], {}, "line 2: label 'a;b' looks like several labels in one cell; .*--prob"),
         (["a|b", "b|c", "a|c"], {}, "label 'a|b' looks like several"),
         (["a, b", "b", "a"], {}, "label 'a, b' looks like several"),
         (["3,5", "4", "2,75"], {}, "label '3,5' looks like a number with a decimal comma; .*decimal="),
