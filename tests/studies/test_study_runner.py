@@ -162,7 +162,7 @@ def test_shards_run_each_cell_once_into_one_study(tmp_path, quick):
     "text", ["0/2", "3/2", "1", "1/0", "-1/2", "a/b", "1/2/3", "1.0/2", " 1/2", "١/٢", ""]
 )
 def test_bad_shards_are_refused(text):
-    with pytest.raises(UserError, match="give K/N"):
+    with pytest.raises(UserError, match="expected K/N"):
         parse_shard(text)
     assert parse_shard("2/3") == Shard(2, 3)
 
