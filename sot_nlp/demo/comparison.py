@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOLDER = Path("runs") / "demo"
 BASELINE = "stock"
 # One policy for both heads; flags override it for both. The rate was set from runs of the stock head; grammar
-# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by what a minute holds.
+# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by what a minute or two hold.
 TRAINING: dict[str, Any] = {
     "num_train_epochs": 4,
     "learning_rate": 7e-4,
@@ -45,7 +45,7 @@ Key = tuple[str, int]  # a head and a seed
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Say how much the demo does: sized for a minute on two cores."""
+    """Say how much the demo does: sized for a minute or two on two cores."""
 
     train_size: int = 8000
     validation_size: int = 1000

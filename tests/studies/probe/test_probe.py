@@ -398,7 +398,7 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
         (["--task", "cola", "--head", "text"], "--head: does not apply"),
         (["--task", "cola", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--task", "cola", "--seeds", "many"], "--seeds"),
-        (["--task", "cola", "--num_train_epochs", "1.5"], "whole epochs"),
+        (["--task", "cola", "--num_train_epochs", "1.5"], "needs a whole number"),
         (["--task", "cola", "--learning_rates", "-1"], "--learning_rates"),
         (["--task", "cola", "--save", "max"], "not among --arms"),
         (["--seeds", "3"], "nothing to probe on"),
