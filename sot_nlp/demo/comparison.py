@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOLDER = Path("runs") / "demo"
 BASELINE = "stock"
 # One policy for both heads; flags override it for both. The rate was set from runs of the stock head; grammar
-# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by what a minute or two hold.
+# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by time.
 TRAINING: dict[str, Any] = {
     "num_train_epochs": 4,
     "learning_rate": 7e-4,
