@@ -13,16 +13,26 @@ from rich.console import Console
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.studies import read_results
+from sot_nlp.studies import rates, read_results
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.growth import Growth
+from sot_nlp.studies.rates import UnchosenRates
 from sot_nlp.studies.report import write
+from sot_nlp.studies.report.cells import shown_rates
 from sot_nlp.studies.sharding import parse_shard
 from sot_nlp.studies.slots import fitting, slots
-from sot_nlp.studies.study import GRID_FLAGS, Study, finished, flat_settings, published_command, shown_command
+from sot_nlp.studies.study import (
+    GRID_FLAGS,
+    Study,
+    StudyCell,
+    finished,
+    flat_settings,
+    published_command,
+    shown_command,
+)
 from sot_nlp.studies.study_display import Lines, LiveTable
-from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
-from sot_nlp.studies.study_runner import Stopped, StudyRunner
+from sot_nlp.studies.study_file import parse_names, parse_rate_words, parse_seeds, read_study
+from sot_nlp.studies.study_runner import State, Stopped, StudyRunner
 from sot_nlp.studies.workers import Start, WorkerPool
 
 SUMMARY = (
@@ -39,37 +49,22 @@ def run(argv: Sequence[str], prog: str) -> int:
     own, rest = _parser(prog).parse_known_args(words)
     study = _study(file, own, rest, prog)
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
-    study = study.with_held_out_tasks(folder / "tasks")
-    shard = parse_shard(own.shard)
-    planned = study.cells()
-    cells = shard.of(planned)
-    if not cells:
-        raise UserError(f"--shard {own.shard}: the study has only {len(planned)} runs")
+    study.resolved()
+    runs = _Runs(own, folder, published_command([*prog.split(), *argv]))
     if own.plan:
-        for cell in cells:
-            print(shown_command(cell.command(folder / "runs" / cell.folder)))
+        runs.plan(study)
         return 0
     try:
-        study.write_plan(folder, planned, published_command([*prog.split(), *argv]))
-    except OSError as error:
-        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
-    console = Console(highlight=False)
-    display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
-    try:
-        with _launcher(own, study, console) as (places, start):
-            options = {"slots": places, "start": start, "keep_models": own.keep_models, "shard": shard}
-            if own.launcher == "local" and own.jobs is None and "CUDA_VISIBLE_DEVICES" in places[0]:
-                options["growth"] = Growth(places)
-            runner = StudyRunner(cells, folder, display=display, **options)
-            with display:
-                state = runner.run()
+        with runs.launcher(study):
+            if study.rates:
+                study = runs.choose_rates(study)
+            state = runs.run(study.with_held_out_tasks(folder / "tasks"), folder)
     except Stopped as stop:
-        console.print(
-            f"stopped: {len(runner.state.finished)} of {len(cells)} runs are finished; "
-            "the same command resumes from here",
-            markup=False,
-        )
+        runs.console.print(f"stopped: {stop.progress}; the same command resumes from here", markup=False)
         return 128 + stop.signum
+    except UnchosenRates as waiting:
+        print(waiting)
+        return 0
     results = read_results.read_results(folder, allow_mixed=own.allow_mixed)
     groups = compare(results)
     write.show(results, groups)
@@ -86,6 +81,13 @@ def _parser(prog: str) -> FlagParser:
     add("--heads", nargs="+", metavar="HEAD", help="presets, or some of the file's heads")
     add("--settings", nargs="+", metavar="NAME", help="some of the file's settings")
     add("--seeds", nargs="+", metavar="N", help="how many (10), a span (100-109), or several")
+    add(
+        "--rates",
+        nargs="+",
+        metavar="NAME=A,B,C",
+        help="learning rates among which every arm chooses its own, on held-out training data",
+    )
+    add("--rate_seeds", nargs="+", metavar="N", help="the seeds of that choice (default: 1000 1001)")
     add("--baseline", metavar="HEAD", help="what to compare with (default: stock)")
     add("--allow_unequal_budget", action="store_true", help="let arms differ in what they spend")
     add("--held_out", action="store_true", help="score on held-out training data, to choose settings")
@@ -101,21 +103,103 @@ def _parser(prog: str) -> FlagParser:
     return parser
 
 
-@contextlib.contextmanager
-def _launcher(own: Any, study: Study, console: Console) -> Iterator[tuple[list[dict[str, str]], Start]]:
-    """Give room for the runs, and what starts one: workers of this machine, or a Ray cluster."""
-    if own.launcher == "ray":
-        from sot_nlp.studies.ray_launcher import RayLauncher
+class _Runs:
+    """Runs the cells of the study and of the search for its rates, as the command's flags say."""
 
-        launcher = RayLauncher(own.ray_address, own.threads or 1)
-        yield launcher.slots(own.jobs), launcher.start
-        return
-    places = slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu")))
-    room, said = fitting(places, list(study.models.values()))
-    if said:
-        console.print(said, markup=False)
-    with WorkerPool() as pool:
-        yield room, pool.start
+    def __init__(self, own: Any, folder: Path, command: str):
+        self.own = own
+        self.folder = folder
+        self.command = command
+        self.shard = parse_shard(own.shard)
+        self.console = Console(highlight=False)
+        self.places: list[dict[str, str]] = []
+        self.start: Start
+
+    def plan(self, study: Study) -> None:
+        """Print the command of every run that is known so far."""
+        if study.rates:
+            search, meanings = rates.search_study(study)
+            self._print(search.with_held_out_tasks(self.folder / rates.FOLDER / "tasks"), rates.FOLDER)
+            try:
+                study = rates.with_chosen(study, self.folder, meanings)
+            except UnchosenRates as waiting:
+                print(f"# {waiting}")
+                return
+        self._print(study.with_held_out_tasks(self.folder / "tasks"), "")
+
+    def _print(self, study: Study, folder: str) -> None:
+        for cell in self._cells(study)[1]:
+            print(shown_command(cell.command(self.folder / folder / "runs" / cell.folder)))
+
+    @contextlib.contextmanager
+    def launcher(self, study: Study) -> Iterator[None]:
+        """Make room for the runs, and what starts one: workers of this machine, or a Ray cluster."""
+        own = self.own
+        if own.launcher == "ray":
+            from sot_nlp.studies.ray_launcher import RayLauncher
+
+            launcher = RayLauncher(own.ray_address, own.threads or 1)
+            self.places, self.start = launcher.slots(own.jobs), launcher.start
+            yield
+            return
+        places = slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu")))
+        self.places, said = fitting(places, list(study.models.values()))
+        if said:
+            self.console.print(said, markup=False)
+        with WorkerPool() as pool:
+            self.start = pool.start
+            yield
+
+    def choose_rates(self, study: Study) -> Study:
+        """Run the search that is not finished; return the study with what every arm chose."""
+        search, meanings = rates.search_study(study)
+        folder = self.folder / rates.FOLDER
+        self.run(search.with_held_out_tasks(folder / "tasks"), folder)
+        chosen = rates.with_chosen(study, self.folder, meanings)
+        for found in chosen.chosen:
+            self.console.print(
+                f"{found.title}: {shown_rates(found.rates) or 'no rate to choose'}", markup=False
+            )
+        return chosen
+
+    def _cells(self, study: Study) -> tuple[list[StudyCell], list[StudyCell]]:
+        """Return all cells, and those of this part of the grid."""
+        planned = study.cells()
+        cells = self.shard.of(planned)
+        if not cells:
+            raise UserError(f"--shard {self.own.shard}: the study has only {len(planned)} runs")
+        return planned, cells
+
+    def run(self, study: Study, folder: Path) -> State:
+        """Run the cells that are not finished, into `folder`. Raises `Stopped` after a signal."""
+        planned, cells = self._cells(study)
+        try:
+            study.write_plan(folder, planned, self.command)
+        except OSError as error:
+            raise UserError(
+                f"--output_dir {printable(folder)}: cannot be written: {error.strerror}"
+            ) from None
+        console = self.console
+        display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
+        growth = None
+        if (
+            self.own.launcher == "local"
+            and self.own.jobs is None
+            and "CUDA_VISIBLE_DEVICES" in self.places[0]
+        ):
+            growth = Growth(self.places)
+        runner = StudyRunner(
+            cells,
+            folder,
+            display=display,
+            slots=self.places,
+            start=self.start,
+            keep_models=self.own.keep_models,
+            shard=self.shard,
+            growth=growth,
+        )
+        with display:
+            return runner.run()
 
 
 def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
@@ -147,6 +231,13 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         changes["settings"] = {name: study.settings[name] for name in own.settings}
     if own.seeds:
         changes["seeds"] = parse_seeds(own.seeds)
+    if own.rates:
+        changes["rates"] = parse_rate_words(own.rates)
+        # A grid of the command line replaces the rates of the file, as a flag does.
+        kept = {name: value for name, value in study.arguments.items() if name not in changes["rates"]}
+        changes["arguments"] = {**kept, **flat_settings(flags)}
+    if own.rate_seeds:
+        changes["rate_seeds"] = parse_seeds(own.rate_seeds)
     if own.baseline:
         changes["baseline"] = own.baseline
     for name in ("allow_unequal_budget", "held_out"):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from sot_nlp.studies import statistics
-from sot_nlp.studies.results import FAILED, FINISHED, RUNNING, Cell, Results
+from sot_nlp.studies.results import FAILED, FINISHED, RUNNING, Cell, ChosenRates, Results
 from sot_nlp.studies.statistics import PairedDifference
 
 HOLM_FAMILIES = {
@@ -32,6 +32,7 @@ class ArmResult:
     # McNemar's exact p of each paired seed, by seed; empty for a regression.
     mcnemar: dict[int, float] = field(default_factory=dict)
     published: float | None = None
+    rates: ChosenRates | None = None
 
     @property
     def scores(self) -> dict[int, float]:
@@ -81,6 +82,7 @@ def compare(results: Results) -> list[Group]:
     by_group: dict[tuple[str, str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in results.cells:
         by_group[cell.group][cell.arm].append(cell)
+    chosen = {each.place: each for each in results.rates}
     groups = []
     for (task, model, setting), arms in by_group.items():
         baseline = _scores(arms.get(results.baseline, []))
@@ -105,6 +107,7 @@ def compare(results: Results) -> list[Group]:
                         if cell.only_here is not None and cell.only_baseline is not None
                     },
                     published=results.published.get(name, {}).get(model, {}).get(task),
+                    rates=chosen.get((task, model, setting, name)),
                 )
             )
         scored = next((cell for cells in arms.values() for cell in cells if cell.metric), None)

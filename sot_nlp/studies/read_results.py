@@ -25,6 +25,7 @@ from sot_nlp.studies.results import (
     Results,
     check_comparable,
     read_file,
+    read_rates,
 )
 from sot_nlp.tasks.metrics import METRICS, traits
 
@@ -74,6 +75,7 @@ def _read_plan(folder: Path) -> tuple[Results, dict[tuple, Path]]:
         header = {key: study[key] for key in ("name", "title", "description", "command", "baseline")}
         header |= {key: study[key] for key in ("score", "holm", "published", "published_source")}
         header |= {"arms": tuple(study["arms"]), "marks": tuple(study["marks"])}
+        header |= {"rates": read_rates(study.get("rates", ()))}
         cells: list[Cell] = []
         found: dict[str, dict[str, str]] = {}
         for each in planned:

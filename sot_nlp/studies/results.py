@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,33 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChosenRates:
+    """The rates that one arm of a group was given: the best of `among` combinations on held-out data.
+
+    `score` is their mean there over `seeds`, in the metric's own unit.
+    """
+
+    task: str
+    model: str
+    setting: str
+    arm: str
+    rates: dict[str, float | None]
+    among: int
+    seeds: tuple[int, ...]
+    score: float
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """What they are for."""
+        return (self.task, self.model, self.setting, self.arm)
+
+    @property
+    def title(self) -> str:
+        """The same in a line."""
+        return printable(" · ".join(part for part in self.place if part))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """A study's cells, and what a reader must know about them."""
 
@@ -80,6 +107,7 @@ class Results:
     published_source: str = ""
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
+    rates: tuple[ChosenRates, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `from_dict` gives an equal value back."""
@@ -103,6 +131,7 @@ class Results:
             cells.append(Cell(**{**cell, "curve": curve}))
         rest["arms"] = tuple(rest["arms"])
         rest["marks"] = tuple(rest.get("marks", ()))
+        rest["rates"] = read_rates(rest.get("rates", ()))
         return cls(cells=tuple(cells), **rest)
 
     def write(self, path: str | Path) -> None:
@@ -113,6 +142,11 @@ class Results:
         )
         others = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         write_atomic(path, f'{others},\n  "cells": [\n    {cells}\n  ]\n}}\n')
+
+
+def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:
+    """Return chosen rates from their JSON values."""
+    return tuple(ChosenRates(**{**each, "seeds": tuple(each["seeds"])}) for each in values)
 
 
 def read_file(path: Path) -> Results:

@@ -21,10 +21,12 @@ from sot_nlp.files import write_json
 from sot_nlp.runs.folder import safe_name
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
-from sot_nlp.studies.results import DATA_SEED_OFFSET
+from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 FORMAT_VERSION = 1
+# The seeds that arms choose their rates on, where the study does not say.
+RATE_SEEDS = (1000, 1001)
 # What a run may spend: arms that are compared must agree on it.
 BUDGET = tuple(name for name, traits in TRAITS.items() if traits.budget)
 # What the grid itself sets, and the flag of `sot-nlp compare` that does; and what it sets for every run.
@@ -118,12 +120,30 @@ class Study:
     held_out: bool = False
     published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     published_source: str = ""
+    # What `rates` lets every arm choose from, on which seeds, and what was chosen.
+    rates: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    rate_seeds: tuple[int, ...] = RATE_SEEDS
+    chosen: tuple[ChosenRates, ...] = ()
 
     def cells(self) -> list[StudyCell]:
         """Return every cell, seed by seed, so that a study that is stopped has whole pairs.
 
         Raises UserError for invalid settings, and for arms with different budgets.
         """
+        resolved = self.resolved()
+        if not self.allow_unequal_budget:
+            ending = "; make them equal, or set allow_unequal_budget: true"
+            if problems := [difference + ending for difference in self._budget_differences(resolved)]:
+                raise UserError("\n".join(dict.fromkeys(problems)))
+        contents = {task: _task_content(task) for task in self.tasks.values()}
+        return [
+            self._cell(place, seed, resolved[place], contents[self.tasks[place[0]]])
+            for seed in self.seeds
+            for place in self._places()
+        ]
+
+    def resolved(self) -> dict[tuple[str, str, str, str], Arguments]:
+        """Return the first seed's settings of every (task, model, setting, arm). UserError if invalid."""
         problems: list[str] = []
         resolved: dict[tuple[str, str, str, str], Arguments] = {}
         for place in self._places():
@@ -132,17 +152,9 @@ class Study:
             except UserError as error:
                 title = " · ".join(part for part in place if part)
                 problems.append(f"{printable(title)}: {error}")
-        if not problems and not self.allow_unequal_budget:
-            ending = "; make them equal, or set allow_unequal_budget: true"
-            problems = [difference + ending for difference in self._budget_differences(resolved)]
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
-        contents = {task: _task_content(task) for task in self.tasks.values()}
-        return [
-            self._cell(place, seed, resolved[place], contents[self.tasks[place[0]]])
-            for seed in self.seeds
-            for place in self._places()
-        ]
+        return resolved
 
     def cell_with(self, arm: str, given: Mapping[str, Any]) -> StudyCell:
         """Return a cell outside the grid of a study of one task, model and setting: `given` over an arm.
@@ -190,7 +202,8 @@ class Study:
         """Return the settings that a cell's command names, but for seeds and folder."""
         task, model, setting, arm = place
         given: dict[str, Any] = {"task": self.tasks[task], "model_name_or_path": self.models[model]}
-        return {**given, **self.arguments, **self.settings[setting], **self.heads[arm]}
+        own = next((found.rates for found in self.chosen if found.place == place), {})
+        return {**given, **self.arguments, **self.settings[setting], **self.heads[arm], **own}
 
     def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
         given = self._given(place)
@@ -262,6 +275,7 @@ class Study:
             "arms": list(self.heads),
             "command": command,
             "marks": self.marks(),
+            "rates": [dataclasses.asdict(found) for found in self.chosen],
             "cells": [dataclasses.asdict(cell) for cell in cells],
         }
         write_json(folder / STUDY_NAME, plan)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert
 from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 from sot_nlp.studies.comparison import HOLM_FAMILIES
 from sot_nlp.studies.results import SCORE_RULES
 from sot_nlp.studies.study import GRID, Study
+
+RATES = tuple(name for name in FIELDS if name.endswith("learning_rate"))
 
 
 def read_study(path: Path) -> Study:
@@ -35,15 +38,25 @@ def read_study(path: Path) -> Study:
         "allow_unequal_budget": bool(top.flag("allow_unequal_budget")),
         "held_out": bool(top.flag("held_out")),
     }
-    seeds = top.texts("seeds")
-    if seeds:
-        try:
-            values["seeds"] = parse_seeds(seeds, listed=isinstance(top.values["seeds"], yaml.SequenceNode))
-        except UserError as error:
-            top.problem(str(error), key="seeds")
+    for key in ("seeds", "rate_seeds"):
+        if seeds := top.texts(key):
+            with _noted(top, key):
+                values[key] = parse_seeds(seeds, listed=isinstance(top.values[key], yaml.SequenceNode))
+    if (grid := top.mapping("rates")) is not None:
+        with _noted(top, "rates"):
+            values["rates"] = parse_rates({name: grid.texts(name) or () for name in grid.values})
     values["published"], values["published_source"] = _published(top)
     top.finish()
     return Study(**values)
+
+
+@contextlib.contextmanager
+def _noted(top: YamlMapping, key: str) -> Iterator[None]:
+    """Note a mistake in a key's value with the others of the file."""
+    try:
+        yield
+    except UserError as error:
+        top.problem(str(error), key=key)
 
 
 def _beside(study: Path, task: str) -> str:
@@ -129,6 +142,42 @@ def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...
     if len(set(numbers)) < len(numbers):
         raise UserError("seeds: one occurs twice")
     return tuple(numbers)
+
+
+def parse_rates(grid: Mapping[str, Iterable[str]]) -> dict[str, tuple[float | None, ...]]:
+    """Return a grid of rates from its texts: `{"head_learning_rate": ["none", "1e-3"]}`. UserError if bad."""
+    parsed: dict[str, tuple[float | None, ...]] = {}
+    for name, texts in grid.items():
+        if name not in RATES:
+            raise UserError(f"{printable(name)!r} is not a learning rate; {did_you_mean(name, RATES)}")
+        values: list[float | None] = []
+        for text in texts:
+            try:
+                value = convert(name, text)
+            except ValueError as error:
+                raise UserError(f"{name}: {printable(text)!r} is not {error}") from None
+            if value in values:
+                raise UserError(f"{name}: {printable(text)} occurs twice")
+            values.append(value)
+        if not values:
+            raise UserError(f"{name}: no value is given")
+        parsed[name] = tuple(values)
+    return parsed
+
+
+def parse_rate_words(words: Sequence[str]) -> dict[str, tuple[float | None, ...]]:
+    """Return the grid of `--rates`: `learning_rate=5e-5,1e-4 head_learning_rate=none,1e-3`."""
+    grid: dict[str, list[str]] = {}
+    for word in words:
+        name, separator, values = word.partition("=")
+        if not separator or name in grid:
+            what = "occurs twice" if separator else "give NAME=A,B,C"
+            raise UserError(f"--rates {printable(word)}: {what}")
+        grid[name] = [value.strip() for value in values.split(",") if value.strip()]
+    try:
+        return parse_rates(grid)
+    except UserError as error:
+        raise UserError(f"--rates: {error}") from None
 
 
 def short_name(text: str) -> str:

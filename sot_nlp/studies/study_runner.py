@@ -79,11 +79,12 @@ class Worker:
 
 
 class Stopped(Exception):  # noqa: N818 - asked for, not an error
-    """A signal ended the study; `signum` says which."""
+    """A signal ended the study: which, and how far it was."""
 
-    def __init__(self, signum: int):
-        super().__init__(signum)
+    def __init__(self, signum: int, progress: str = ""):
+        super().__init__(signum, progress)
         self.signum = signum
+        self.progress = progress
 
 
 class StudyRunner:
@@ -140,7 +141,8 @@ class StudyRunner:
             finally:
                 self._end_workers()
         if self.signum:
-            raise Stopped(self.signum)
+            done = f"{len(self.state.finished)} of {len(self.state.cells)} runs are finished"
+            raise Stopped(self.signum, done)
         self.display.update(self.state)
         return self.state
 

@@ -5,7 +5,7 @@ Scores and differences are shown times 100, as they are published; errors in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sot_nlp.errors import printable
@@ -35,6 +35,7 @@ COLUMNS = (
     Column(key="collapsed", title="collapsed"),
     Column(key="mcnemar", title="McNemar"),
     Column(key="paper", title="paper"),
+    Column(key="rates", title="rates", right=False),
 )
 
 
@@ -60,6 +61,7 @@ def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
         "collapsed": f"{arm.collapsed}/{n}" if n else "",
         "mcnemar": _mcnemar(arm),
         "paper": _paper(arm, group, results),
+        "rates": "" if arm.rates is None else shown_rates(arm.rates.rates),
     }
 
 
@@ -141,6 +143,37 @@ def _paper(arm: ArmResult, group: Group, results: Results) -> str:
     return f"{text} ({arm.published - base.published:+.2f})".replace("-", "−")
 
 
+def shown_rates(rates: Mapping[str, float | None]) -> str:
+    """Return rates as a table shows them: `5e-05, head 0.001`."""
+    names = {"learning_rate": "", "head_learning_rate": "head ", "class_token_learning_rate": "class token "}
+    return ", ".join(
+        f"{names[name]}{'as the backbone' if value is None else _scientific(value)}"
+        for name, value in rates.items()
+    )
+
+
+def _scientific(value: float) -> str:
+    """Return a rate as it is written: `5e-5`, `1.5e-4`."""
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def _rates_note(results: Results) -> str:
+    """Return what each arm spent on choosing its rates."""
+    arms: dict[tuple[int, int], dict[str, None]] = {}
+    for found in results.rates:
+        arms.setdefault((found.among, len(found.seeds)), {})[found.arm] = None
+    spent = [
+        f"{' and '.join(map(printable, names)) if len(arms) > 1 else 'each arm'} among {among} combinations "
+        f"with {seeds} seed{'s' if seeds > 1 else ''} each"
+        for (among, seeds), names in arms.items()
+    ]
+    return (
+        f"Rates: chosen by the mean score on held-out training data, {'; '.join(spent)}; the seeds of the "
+        "table are other ones."
+    )
+
+
 def metric_title(group: Group) -> str:
     """Return the metric's name for readers, with its direction where less is better."""
     return metric_name(group) if group.higher_is_better else f"{metric_name(group)}, lower is better"
@@ -182,6 +215,8 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
             "McNemar: of the paired seeds, those whose two models differ on the validation examples with an "
             "exact p below 0.05 (about one in twenty would by chance)."
         )
+    if results.rates:
+        lines.append(_rates_note(results))
     if results.published:
         lines.append(f"Paper: {printable(results.published_source, 500)}; in brackets its difference.")
     lines += [f"Marked: {printable(mark, 400)}" for mark in results.marks]
