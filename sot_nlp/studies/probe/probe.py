@@ -38,6 +38,12 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "vision": ("vision", {}),
     "text": ("text", {}),
     "sot": ("sot", {}),
+    # As `sot`, the same class token and mixture of layers, but for what pools the words:
+    "sot_mean": ("sot", {"pooling": "mean", "normalization": "none"}),
+    "sot_max": ("sot", {"pooling": "max", "normalization": "none"}),
+    "sot_attention": ("sot", {"pooling": "attention", "normalization": "none"}),
+    "sot_isqrt": ("sot", {"pooling": "covariance", "normalization": "isqrt_cov"}),
+    "moments": ("moments", {}),
 }
 SELECTION_FRACTION = 0.1
 # What fits a processor's caches; a GPU takes all seeds in one pass.

@@ -355,9 +355,15 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
         "vision": ("cross_covariance", "sum"),
         "text": ("cross_covariance", "sum"),
         "sot": ("cross_covariance", "sum"),
+        "sot_mean": ("mean", "sum"),
+        "sot_max": ("max", "sum"),
+        "sot_attention": ("attention", "sum"),
+        "sot_isqrt": ("covariance", "sum"),
+        "moments": ("moments", "sum"),
     }
     layers = {each.arm: each.heads[0].config.num_layers for each in seen}
-    assert layers.pop("sot") == 2  # as many as the backbone has
+    mixing = [arm for arm in layers if arm.startswith(("sot", "moments"))]
+    assert {layers.pop(arm) for arm in mixing} == {2}  # as many as the backbone has
     assert set(layers.values()) == {1}
 
 
