@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import FIELDS, TRAITS, TYPES, Arguments
+from sot_nlp.settings.habits import translate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,12 +142,16 @@ def train(
 def plain_settings(examples: Mapping[str, Examples | None], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return `settings` as the command line would give them, with the files that hold `examples`.
 
-    `examples` are named by the setting whose file they replace. Raises UserError where both are given.
+    Names that settings have in transformers' scripts are translated. `examples` are named by the setting
+    whose file they replace. Raises UserError where both are given, and for a name that has no setting here.
     """
     from sot_nlp.api.examples import as_file
     from sot_nlp.data.task_data import cache_folder
 
-    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in settings.items()}
+    plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in settings.items()}
+    given, problems = translate(plain)
+    if problems:
+        raise UserError("; ".join(f"{name}: {problem}" for name, problem in problems))
     cache = cache_folder(given.get("cache_dir")).with_name("examples")
     for setting, data in examples.items():
         if data is None:

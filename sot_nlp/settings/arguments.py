@@ -64,6 +64,8 @@ class Arguments(
 FIELDS = {each.name: each for each in dataclasses.fields(Arguments) if "traits" in each.metadata}
 TRAITS: dict[str, Traits] = {name: each.metadata["traits"] for name, each in FIELDS.items()}
 TYPES = typing.get_type_hints(Arguments)
+# What `sot_nlp.train` takes beside the settings.
+EXAMPLES = ("train_data", "validation_data", "test_data")
 TRUE_WORDS = {"true", "yes", "1", "on"}
 FALSE_WORDS = {"false", "no", "0", "off"}
 
@@ -185,9 +187,10 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
         for name, value in folded.items():
             where = named(name, source)
             if name not in FIELDS:
+                known = (*EXAMPLES, *FIELDS) if source == "python" else FIELDS
                 problems.append(
                     f"{'' if source == 'python' else f'{source}: '}unknown setting {printable(name)!r}: "
-                    f"{did_you_mean(name, FIELDS)}"
+                    f"{did_you_mean(name, known)}"
                 )
                 continue
             try:

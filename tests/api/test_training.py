@@ -72,6 +72,10 @@ def test_every_setting_is_a_documented_argument():
         ({"train_data": "nowhere.csv"}, "nowhere.csv"),
         ({"train_data": ["a"], "train_file": "a.csv"}, "train_data and train_file: give one of them"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"train_dataset": []}, "unknown setting 'train_dataset': did you mean train_data"),
+        ({"lr": -1}, "^learning_rate: "),
+        ({"lr": 1e-4, "learning_rate": 1e-5}, "^lr: means the same as (--)?learning_rate; give one of them"),
+        ({"tokenizer_name": "other"}, "^tokenizer_name: the tokenizer is that of"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
