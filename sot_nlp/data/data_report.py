@@ -165,7 +165,17 @@ def _label_notes(split: str, found: dict[str, Any], report: dict[str, Any]) -> l
     """Return what is odd about a split's labels, and for own training data how they were interpreted."""
     own = split == "train" and report["columns"]["own"]
     asked = report["columns"]["problem_type"]
-    return label_notes(report["kind"], found, own=own, asked=asked is not None)
+    notes = label_notes(report["kind"], found, own=own, asked=asked is not None)
+    absent = [] if report["kind"] == "regression" else _absent(found["labels"] or {})
+    if split == "train" and absent:
+        drawn = found["examples"] != found["examples_in_file"]
+        hint = "; draw others with --data_seed, or more with --max_train_samples" if drawn else ""
+        notes.append(f"no example has the label {list_names(absent)}, so it can't be learned{hint}")
+    return notes
+
+
+def _absent(labels: dict[str, int]) -> list[str]:
+    return [printable(name, 40) for name, count in labels.items() if not count]
 
 
 def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:

@@ -175,6 +175,17 @@ def test_duplicates_are_counted_and_dropped_only_when_asked(load, tmp_path):
     assert dropped.report["duplicates"]["validation"]["dropped"]
 
 
+def test_a_label_that_the_training_data_lacks_is_said(load, tmp_path):
+    path = write(tmp_path / "a.csv", "text,label", *(f"a wug {i},{'no' if i else 'yes'}" for i in range(30)))
+    absent = "train: no example has the label yes, so it can't be learned"
+    drawn = load(train_file=path, validation_file=path, max_train_samples=1, data_seed=1)
+    assert drawn.splits["train"].labels.tolist() == [0]
+    assert f"{absent}; draw others with --data_seed, or more with --max_train_samples" in describe(drawn)
+    assert not any(
+        "can't be learned" in line for line in describe(load(train_file=path, validation_file=path))
+    )
+
+
 def test_truncation_is_counted_with_what_was_lost(load, tmp_path):
     lengths = [3, 20, 30, 10, 11]
     path = write(tmp_path / "a.csv", "text,label", *(f"{'wug ' * n},{n % 2}" for n in lengths))
