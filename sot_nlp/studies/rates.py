@@ -180,6 +180,17 @@ def choose(results: Results, meanings: Mapping[str, tuple[str, Choice]]) -> tupl
                 among=len(combinations),
                 seeds=tuple(cell.seed for cell in combinations[best]),
                 score=means[best],
+                at_edge=_at_edge(meanings[best][1], [meanings[title][1] for title in combinations]),
             )
         )
     return tuple(found)
+
+
+def _at_edge(rates: Choice, grid: list[Choice]) -> tuple[str, ...]:
+    """Return the rates that are the least or the greatest of several: one beyond may be better."""
+    edges = []
+    for name, value in rates.items():
+        values = {choice[name] for choice in grid} - {None}
+        if value is not None and len(values) > 1 and value in (min(values), max(values)):  # type: ignore[type-var]
+            edges.append(name)
+    return tuple(edges)

@@ -66,7 +66,8 @@ class Cell:
 class ChosenRates:
     """The rates that one arm of a group was given: the best of `among` combinations on held-out data.
 
-    `score` is their mean there over `seeds`, in the metric's own unit.
+    `score` is their mean there over `seeds`, in the metric's own unit; `at_edge` names the rates that are the
+    least or the greatest of the grid.
     """
 
     task: str
@@ -77,6 +78,7 @@ class ChosenRates:
     among: int
     seeds: tuple[int, ...]
     score: float
+    at_edge: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[str, str, str, str]:
@@ -146,7 +148,8 @@ class Results:
 
 def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:
     """Return chosen rates from their JSON values."""
-    return tuple(ChosenRates(**{**each, "seeds": tuple(each["seeds"])}) for each in values)
+    tuples = ("seeds", "at_edge")
+    return tuple(ChosenRates(**{**each, **{name: tuple(each[name]) for name in tuples}}) for each in values)
 
 
 def read_file(path: Path) -> Results:

@@ -98,7 +98,12 @@ def test_each_arm_has_its_own_rates_on_fresh_seeds_and_the_report_says_so(file, 
     assert chosen["text"].rates == {"learning_rate": 1e-5, "head_learning_rate": None}
     assert (chosen["text"].among, chosen["one rate"].among) == (4, 2)
     assert chosen["text"].score == pytest.approx(0.5 + 0.0005 + 0.1 - 0.01)
+    assert chosen["text"].at_edge == ("learning_rate",)
     text = (tmp_path / "s" / "report.md").read_text()
+    assert (
+        "may be better: mine · tiny · one rate (1e-4); mine · tiny · stock (1e-4); mine · tiny · text (1e-5)"
+        in text
+    )
     assert "| rates |" in text
     assert "1e-4, head as the backbone" in text
     assert "one rate among 2 combinations with 2 seeds each; stock and text among 4" in text
@@ -135,6 +140,16 @@ def chosen(*cells):
     return [
         (found.rates["learning_rate"], found.score) for found in choose(check_comparable(results), MEANINGS)
     ]
+
+
+def test_a_rate_inside_the_grid_is_not_at_its_edge():
+    meanings = {
+        f"a {rate}": ("a", {"learning_rate": rate, "head_learning_rate": None}) for rate in (1.0, 2.0, 3.0)
+    }
+    for best, edge in ((1.0, ("learning_rate",)), (2.0, ()), (3.0, ("learning_rate",))):
+        cells = tuple(cell(f"a {rate}", -abs(rate - best)) for rate in (1.0, 2.0, 3.0))
+        (found,) = choose(Results(name="r", baseline="a 1.0", arms=tuple(meanings), cells=cells), meanings)
+        assert (found.rates["learning_rate"], found.at_edge) == (best, edge)
 
 
 def test_the_best_mean_is_chosen_in_the_metrics_direction():

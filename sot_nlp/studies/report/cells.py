@@ -158,8 +158,8 @@ def _scientific(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def _rates_note(results: Results) -> str:
-    """Return what each arm spent on choosing its rates."""
+def _rates_notes(results: Results) -> list[str]:
+    """Return what each arm spent on choosing its rates, and where one beyond the grid may be better."""
     arms: dict[tuple[int, int], dict[str, None]] = {}
     for found in results.rates:
         arms.setdefault((found.among, len(found.seeds)), {})[found.arm] = None
@@ -168,10 +168,18 @@ def _rates_note(results: Results) -> str:
         f"with {seeds} seed{'s' if seeds > 1 else ''} each"
         for (among, seeds), names in arms.items()
     ]
-    return (
+    lines = [
         f"Rates: chosen by the mean score on held-out training data, {'; '.join(spent)}; the seeds of the "
         "table are other ones."
-    )
+    ]
+    edges = [
+        f"{found.title} ({shown_rates({name: found.rates[name] for name in found.at_edge})})"
+        for found in results.rates
+        if found.at_edge
+    ]
+    if edges:
+        lines.append(f"At an end of the grid, so that a rate beyond it may be better: {'; '.join(edges)}.")
+    return lines
 
 
 def metric_title(group: Group) -> str:
@@ -216,7 +224,7 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
             "exact p below 0.05 (about one in twenty would by chance)."
         )
     if results.rates:
-        lines.append(_rates_note(results))
+        lines += _rates_notes(results)
     if results.published:
         lines.append(f"Paper: {printable(results.published_source, 500)}; in brackets its difference.")
     lines += [f"Marked: {printable(mark, 400)}" for mark in results.marks]
