@@ -162,7 +162,10 @@ def _output_folder(name_or_path: str | Path, output: str | Path | None) -> Path:
     elif Path(name_or_path).is_dir():
         folder = Path(name_or_path) / "onnx"
     else:
-        raise UserError("--output: needed for a model from the Hub")
+        raise UserError(
+            f"{printable(name_or_path)}: there is no folder of this name here; for a model of the Hub give "
+            "--output, the folder to write to"
+        )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {printable(folder)}: is a file, not a folder")
     return folder

@@ -14,6 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import find_adapter_config_file, is_peft_available
@@ -38,6 +48,43 @@ HUB_ARGUMENTS = (
     "subfolder",
     "token",
 )
+# What the Hub says of a model that it has.
+HUB_REFUSALS: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "accept its conditions on its page of the Hub, then log in: `hf auth login`"),
+    (RevisionNotFoundError, "this model of the Hub has no such revision (branch, tag or commit)"),
+)
+
+
+def _why_unread(source: str, error: OSError) -> str:
+    """Return in one line why the `config.json` of `source` could not be had, and what would be right.
+
+    The client's own messages run over several lines and name web pages instead of the cause.
+    """
+    if Path(source).is_dir():
+        return str(error)
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    for kind, reason in HUB_REFUSALS:
+        if any(isinstance(cause, kind) for cause in causes):
+            return reason
+    statuses = [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]
+    if 404 in statuses or any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        reason = "nor such a model on the Hub (is it private? `hf auth login`)"
+    elif any(isinstance(cause, HFValidationError) for cause in causes):
+        reason = "and no model of the Hub is named so"
+    elif statuses:
+        reason = f"and {constants.ENDPOINT} answered {statuses[0]}"
+    elif any(isinstance(cause, LocalEntryNotFoundError | HTTPError) for cause in causes):
+        reason = "nor in the Hub's cache"
+        if constants.HF_HUB_OFFLINE:
+            reason += ", and offline mode is on (HF_HUB_OFFLINE)"
+        elif any(isinstance(cause, HTTPError) for cause in causes):
+            reason += f", and {constants.ENDPOINT} cannot be reached"
+    else:
+        return str(error)
+    right = "give a model's folder, or its name on the Hub (OWNER/NAME)"
+    return f"there is no folder of this name here, {reason}; {right}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +123,7 @@ class Checkpoint:
         try:
             saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
         except OSError as error:  # which may be of the network alone
-            raise OSError(f"{source}: {error}") from error
+            raise OSError(f"{source}: {_why_unread(str(source), error)}") from error
         except TypeError as error:  # older transformers look into a list as if it were an object
             raise ValueError(f"{source}: its config.json holds no object of settings") from error
         if not isinstance(saved, dict):
@@ -90,7 +137,8 @@ class Checkpoint:
                 saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
             except OSError as error:
                 raise OSError(
-                    f"{adapter} is an adapter for {source}, which cannot be read: {error}"
+                    f"{adapter} is an adapter for {source}, which cannot be read: "
+                    f"{_why_unread(source, error)}"
                 ) from error
         if not saved:
             raise OSError(f"{source}: there is no config.json, or nothing in it")

@@ -85,8 +85,8 @@ def check_model_folder(name_or_path: str) -> None:
 def user_errors(what: str, *others: type[Exception]) -> Iterator[None]:
     """Turn a library's refusal of what the user named into one line that names it.
 
-    `others` are what it raises besides its refusals: where it does nothing but read files, `Exception`, for
-    of a damaged file anything may come.
+    `what` is the name, with the flag it was given by. `others` are what the library raises besides its
+    refusals: where it does nothing but read files, `Exception`, for of a damaged file anything may come.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -99,7 +99,8 @@ def user_errors(what: str, *others: type[Exception]) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if not reason or not isinstance(error, refusals):
             reason = f"{type(error).__name__} {reason}".strip()
-        raise UserError(f"{what}: {printable(reason, 600)}") from error
+        named = what.removeprefix("--model_name_or_path ")
+        raise UserError(f"{what}: {printable(reason.removeprefix(f'{named}: '), 600)}") from error
 
 
 def read_checkpoint(arguments: Arguments) -> Checkpoint:

@@ -163,7 +163,7 @@ def test_bad_input(
         export_onnx(run, quantize="int4")
     with pytest.raises(UserError, match=r"--output .*is a file"):
         export_onnx(run, output=tmp_path / "file")
-    with pytest.raises(UserError, match="--output: needed for a model from the Hub"):
+    with pytest.raises(UserError, match="no folder of this name here; for a model of the Hub give --output"):
         export_onnx("me/zorps")
     with pytest.raises(UserError, match="no such folder"):
         export_onnx(tmp_path / "nothing", output=tmp_path / "out")

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from sot_nlp import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS
 from tests.support import tiny
+from tests.support.hub_server import Repo, serve
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
@@ -78,3 +79,44 @@ def test_renewed_outputs_are_those_of_the_labels_alone(head, backbone_folder):
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     outputs = {name for name in before if name.endswith("_output.weight")}
     assert changed == outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "expected"),
+    [
+        ("me/none", "answers", "no folder of this name here, nor such a model on the Hub"),
+        ("none", "answers", "no folder of this name here, nor such a model on the Hub"),
+        ("me/none", "fails", "answered 500"),
+        ("me/none", "gone", "nor in the Hub's cache, and http://127.* cannot be reached"),
+        ("me/none", "offline", "nor in the Hub's cache, and offline mode is on .HF_HUB_OFFLINE."),
+        ("./me/none", "answers", "no folder of this name here, and no model of the Hub is named so"),
+        ("me/no ne", "offline", "no folder of this name here"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_one_line_with_the_cause(name, state, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with serve() as hub:
+        hub.connect(monkeypatch)
+        if state == "fails":
+            hub.failures = {("HEAD", "me"): 500, ("GET", "me"): 500}
+        elif state == "offline":
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        elif state == "gone":
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+            monkeypatch.setattr(
+                "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+                "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+            )
+        else:
+            hub.repos["me/there"] = Repo(private=False)
+            with pytest.raises(OSError, match="me/there: this model of the Hub has no such revision"):
+                AutoSoTForSequenceClassification.from_pretrained(
+                    "me/there", revision="v9", cache_dir=tmp_path / "cache"
+                )
+        with pytest.raises(OSError, match=expected) as caught:
+            AutoSoTForSequenceClassification.from_pretrained(name, cache_dir=tmp_path / "cache")
+    message = str(caught.value)
+    assert message.startswith(f"{name}: ")
+    assert message.count(name) == 1
+    assert "\n" not in message
+    assert message.endswith("give a model's folder, or its name on the Hub (OWNER/NAME)")

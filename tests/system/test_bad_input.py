@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import sot_nlp
 from sot_nlp.cli import main
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.task_data import TaskData, load_data
@@ -349,3 +350,49 @@ def test_what_a_parser_refuses_reaches_no_terminal_raw(
     err = capsys.readouterr().err
     assert err.startswith("sot-nlp: error: ")
     assert not {"\x1b", "\u202e"} & set(err)
+
+
+@pytest.mark.parametrize("name", ["no-such-name", "me/no-such-name"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--train_file", "a.csv", "--model_name_or_path"],
+        ["evaluate"],
+        ["predict"],
+        ["explain", "--text", "a zorp"],
+        ["export", "--output", "onnx"],
+        ["serve"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_model_that_is_nowhere_is_one_line_at_each_command(
+    words: list[str],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write(tmp_path, {"a.csv": GOOD, "texts.txt": "a zorp\n"})
+    more = ["--file", "texts.txt"] if words[0] == "predict" else []
+    assert main([*words, name, *more]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.count(name) == 1
+    assert f"{name}: there is no folder of this name here, nor in the Hub's cache, and offline mode" in line
+    assert line.endswith("give a model's folder, or its name on the Hub (OWNER/NAME)")
+
+
+def _train(name: str) -> None:
+    sot_nlp.train((["a zorp", "a dax"], ["yes", "no"]), model_name_or_path=name, cache_dir="cache")
+
+
+@pytest.mark.parametrize("door", [sot_nlp.load, _train])
+def test_a_model_that_is_nowhere_is_one_line_in_python(
+    door: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no-such-name: there is no folder of this name here") as caught:
+        door("no-such-name")
+    assert str(caught.value).count("no-such-name") == 1
