@@ -118,6 +118,7 @@ def main() -> int:
     from sot_nlp.modeling import auto  # noqa: F401 - what takes long to import, before it is needed
     from sot_nlp.runs import runner
     from sot_nlp.settings.arguments import build_arguments
+    from sot_nlp.tasks import metric_modules  # noqa: F401
     from sot_nlp.training import loop  # noqa: F401
     from sot_nlp.training.signals import Interrupted
 

@@ -235,7 +235,7 @@ def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
             ("flag", {**flags, "output_dir": str(tmp_path)}),
         ]
     )
-    found = comparison.run_demo(arguments, train_one)
+    found = comparison.run_demo(arguments, train_one, comparison.Budget(seeds=2))
     assert [(s["head"], s["seed"]) for s in asked] == [
         ("stock", 3),
         ("vision", 3),
