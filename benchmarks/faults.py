@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks._aims import judged
+
 TIMINGS = {"examples_per_second", "train_seconds", "train_examples_per_second", "timings"}
 # What says how a run came about, not what came out of it.
 HISTORY = {"resumed_from", "fingerprint", "warnings", "arguments", "git", "sources"}
@@ -51,13 +53,19 @@ def measure(arguments: list[str]) -> dict[str, Any]:
                 case.trial(f"trial-{number}", moments, inside_save=number % 2 == 1, wanted=reference)
             )
             print(f"kill {number + 1}: {trials[-1]}", file=sys.stderr, flush=True)
+    identical, lost = (sum(trial[name] for trial in trials) for name in ("identical", "lost"))
+    rows = [
+        judged("50 kills: share that resumed bit-identical", identical / len(trials), count=len(trials)),
+        judged("50 kills: checkpoints lost", lost, count=len(trials)),
+    ]
     return {
         "benchmark": "faults",
+        "rows": rows if options.kills == 50 else [],
         "kills": len(trials),
         "inside a save": sum(trial["inside_save"] for trial in trials),
         "resumed": sum(trial["resumed"] for trial in trials),
-        "bit-identical": sum(trial["identical"] for trial in trials),
-        "checkpoints lost": sum(trial["lost"] for trial in trials),
+        "bit-identical": identical,
+        "checkpoints lost": lost,
         "updates of a run": case.updates,
         "precision": options.mixed_precision,
         "seconds": round(time.perf_counter() - started),

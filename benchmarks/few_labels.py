@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._aims import FEW_LABELS, judged
+
 Rows = list[dict[str, str]]
 TUNED = {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "num_train_epochs": 10, "warmup_ratio": 0.1}
 LENGTH = 128
@@ -244,10 +246,26 @@ def measure(arguments: list[str]) -> dict[str, Any]:
                     print(results[-1], flush=True)
     packages = ("torch", "transformers", "scikit-learn", *(["setfit"] if options.setfit else []))
     return {
+        "benchmark": "few_labels",
         "model": Path(options.model_name_or_path).name,
+        "rows": compared(results),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "results": results,
     }
+
+
+def compared(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per task and count: the closed form (or what is chosen there) less the logistic regression."""
+    cells = dict.fromkeys((row["task"], row["count"]) for row in results)
+    rows = []
+    for task, count in cells:
+        ours, theirs = (
+            100 * float(np.mean([r["score"] for r in results if (r["task"], r["count"], r["side"]) == key]))
+            for key in ((task, count, "sot-nlp"), (task, count, "logistic"))
+        )
+        what = f"few labels, {task}, {count} per label: points over logistic regression"
+        rows.append(judged(what, ours - theirs, digits=1, aim=FEW_LABELS, points=[ours, theirs]))
+    return rows
 
 
 def table(result: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 #
 #   benchmarks/gpu.sh OUT [tests] [graphs] [head] [speed] [studies]      (default: all, in this order)
 #
-# OUT gets one JSON or text file per part. GLUE is GLUE's folder of data (default shared/glue), MODEL a
-# backbone's folder (default: BERT-base with random weights, made in OUT/bert; speed does not depend on them).
+# OUT gets text and the JSON files that `python -m benchmarks` reads once they are copied beside this script.
+# GLUE is GLUE's folder of data (default shared/glue), MODEL a backbone's folder (default: BERT-base with random
+# weights, made in OUT/bert; speed does not depend on them) and NAME its part of the files' names (_mpnet, ...).
 set -u
 cd "$(dirname "$0")/.."
 out=${1:?usage: benchmarks/gpu.sh OUT [PART...]}
@@ -12,36 +13,41 @@ shift
 parts=${*:-tests graphs head speed studies}
 glue=${GLUE:-shared/glue}
 model=${MODEL:-$out/bert}
+name=${NAME:-}
 mkdir -p "$out"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 python -c 'import torch, transformers as t; print(torch.cuda.get_device_name(), torch.__version__, t.__version__)' \
     | tee "$out/machine.txt" || exit 1
-[ -e "$model" ] || python -m benchmarks._random_bert "$model" "$glue" || exit 1
+if [ -n "${MODEL:-}" ]; then
+    [ -e "$model/config.json" ] || { echo "MODEL=$model: no folder of a model" >&2; exit 2; }
+elif [ ! -e "$model" ]; then
+    python -m benchmarks._random_bert "$model" "$glue" || exit 1
+fi
 
 part() { # part NAME SECONDS COMMAND...: its output and whether it ended
-    local name=$1 limit=$2
+    local part=$1 limit=$2
     shift 2
     local begin=$SECONDS
-    timeout -s INT -k 20 "$limit" "$@" >"$out/$name.txt" 2>&1
-    echo "$name: exit code $? after $((SECONDS - begin)) s" | tee -a "$out/parts.txt"
+    timeout -s INT -k 20 "$limit" "$@" >"$out/$part.txt" 2>&1
+    echo "$part: exit code $? after $((SECONDS - begin)) s" | tee -a "$out/parts.txt"
 }
 
-for name in $parts; do
-    case $name in
+for each in $parts; do
+    case $each in
     tests) part tests 150 python -m pytest -q tests/training/speed/test_cuda_graphs.py -k "not every_family" ;;
-    graphs) part graphs 200 python -m pytest -q -rP tests/training/speed/test_cuda_graphs.py -k every_family ;;
-    head) part head 90 python -m benchmarks head --device cuda --output "$out/head.json" ;;
+    graphs) part graphs 200 python -m pytest -q -rP tests/training/speed/test_cuda_graphs.py -k every_family
+        python -m benchmarks graphs "$out/graphs.txt" --output "$out/graphs_gpu.json" ;;
+    head) part head 90 python -m benchmarks head --device cuda --output "$out/head_gpu.json" ;;
     speed)
         part speed-cola 180 python -m benchmarks speed --model_name_or_path "$model" --data_dir "$glue" \
-            --tasks cola --updates 250 --rounds 3 --parts training heads --output "$out/speed-cola.json"
+            --tasks cola --updates 250 --rounds 3 --parts training heads --output "$out/speed_gpu${name}_cola.json"
         part speed-rte 120 python -m benchmarks speed --model_name_or_path "$model" --data_dir "$glue" \
-            --tasks rte --updates 32 --epochs 2 --rounds 3 --parts training --output "$out/speed-rte.json"
+            --tasks rte --updates 32 --epochs 2 --rounds 3 --parts training --output "$out/speed_gpu${name}_rte.json"
         ;;
     studies)
-        # Eight runs of one epoch, eight at once; runs per minute are 8 over the minutes of the line.
-        part studies 150 python -m sot_nlp.cli compare --tasks cola --models "bert=$model" --heads stock text \
-            --seeds 4 --data_dir "$glue" --num_train_epochs 1 --jobs 8 --output_dir "$out/study"
+        part studies 200 python -m benchmarks study --model_name_or_path "$model" --data_dir "$glue" \
+            --tasks cola --cells 2 --runs 16 --output "$out/study_gpu.json"
         ;;
-    *) echo "no part $name" >&2 && exit 2 ;;
+    *) echo "no part $each" >&2 && exit 2 ;;
     esac
 done

@@ -2,7 +2,8 @@
 
 On a CPU: one thread, fp32, against MiniLM's size (6 layers, 384 wide); time is the process' own, so that
 other programs disturb it little. On a GPU: bf16 autocast against BERT-base, with and without torch.compile,
-and the memory that the head needs beyond the backbone. Weights are random: time does not depend on them.
+and the memory that the head needs beyond the backbone. Then whole models, with each head over the stock
+head. Weights are random: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -17,38 +18,49 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from benchmarks._aims import AIMS, BF16_HEAD, Aim, judged
+from benchmarks._head_over_stock import over_stock
+from benchmarks._machine import described
 from sot_nlp.modeling.head import SoTHead
 from sot_nlp.modeling.head_config import resolve_head
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 BERT_BASE: dict[str, int] = {}
 HEAD_CALLS_A_ROUND = 3
+PRESETS = ("text", "vision")
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks head", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="times that each is timed in turn (20)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--parts", nargs="+", default=["share", "over_stock"], choices=("share", "over_stock"), help="(both)"
+    )
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    if options.device == "cpu":
+    on_cpu = options.device == "cpu"
+    if on_cpu:
         torch.set_num_threads(1)
-        required = {"text": 2.5, "vision": 1.5}
-        sizes, shapes, compiled = MINILM, [(32, 32), (8, 128)], [False]
-    else:
-        required = {"text": 3.0, "vision": 3.0}
-        sizes, shapes, compiled = BERT_BASE, [(32, 128)], [False, True]
-    backbone = BertModel(BertConfig(**sizes), add_pooling_layer=False).to(options.device)
-    results = []
-    for batch, tokens in shapes:
-        for use_compile in compiled:
-            results += compare(backbone, batch, tokens, required, use_compile, options)
+    sizes = MINILM if on_cpu else BERT_BASE
+    results: list[dict[str, Any]] = []
+    if "share" in options.parts:
+        backbone = BertModel(BertConfig(**sizes), add_pooling_layer=False).to(options.device)
+        for batch, tokens in [(32, 32), (8, 128)] if on_cpu else [(32, 128)]:
+            for use_compile in [False] if on_cpu else [False, True]:
+                results += compare(backbone, batch, tokens, use_compile, options)
+    rows = [result["row"] for result in results if not result["compiled"]]
+    if "over_stock" in options.parts:
+        rows += over_stock(sizes, torch.device(options.device), options.rounds)
     return {
         "benchmark": "head",
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "1 CPU thread",
-        "precision": "bf16 autocast" if options.device == "cuda" else "fp32",
-        "torch": torch.__version__,
-        "rounds": options.rounds,
+        "machine": {
+            **described(gpu=not on_cpu),
+            "threads": 1,
+            "precision": "fp32" if on_cpu else "bf16",
+            "rounds": options.rounds,
+        },
+        "rows": rows,
         "results": results,
     }
 
@@ -57,7 +69,6 @@ def compare(
     backbone: torch.nn.Module,
     batch: int,
     tokens: int,
-    required: dict[str, float],
     use_compile: bool,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
@@ -84,7 +95,7 @@ def compare(
 
     heads = {
         preset: SoTHead(resolve_head(preset), hidden_size=width, num_labels=2).to(device)
-        for preset in required
+        for preset in PRESETS
     }
 
     def head_step(head: torch.nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
@@ -113,7 +124,10 @@ def compare(
     results = []
     for preset, head in heads.items():
         percent = 100 * statistics.median(times[preset]) / statistics.median(times["backbone"])
-        limit = required[preset] / 2 if use_compile else required[preset]
+        what = f"head `{preset}`, {batch}x{tokens}: % of the backbone"
+        aim = BF16_HEAD if half else AIMS[what]
+        if use_compile:
+            aim = Aim(aim.bound, aim.value / 2)
         results.append(
             {
                 "preset": preset,
@@ -124,8 +138,7 @@ def compare(
                 "head_ms": round(1e3 * statistics.median(times[preset]), 3),
                 "percent": round(percent, 2),
                 "percent_of_fastest": round(100 * min(times[preset]) / min(times["backbone"]), 2),
-                "required_percent": limit,
-                "within": percent <= limit,
+                "row": judged(what, percent, aim=aim),
                 # Products of the maps alone, of all that the backbone multiplies: the share that must be.
                 "least_percent": round(100 * map_products(head) / layer_products(backbone), 2),
                 **(

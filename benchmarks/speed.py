@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._aims import judged
+from benchmarks._machine import matrix_flops, processor
 from benchmarks._speed_plan import (
     BF16,
     COMPILED,
@@ -130,36 +132,23 @@ def speed(runs: list[dict[str, float]]) -> float:
 
 
 def ratio(
-    task: str, found: dict[str, list[dict[str, float]]], what: str, ours: str, theirs: str, least: float
+    task: str, found: dict[str, list[dict[str, float]]], what: str, ours: str, theirs: str
 ) -> dict[str, Any]:
     """A row: the ratio of the medians, and the range of the rounds' own ratios."""
     each = [
         a["examples_per_second"] / b["examples_per_second"]
         for a, b in zip(found[ours], found[theirs], strict=True)
     ]
-    return {
-        "task": task,
-        "what": what,
-        "measured": round(speed(found[ours]) / speed(found[theirs]), 2),
-        "range": [round(min(each), 2), round(max(each), 2)],
-        "required": f"at least {least}",
-        "met": speed(found[ours]) / speed(found[theirs]) >= least,
-        "examples_per_second": [round(speed(found[ours]), 1), round(speed(found[theirs]), 1)],
-    }
+    speeds = [round(speed(found[side]), 1) for side in (ours, theirs)]
+    value = speed(found[ours]) / speed(found[theirs])
+    return {"task": task, **judged(what, value, each=each, examples_per_second=speeds)}
 
 
 def two_heads(task: str, runs: list[dict[str, float]]) -> dict[str, Any]:
     """A row: the SoT head over the stock head where one process trains both."""
     each = [run["over_stock"] for run in runs]
-    value = statistics.median(each)
-    return {
-        "task": task,
-        "what": "training: SoT head over stock head, in one process",
-        "measured": round(value, 2),
-        "range": [round(min(each), 2), round(max(each), 2)],
-        "required": "at least 0.98",
-        "met": value >= 0.98,
-    }
+    what = "training: SoT head over stock head, in one process"
+    return {"task": task, **judged(what, statistics.median(each), each=each)}
 
 
 def matrix_share(task: str, side: str, runs: list[dict[str, float]], matrix_flops: float) -> dict[str, Any]:
@@ -174,45 +163,17 @@ def matrix_share(task: str, side: str, runs: list[dict[str, float]], matrix_flop
     }
 
 
-def matrix_flops(size: int = 8192, rounds: int = 20) -> float:
-    """Operations a second of bf16 matrix products, `size` x `size`, on the GPU."""
-    import torch
-
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    seconds = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        a @ b
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(seconds)
-
-
 def memory(task: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Peak memory of the process, resident or (with one) of the GPU, over Trainer's."""
     ours, theirs = (max(run["peak_mib"] for run in found[side]) for side in ("sot-nlp", "Trainer"))
-    return {
-        "task": task,
-        "what": "peak memory of training: over Trainer's",
-        "measured": round(ours / theirs, 2),
-        "required": "at most 1.0",
-        "met": ours <= theirs,
-        "mib": [round(ours), round(theirs)],
-    }
+    mib = [round(ours), round(theirs)]
+    return {"task": task, **judged("peak memory of training: over Trainer's", ours / theirs, mib=mib)}
 
 
 def frozen_epoch(task: str, side: str, runs: list[dict[str, float]]) -> dict[str, Any]:
     """Seconds of an epoch of the whole task from cached features."""
-    value = statistics.median(run["epoch_seconds"] for run in runs)
-    return {
-        "task": task,
-        "what": f"{side}: seconds an epoch",
-        "measured": round(value, 2),
-        "range": [round(pick(run["epoch_seconds"] for run in runs), 2) for pick in (min, max)],
-        "required": "under 3.0",
-        "met": value < 3.0,
-    }
+    each = [run["epoch_seconds"] for run in runs]
+    return {"task": task, **judged(f"{side}: seconds per epoch", statistics.median(each), each=each)}
 
 
 def padding(task: str, data_dir: str, model: str, *, gpu: bool) -> list[dict[str, Any]]:
@@ -245,13 +206,7 @@ def padding(task: str, data_dir: str, model: str, *, gpu: bool) -> list[dict[str
         "evaluation": ratio([share for [share] in batches], lengths["validation"]),
     }
     return [
-        {
-            "task": task,
-            "what": f"padded over real tokens, {name}",
-            "measured": round(value, 3),
-            "required": "at most 1.05",
-            "met": value <= 1.05,
-        }
+        {"task": task, **judged(f"padded over real tokens, {name}", value, digits=3)}
         for name, value in found.items()
     ]
 
@@ -272,15 +227,10 @@ def first_update(task: str, data_dir: str, model: str, rounds: int) -> dict[str,
             command = [sys.executable, str(ROOT / "benchmarks" / "_trainer_script.py"), *given]
             command += ["--output_dir", str(Path(folder) / "out"), "--mark", str(mark)]
             theirs.append(seconds_until(mark, command, folder, empty=True))
-    value = statistics.median(ours) / statistics.median(theirs)
-    return {
-        "task": task,
-        "what": "from command to first update: over Trainer's script",
-        "measured": round(value, 2),
-        "required": "at most 1.0",
-        "met": value <= 1.0,
-        "seconds": [round(statistics.median(ours), 1), round(statistics.median(theirs), 1)],
-    }
+    medians = [statistics.median(ours), statistics.median(theirs)]
+    what = "from command to first update: over Trainer's script"
+    seconds = [round(value, 1) for value in medians]
+    return {"task": task, **judged(what, medians[0] / medians[1], seconds=seconds)}
 
 
 def seconds_until(file: Path, command: Sequence[str], folder: str, *, empty: bool = False) -> float:
@@ -314,14 +264,7 @@ def help_seconds(command: str, rounds: int) -> dict[str, Any]:
         started = time.perf_counter()
         subprocess.run([sys.executable, *HELP[command]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - started)
-    value = statistics.median(seconds)
-    return {
-        "task": "",
-        "what": f"`{command}`, seconds",
-        "measured": round(value, 2),
-        "required": "under 1.0",
-        "met": value < 1.0,
-    }
+    return {"task": "", **judged(f"`{command}`, seconds", statistics.median(seconds))}
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
@@ -342,31 +285,3 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "examples": 32 * options.updates,
         "epochs": options.epochs,
     }
-
-
-def processor() -> str:
-    """The processor's name and the widest vectors and matrices that it has."""
-    import platform
-
-    name, flags = platform.processor() or platform.machine(), set()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return " ".join([name, *has])
-
-
-def table(result: dict[str, Any]) -> str:
-    """The rows as Markdown, measured beside required."""
-    lines = ["| task | what | measured | required | met |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        spread = " ({} to {})".format(*row["range"]) if "range" in row else ""
-        lines.append(
-            f"| {row['task']} | {row['what']} | {row['measured']}{spread} | {row['required']} "
-            f"| {'yes' if row['met'] else 'no'} |"
-        )
-    return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Training on a CPU, alone and beside busy processes: the package's threads, one, and OpenMP's defaults.
 
 Each side is a process of its own, with the environment of its row; they are timed in turn, first on the
-machine as it is (idle, for numbers to report), then beside one busy process per core.
+machine as it is (idle, for numbers to report), then beside one busy process per core. Beside those, too, the
+precision that `--mixed_precision auto` chooses is asked for in processes of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks._aims import judged
 from benchmarks._threads_child import SIZES
 from sot_nlp.training.speed.threads import COUNTS, WAITING, usable_cores
 
@@ -28,43 +30,59 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks threads", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="times that each is timed in turn (5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each timing (3)")
+    parser.add_argument("--answers", type=int, default=8, help="processes that choose a precision (8)")
     options = parser.parse_args(arguments)
     cores = usable_cores()
     rows, runs, threads = [], {}, {}
     for size in SIZES:
         with sides(size, cores) as started:
             for where in ("alone", "beside"):
-                with contextlib.ExitStack() as stack:
-                    for _ in range(cores if where == "beside" else 0):
-                        stack.enter_context(process([sys.executable, "-c", "while True: pass"], {}))
+                with busy(cores if where == "beside" else 0):
                     speeds: dict[str, list[float]] = {name: [] for name in started}
                     for number in range(options.rounds):
                         for name in list(started)[:: -1 if number % 2 else 1]:
                             speed, threads[f"{size}, {name}"] = timed(started[name], options.seconds)
                             speeds[name].append(speed)
                 runs[f"{size}, {where}"] = speeds
-                rows += ratios(size, where, cores, speeds)
+                rows.append(ratio(size, where, speeds))
+    rows.append(equal_answers(cores, options.answers))
     return {"benchmark": "threads", "cores": cores, "threads": threads, "rows": rows, "runs": runs}
 
 
-def ratios(size: str, where: str, cores: int, speeds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """One row for each side that the package's choice is compared with."""
-    beside = f"beside {cores} busy processes" if where == "beside" else "alone"
-    over = {"one thread": 0.9} if where == "beside" else {"all cores, spinning": 1.0}
-    found = []
-    for other, least in over.items():
-        ratio = statistics.median(speeds["sot-nlp"]) / statistics.median(speeds[other])
-        each = [a / b for a, b in zip(speeds["sot-nlp"], speeds[other], strict=True)]
-        found.append(
-            {
-                "what": f"{size}-sized, {beside}: examples/s over {other}",
-                "measured": round(ratio, 2),
-                "range": [round(min(each), 2), round(max(each), 2)],
-                "aim": f"at least {least}",
-                "met": ratio >= least,
-            }
-        )
-    return found
+def ratio(size: str, where: str, speeds: dict[str, list[float]]) -> dict[str, Any]:
+    """The row of the package's choice over the side that it is compared with."""
+    beside = where == "beside"
+    other = "one thread" if beside else "all cores, spinning"
+    place = "beside a busy process per core" if beside else "alone"
+    each = [a / b for a, b in zip(speeds["sot-nlp"], speeds[other], strict=True)]
+    value = statistics.median(speeds["sot-nlp"]) / statistics.median(speeds[other])
+    return judged(f"{size}-sized, {place}: examples/s over {other}", value, each=each)
+
+
+def equal_answers(cores: int, count: int) -> dict[str, Any]:
+    """The row of the precision that is chosen: the share of the commonest answer."""
+    asked = (
+        "import torch; from sot_nlp.training.speed.precision import choose;"
+        "print(*choose('auto', torch.device('cpu')))"
+    )
+    with busy(cores):
+        command = [sys.executable, "-c", asked]
+        answers = [
+            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            for _ in range(count)
+        ]
+    share = max(map(answers.count, answers)) / count
+    what = "`--mixed_precision auto` beside busy processes: share of equal answers"
+    return judged(what, share, answer=answers[0].strip(), count=count)
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep so many cores busy inside."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(process([sys.executable, "-c", "while True: pass"], {}))
+        yield
 
 
 @contextlib.contextmanager
@@ -106,13 +124,3 @@ def timed(side: subprocess.Popen[str], seconds: float) -> tuple[float, int]:
     side.stdin.flush()
     speed, threads = side.stdout.readline().split()
     return float(speed), int(threads)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The rows as Markdown, measured beside the aim."""
-    lines = ["| what | measured | aim | met |", "|---|---|---|---|"]
-    for row in result["rows"]:
-        low, high = row["range"]
-        met = "yes" if row["met"] else "no"
-        lines.append(f"| {row['what']} | {row['measured']} ({low} to {high}) | {row['aim']} | {met} |")
-    return "\n".join(lines)
