@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, printable
 from sot_nlp.runs import lora
+from sot_nlp.runs.kept import data_key, kept, model_key, own_data
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.labels import GENERIC, Alignment, align_labels, label_names
 
@@ -126,12 +127,15 @@ def load_tokenizer(arguments: Arguments, checkpoint: Checkpoint) -> PreTrainedTo
 
         from sot_nlp.modeling.tokenizer import load_tokenizer as load
 
-        tokenizer = load(
-            arguments.model_name_or_path,
-            trust_remote_code=arguments.trust_remote_code,
-            saved=checkpoint.saved,
-            revision=arguments.model_revision,
-        )
+        def read() -> PreTrainedTokenizerBase:
+            return load(
+                arguments.model_name_or_path,
+                trust_remote_code=arguments.trust_remote_code,
+                saved=checkpoint.saved,
+                revision=arguments.model_revision,
+            )
+
+        tokenizer = kept("tokenizer", lambda: model_key(arguments, checkpoint), read)
         if is_sot(checkpoint):
             tokenizer.model_max_length = VERY_LARGE_INTEGER
         return tokenizer
@@ -166,9 +170,12 @@ def load_data(
     """Return the tokens of `splits`; the main process makes the cache, the others read it."""
     from sot_nlp.data.task_data import load_data as load
 
-    positions = model_positions(arguments, checkpoint)
-    with accelerator.main_process_first():
-        return load(spec, arguments, tokenizer, splits=splits, model_max_length=positions)
+    def read() -> TaskData:
+        positions = model_positions(arguments, checkpoint)
+        with accelerator.main_process_first():
+            return load(spec, arguments, tokenizer, splits=splits, model_max_length=positions)
+
+    return kept("data", lambda: data_key(arguments, checkpoint, spec, splits), read, copy=own_data)
 
 
 def load_model(

@@ -20,6 +20,7 @@ import threading
 import traceback
 from typing import Any
 
+from sot_nlp.runs.kept import keep_between_runs
 from sot_nlp.studies.workers import lost_device
 
 # 128 + SIGINT and 128 + SIGTERM: the cell was asked to end, and the worker ends with it.
@@ -44,6 +45,7 @@ def main() -> int:
         waiting.put(None)
 
     threading.Thread(target=read, daemon=True).start()
+    keep_between_runs()
     while (request := waiting.get()) is not None:
         at_work.set()
         code = run_cell(request["module"], request["words"], request["log"])
@@ -90,7 +92,9 @@ def reset() -> None:
 
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+    # What lives on, imports above all, need not be gone through again: that takes most of a collection.
     gc.collect()
+    gc.freeze()
     if "torch" in sys.modules:
         import torch
 
