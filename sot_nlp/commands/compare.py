@@ -20,7 +20,7 @@ from sot_nlp.studies.rates import UnchosenRates
 from sot_nlp.studies.report import write
 from sot_nlp.studies.report.cells import shown_rates
 from sot_nlp.studies.sharding import parse_shard
-from sot_nlp.studies.slots import fitting, slots
+from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import (
     GRID_FLAGS,
     Study,
@@ -142,10 +142,10 @@ class _Runs:
             self.places, self.start = launcher.slots(own.jobs), launcher.start
             yield
             return
-        places = slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu")))
-        self.places, said = fitting(places, list(study.models.values()))
-        if said:
-            self.console.print(said, markup=False)
+        cpu, models = bool(study.arguments.get("cpu")), list(study.models.values())
+        self.places, lines = room(own.jobs, own.threads, cpu=cpu, models=models)
+        for line in lines:
+            self.console.print(line, markup=False)
         with WorkerPool() as pool:
             self.start = pool.start
             yield

@@ -46,8 +46,13 @@ def run(argv: Sequence[str], prog: str) -> int:
         raise UserError(f"--save {printable(own.save)}: not among --arms {', '.join(own.arms)}")
     from sot_nlp.studies.probe.probe import Probe
     from sot_nlp.studies.report import write
+    from sot_nlp.studies.slots import fitting_jobs
+    from sot_nlp.training.speed.threads import usable_cores
 
-    probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, own.jobs)
+    jobs, said = fitting_jobs(own.jobs or usable_cores())
+    if said:
+        print(said)
+    probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, jobs)
     results = probe.run()
     groups = compare(results)
     write.show(results, groups)

@@ -12,7 +12,7 @@ from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies.report.cells import shown
-from sot_nlp.studies.slots import slots
+from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
 from sot_nlp.studies.tune import SPACE, Tuner, parse_space
@@ -37,13 +37,17 @@ def run(argv: Sequence[str], prog: str) -> int:
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
     study = study.with_held_out_tasks(folder / "tasks")
     study.cells()
+    cpu = bool(study.arguments.get("cpu"))
+    places, lines = room(own.jobs, own.threads, cpu=cpu, models=list(study.models.values()))
+    for line in lines:
+        print(line)
     tuner = Tuner(
         study,
         folder,
         space=space,
         trials=own.trials,
         storage=own.storage,
-        slots=slots(own.jobs, own.threads, cpu=bool(study.arguments.get("cpu"))),
+        slots=places,
         prune=not own.no_pruning,
     )
     tuner.run()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from sot_nlp.studies.slots import gpu_memory
+from sot_nlp.training.speed.threads import usable_cores
 
 # What one more run per GPU must bring to stay.
 LEAST_GAIN = 1.1
@@ -22,7 +22,7 @@ class Growth:
 
     def __init__(self, places: Sequence[Mapping[str, str]], *, most: int | None = None):
         self.places = list(places)
-        self.most = most or os.cpu_count() or 1
+        self.most = most or usable_cores()
         self.devices = [place["CUDA_VISIBLE_DEVICES"] for place in places]
         self.before = {device: gpu_memory(device) for device in self.devices}
         self.width = 1

@@ -8,6 +8,24 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from sot_nlp.errors import counted
+from sot_nlp.training.speed.threads import usable_cores
+
+
+def room(
+    jobs: int | None, threads: int | None, *, cpu: bool, models: Sequence[str]
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Return `slots` as far as cores and memory allow, and a line for each number that was lowered."""
+    lines, cores = [], usable_cores()
+    if threads is not None and threads > cores:
+        lines.append(
+            f"--threads {threads}: this process may use {counted(cores, 'core', 'cores')}, "
+            f"so each run computes on {counted(cores, 'thread', 'threads')}"
+        )
+        threads = cores
+    places, said = fitting(slots(jobs, threads, cpu=cpu), models)
+    return places, lines + [said] * bool(said)
+
 
 def slots(jobs: int | None, threads: int | None, *, cpu: bool) -> list[dict[str, str]]:
     """Return the environments of the processes that run at once.
@@ -20,9 +38,8 @@ def slots(jobs: int | None, threads: int | None, *, cpu: bool) -> list[dict[str,
     if devices:
         count = jobs or len(devices)
         return [{**common, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} for i in range(count)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = threads or 1
-    return [{**common, **thread_limits(each)} for _ in range(jobs or max(1, cores // each))]
+    return [{**common, **thread_limits(each)} for _ in range(jobs or max(1, usable_cores() // each))]
 
 
 def thread_limits(threads: int) -> dict[str, str]:
@@ -75,6 +92,21 @@ def fitting(places: list[dict[str, str]], models: Sequence[str]) -> tuple[list[d
     taken = [places[i] for i in kept]
     return taken, (
         f"{len(taken)} runs at once instead of {len(places)}: each needs about {each / 1e9:.1f} GB of memory"
+    )
+
+
+def fitting_jobs(jobs: int) -> tuple[int, str]:
+    """Return as many of `jobs` processes as the memory holds, at least one, and a line where they are fewer.
+
+    Their data is mapped from disk, so that each needs little beside its libraries.
+    """
+    free = available_memory()
+    held = jobs if free is None else max(1, min(jobs, int(free // PROCESS_BYTES)))
+    if held == jobs:
+        return jobs, ""
+    return (
+        held,
+        f"{held} processes instead of {jobs}: each needs about {PROCESS_BYTES / 1e9:.1f} GB of memory",
     )
 
 

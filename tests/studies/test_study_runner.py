@@ -217,6 +217,23 @@ def test_no_more_runs_than_memory_holds(monkeypatch, tmp_path):
     assert [place["CUDA_VISIBLE_DEVICES"] for place in taken] == ["0", "1", "0"]
 
 
+def test_what_cores_and_memory_lack_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(places, "usable_cores", lambda: 2)
+    monkeypatch.setattr(places, "available_memory", lambda: 3.5 * places.PROCESS_BYTES)
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 1000)
+    taken, lines = places.room(8, 64, cpu=True, models=[str(tmp_path)])
+    assert [place["OMP_NUM_THREADS"] for place in taken] == ["2"] * 3
+    assert lines == [
+        "--threads 64: this process may use 2 cores, so each run computes on 2 threads",
+        "3 runs at once instead of 8: each needs about 0.9 GB of memory",
+    ]
+    assert places.room(2, 2, cpu=True, models=[str(tmp_path)]) == (slots(2, 2, cpu=True), [])
+    assert places.fitting_jobs(3) == (3, "")
+    assert places.fitting_jobs(9) == (3, "3 processes instead of 9: each needs about 0.9 GB of memory")
+    monkeypatch.setattr(places, "available_memory", lambda: 1.0)
+    assert places.fitting_jobs(9)[0] == 1
+
+
 def test_visible_gpus(monkeypatch):
     monkeypatch.setattr(places.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.metrics import higher_is_better, traits
+from sot_nlp.training.speed.threads import usable_cores
 
 if TYPE_CHECKING:
     from sot_nlp.modeling.head import SoTHead
@@ -78,7 +78,7 @@ class Probe:
         self.spec = preparation.task_of(arguments)
         preparation.check_model_folder(arguments.model_name_or_path)
         self.model_label = model_label(arguments.model_name_or_path)
-        self.jobs = jobs or os.cpu_count() or 1
+        self.jobs = jobs or usable_cores()
         self.seconds: dict[str, float] = {}
         self.chosen: dict[str, float] = {}
         self.weights: dict[str, dict[str, Any]] = {}
