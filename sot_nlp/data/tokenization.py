@@ -56,9 +56,15 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     digest = hashlib.sha256()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        state = json.loads(backend.to_str())
-        state = {key: value for key, value in state.items() if key not in ("padding", "truncation")}
-        digest.update(json.dumps(state, sort_keys=True).encode())
+        # (Left out of the text itself: reading it back, with its vocabulary, would take a tenth of a second.)
+        padding, truncation = backend.padding, backend.truncation
+        backend.no_padding()
+        backend.no_truncation()
+        digest.update(backend.to_str().encode())
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
     else:
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from sot_nlp.data.token_split import Split
@@ -212,7 +211,7 @@ class Updater:
         local = torch.cat([loss.reshape(1), signals.to(loss.device, non_blocking=True)])
         if self.accelerator.num_processes > 1:
             local = self.accelerator.reduce(local, "sum")
-        if isinstance(norm, DTensor):  # each process of FSDP has a part of the gradient
+        if hasattr(norm, "full_tensor"):  # a DTensor: each process of FSDP has a part of the gradient
             norm = norm.full_tensor()
         norm = torch.as_tensor(0.0 if norm is None else norm, dtype=local.dtype, device=local.device)
         return torch.cat([local[:1], norm.reshape(1), local[1:]])

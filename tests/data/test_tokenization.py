@@ -57,6 +57,17 @@ def test_fingerprint_is_of_the_content_alone(tmp_path):
     assert tokenizer_fingerprint(other) != before
 
 
+def test_fingerprint_leaves_padding_and_truncation_as_they_are():
+    tokenizer = tiny.tokenizer("bert")
+    before = tokenizer_fingerprint(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    backend.enable_padding(length=9, pad_id=2, direction="left", pad_token="x")
+    backend.enable_truncation(7, stride=1, strategy="only_first", direction="left")
+    settings = dict(backend.padding), dict(backend.truncation)
+    assert tokenizer_fingerprint(tokenizer) == before
+    assert (backend.padding, backend.truncation) == settings
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     path = tmp_path / "a.csv"
