@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 # A collective waits so long for the slowest process: the main one may be writing a large checkpoint. That a
 # process has died is noticed by its launcher within seconds, not by this.
 TIMEOUT = timedelta(minutes=15)
+# What a launcher may ask accelerate to shard the model by, and by which variable it does.
+SHARDERS = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
 # By what the messages of gloo and NCCL are known that say that the other side of a connection is gone.
 LOST = ("closed by peer", "connection reset", "connection closed", "broken pipe", "timed out waiting", "nccl")
 
@@ -72,6 +74,7 @@ def create_accelerator(
     # The processes' machines may differ; the main one's counts.
     mode, reason = broadcast_object_list([mode, reason])
     trackers = tracker_names(arguments)
+    sharder = next((name for name, asked in SHARDERS.items() if os.environ.get(asked) == "true"), None)
     try:
         accelerator = Accelerator(
             cpu=cpu,
@@ -83,7 +86,8 @@ def create_accelerator(
             kwargs_handlers=[group, DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except (ValueError, ImportError) as error:
-        raise UserError(f"--mixed_precision {mode}: {error}") from None
+        what = f"accelerate's {sharder}" if sharder and mode != "fp8" else f"--mixed_precision {mode}"
+        raise UserError(f"{what}: {error}") from None
     accelerator.gradient_accumulation_steps = 1
     if accelerator.distributed_type == DistributedType.FSDP:
         # It would cast the head's weights, the logits and the loss; autocast alone leaves them in fp32.
@@ -95,8 +99,10 @@ def create_accelerator(
         config["gradient_clipping"] = arguments.max_grad_norm
     if not accelerator.is_main_process:
         logging.getLogger("sot_nlp").setLevel(logging.ERROR)  # one process says what all would say
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not is_sharded(accelerator):
-        logger.warning("FSDP: accelerate shards no model on %s; each process has it all", state.device.type)
+    if sharder and not is_sharded(accelerator):
+        logger.warning(
+            "%s: accelerate shards no model on %s; each process has it all", sharder, state.device.type
+        )
     logger.info("precision %s: %s", mode, reason)
     return accelerator
 

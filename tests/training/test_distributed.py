@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.utils import is_deepspeed_available
 
-from sot_nlp.training.distributed import lost_process_as_error
+from sot_nlp.errors import UserError
+from sot_nlp.training.distributed import create_accelerator, lost_process_as_error
 from sot_nlp.training.signals import LostProcessError
 from tests.support.training_case import settings
 
@@ -45,3 +47,18 @@ def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match=r"^shapes differ$") as error:
         raising("shapes differ", processes=2)
     assert not isinstance(error.value, LostProcessError)
+
+
+def test_a_model_that_is_not_sharded_as_asked_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    create_accelerator(settings(cpu=True))
+    assert "FSDP: accelerate shards no model on cpu; each process has it all" in caplog.text
+
+
+@pytest.mark.skipif(is_deepspeed_available(), reason="DeepSpeed is installed")
+def test_deepspeed_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="accelerate's DeepSpeed: DeepSpeed is not installed"):
+        create_accelerator(settings(cpu=True))
