@@ -46,7 +46,7 @@ Key = tuple[str, int]  # a head and a seed
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Say how much the demo does: sized for a minute on two cores."""
+    """Say how much the demo does: sized for about a minute on two idle cores."""
 
     train_size: int = 8000
     validation_size: int = 1000
