@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 FOLDER = Path("runs") / "demo"
 BASELINE = "stock"
 # One policy for both heads; flags override it for both. The rate was set from runs of the stock head; grammar
-# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by time. Half of them,
-# at batches of 16, left both heads far behind (0.18 and 0.27 over two seeds).
+# and sizes were chosen with the scores of both heads in view, on one seed; the epochs by time.
 TRAINING: dict[str, Any] = {
     "num_train_epochs": 4,
     "learning_rate": 7e-4,

@@ -9,13 +9,11 @@ import contextlib
 import shutil
 import string
 import tempfile
-from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from transformers import BertForMaskedLM, BertTokenizer
 
@@ -74,7 +72,6 @@ def train_tiny_bert(
 
     encoded = tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
     all_ids, all_masks = encoded["input_ids"], encoded["attention_mask"]
-    lengths = all_masks.sum(1).numpy()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(seed)
@@ -86,8 +83,9 @@ def train_tiny_bert(
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda k: min((k + 1) / peak, (updates - k) / max(1, updates - peak))
         )
-        for chosen in islice(_batches(lengths, seed), updates):
-            longest = int(lengths[chosen].max())
+        for _ in range(updates):
+            chosen = torch.randint(len(sentences), (BATCH_SIZE,))
+            longest = int(all_masks[chosen].sum(1).max())
             whole, attention_mask = all_ids[chosen, :longest], all_masks[chosen, :longest]
             input_ids, masked = mask(whole, tokenizer.mask_token_id)
             hidden = model.bert(input_ids, attention_mask=attention_mask).last_hidden_state
@@ -99,14 +97,6 @@ def train_tiny_bert(
             optimizer.step()
             schedule.step()
     return model.eval()
-
-
-def _batches(lengths: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yield the rows of one batch after another, without end: epochs in which little is padded."""
-    from sot_nlp.training.batching import epoch_updates
-
-    for epoch in count():
-        yield from epoch_updates(lengths, seed=seed, epoch=epoch, update_size=BATCH_SIZE)
 
 
 def mask(input_ids: torch.Tensor, mask_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
