@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+
+# How what is said to the user is worded, where that is not the command line's way.
+REWORD: ContextVar[Callable[[str], str] | None] = ContextVar("REWORD", default=None)
 
 
 class UserError(ValueError):
@@ -21,6 +25,12 @@ def printable(text: object, limit: int = 200) -> str:
     characters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     line = "".join(characters)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def worded(line: str) -> str:
+    """Return a line for the user in the words of the interface in use: flags, or Python's arguments."""
+    reword = REWORD.get()
+    return line if reword is None else reword(line)
 
 
 def counted(count: int, one: str, many: str) -> str:

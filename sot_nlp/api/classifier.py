@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from sot_nlp.api.examples import cached_name, text_columns
+from sot_nlp.api.wording import python_words
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.settings.arguments import build_arguments
+from sot_nlp.settings.arguments import Arguments, build_arguments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,9 +111,11 @@ class Predictions(Sequence[Prediction]):
 class Classifier:
     """A trained SoT classifier with its tokenizer; `sot_nlp.load` makes one."""
 
-    def __init__(self, name_or_path: str, revision: str, saved: SavedModel, accelerator: Any) -> None:
-        self._name_or_path, self._revision = name_or_path, revision
-        self._saved, self._accelerator = saved, accelerator
+    def __init__(
+        self, name_or_path: str, saved: SavedModel, accelerator: Any, settings: Mapping[str, Any]
+    ) -> None:
+        self._name_or_path, self._saved, self._accelerator = name_or_path, saved, accelerator
+        self._settings = dict(settings)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -154,7 +159,6 @@ class Classifier:
         Raises:
             UserError: for no texts, texts that are not strings, or one text where the model takes two.
         """
-        from sot_nlp.api.examples import text_columns
         from sot_nlp.inference import predict
         from sot_nlp.runs.scoring import decisions
         from sot_nlp.training.evaluation import probabilities
@@ -193,8 +197,8 @@ class Classifier:
         occlusion without captum). Further arguments as in `predict`; `steps` as in `sot_nlp.explain`.
         Raises UserError.
         """
-        from sot_nlp.api.examples import text_columns
         from sot_nlp.explanation.attribution import METHODS, default_method, explain
+        from sot_nlp.training.speed.precision import computing_in
 
         columns = text_columns(texts, text_pairs)
         self._check_number(columns)
@@ -202,9 +206,10 @@ class Classifier:
             raise UserError(f"method={printable(repr(method))}: {did_you_mean(str(method), METHODS)}")
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         chosen = method or default_method(self.model)
-        return explain(
-            self.model, self.tokenizer, rows, method=chosen, max_length=self.max_length, steps=steps
-        )
+        with computing_in(self._accelerator.mixed_precision, self.model, self._accelerator.device):
+            return explain(
+                self.model, self.tokenizer, rows, method=chosen, max_length=self.max_length, steps=steps
+            )
 
     def evaluate(self, data: Examples | None = None, **settings: Any) -> dict[str, float]:
         """Return the loss and metrics on labelled examples.
@@ -216,13 +221,13 @@ class Classifier:
         Raises:
             UserError: where the labels are not the model's, or a run without a record has no data to find.
         """
-        from sot_nlp.api.training import plain_settings
+        from sot_nlp.api.training import python_settings
         from sot_nlp.inference.evaluate import evaluate_saved, evaluation_arguments
 
-        given = plain_settings({"validation_file": data}, settings)
-        given = {"cpu": self._accelerator.device.type == "cpu", "model_revision": self._revision} | given
-        arguments = evaluation_arguments(self._name_or_path, given, source="python")
-        return next(iter(evaluate_saved(arguments).values()))
+        with python_settings({"validation_file": ("data", data)}, self._settings | settings) as given:
+            arguments = evaluation_arguments(self._name_or_path, given, source="python")
+            with python_words({}, _from_memory(arguments)):
+                return next(iter(evaluate_saved(arguments).values()))
 
     def _check_number(self, columns: Sequence[Sequence[str]]) -> None:
         wanted = len(self._saved.text_columns)
@@ -257,10 +262,30 @@ def load(
     """
     from sot_nlp.inference.saved_model import open_model
     from sot_nlp.training.distributed import create_accelerator
+    from sot_nlp.training.speed.precision import as_trained
 
     name = os.fspath(name_or_path)
-    precision = {} if mixed_precision is None else {"mixed_precision": mixed_precision}
-    saved = open_model(name, revision=revision, max_length=max_length)
-    accelerator = create_accelerator(build_arguments([("python", precision | {"cpu": cpu})]))
+    settings = {"max_length": max_length, "mixed_precision": mixed_precision, "cpu": cpu}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    with python_words({}, {}):
+        arguments = build_arguments([("python", settings)])
+        saved = open_model(name, revision=revision, max_length=max_length)
+        accelerator = create_accelerator(arguments, precision_before=as_trained(saved.record, cpu=cpu))
     saved.model.to(accelerator.device)
-    return Classifier(name, revision, saved, accelerator)
+    settings |= {"cpu": accelerator.device.type == "cpu", "model_revision": revision}
+    return Classifier(name, saved, accelerator, settings)
+
+
+def _from_memory(arguments: Arguments) -> dict[str, str]:
+    """Return the names of a run's examples from memory by their files. UserError where these are gone."""
+    names = {}
+    for path in (arguments.train_file, arguments.validation_file):
+        if path is None or (name := cached_name(path)) is None:
+            continue
+        if not Path(path).is_file():
+            raise UserError(
+                f"the {name} of the training came from memory, and its copy in the cache is gone: "
+                "give the examples to evaluate(data)"
+            )
+        names[printable(path)] = name
+    return names

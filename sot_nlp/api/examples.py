@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -64,6 +65,12 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     return str(path)
+
+
+def cached_name(path: str | None) -> str | None:
+    """Return the argument whose examples `as_file` wrote to `path`; None for any other file."""
+    found = re.fullmatch(r".*[/\\]examples[/\\][0-9a-f]{16}[/\\]([a-z-]+)\.parquet", path or "")
+    return found and found[1].replace("-", "_")
 
 
 def text_columns(texts: Any, pairs: Any = None, name: str = "texts") -> list[list[str]]:

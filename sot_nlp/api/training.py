@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
-from sot_nlp.errors import UserError
+from sot_nlp.api.wording import python_words
+from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import FIELDS, TRAITS, TYPES, Arguments
 from sot_nlp.settings.habits import translate
 
@@ -125,39 +127,51 @@ def train(
     from sot_nlp.runs.runner import run
     from sot_nlp.tasks.recipe import layered_arguments
 
-    examples = {"train_file": train_data, "validation_file": validation_data, "test_file": test_data}
-    given = plain_settings(examples, settings)
-    arguments = layered_arguments(given, given.pop("config", None), source="python")
-    if arguments.task is None and arguments.train_file is None and arguments.dataset_name is None:
-        raise UserError("nothing to train on: give train_data, task, train_file or dataset_name")
-    if arguments.task == "demo" and arguments.data_dir is None:
-        from sot_nlp.demo.comparison import ensure_demo_data
+    examples = {
+        "train_file": ("train_data", train_data),
+        "validation_file": ("validation_data", validation_data),
+        "test_file": ("test_data", test_data),
+    }
+    with python_settings(examples, settings) as given:
+        arguments = layered_arguments(given, given.pop("config", None), source="python")
+        if arguments.task is None and arguments.train_file is None and arguments.dataset_name is None:
+            raise UserError("nothing to train on: give train_data, task, train_file or dataset_name")
+        if arguments.task == "demo" and arguments.data_dir is None:
+            from sot_nlp.demo.comparison import ensure_demo_data
 
-        arguments = replace(arguments, data_dir=str(ensure_demo_data()))
-    if arguments.output_dir is None:
-        arguments = replace(arguments, output_dir=str(default_folder(task_name(arguments), arguments)))
-    return Run(Path(str(arguments.output_dir)), run(arguments))
+            arguments = replace(arguments, data_dir=str(ensure_demo_data()))
+        if arguments.output_dir is None:
+            arguments = replace(arguments, output_dir=str(default_folder(task_name(arguments), arguments)))
+        return Run(Path(str(arguments.output_dir)), run(arguments))
 
 
-def plain_settings(examples: Mapping[str, Examples | None], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `settings` as the command line would give them, with the files that hold `examples`.
+@contextlib.contextmanager
+def python_settings(
+    examples: Mapping[str, tuple[str, Examples | None]], settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Give `settings` as the command line would, with the files that hold `examples`.
 
-    Names that settings have in transformers' scripts are translated. `examples` are named by the setting
-    whose file they replace. Raises UserError where both are given, and for a name that has no setting here.
+    Names that settings have in transformers' scripts are translated. `examples` are, by the setting whose
+    file they replace, the argument's name and its value. What goes wrong inside is worded for Python. Raises
+    UserError where both an argument and its setting are given, and for a name that has no setting here.
     """
     from sot_nlp.api.examples import as_file
     from sot_nlp.data.task_data import cache_folder
 
     plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in settings.items()}
     given, problems = translate(plain)
-    if problems:
-        raise UserError("; ".join(f"{name}: {problem}" for name, problem in problems))
     cache = cache_folder(given.get("cache_dir")).with_name("examples")
-    for setting, data in examples.items():
-        if data is None:
-            continue
-        name = setting.replace("_file", "_data")
-        if given.get(setting) is not None:
-            raise UserError(f"{name} and {setting}: give one of them")
-        given[setting] = as_file(data, name, cache)
-    return given
+    names = {setting: name for setting, (name, _) in examples.items() if given.get(setting) is None}
+    files: dict[str, str] = {}
+    with python_words(names, files):
+        if problems:
+            raise UserError("; ".join(f"{name}: {problem}" for name, problem in problems))
+        for setting, (name, data) in examples.items():
+            if data is None:
+                continue
+            if given.get(setting) is not None:
+                raise UserError(f"{name} and {setting}: give one of them")
+            given[setting] = as_file(data, name, cache)
+            if not isinstance(data, (str, os.PathLike)):
+                files[printable(given[setting])] = name
+        yield given

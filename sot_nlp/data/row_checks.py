@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from sot_nlp.data.label_values import LabelEncoder, count_odd
 from sot_nlp.data.tables import Rows, Table
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, printable, worded
 
 # Where more than this share of a file that is known for broken lines is broken, it is another file.
 MOST_UNREADABLE = 0.01
@@ -72,7 +72,7 @@ class Checked:
 def progress_bar(source: Source, what: str, progress: bool, total: int | None = None) -> Any:
     """Return a bar that counts examples: on a terminal only, and only once it has taken a while."""
     return tqdm(
-        desc=f"{what} {source.table.name}",
+        desc=worded(f"{what} {source.table.name}"),
         total=total,
         unit=" examples",
         unit_scale=True,

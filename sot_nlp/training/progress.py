@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, worded
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.checkpointing.folders import Progress
 from sot_nlp.training.logs import RunLog, finite
@@ -95,7 +95,7 @@ class ProgressTracker:
         """Say it now, in the log, and in the result."""
         self.warnings.append(message)
         self.log.line(message)
-        logger.warning(message)
+        logger.warning(worded(message))
 
     def epoch(self, step: int) -> float:
         """Return how many epochs `step` updates are."""
