@@ -35,6 +35,8 @@ COMMANDS = {
     "submission": "gather test predictions into the zip that GLUE's server accepts",
     "tasks": "list the tasks that come with the package",
 }
+# What computes and does so in one process; train and evaluate run in several.
+ALONE = ("predict", "compare", "tune", "probe", "explain", "serve", "export")
 # They say what they are called now.
 FORMER_COMMANDS = ("demo",)
 
@@ -72,6 +74,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
             return 0
         if words[0] not in (*COMMANDS, *FORMER_COMMANDS):
             raise UserError(f"unknown command {printable(words[0])!r}: {did_you_mean(words[0], COMMANDS)}")
+        if words[0] in ALONE and "RANK" in os.environ and (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+            raise UserError(
+                f"`{prog} {words[0]}` runs in one process, but was started in {printable(count)}: start it "
+                "without the launcher, or with one process"
+            )
         for line in threads.check_environment():
             _say(f"{prog}: {line}")
         name = prog if prog != "sot-nlp" else f"{prog} {words[0]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies import rates, read_results
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.growth import Growth
@@ -211,7 +213,11 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         if getattr(own, name) is not None and getattr(own, name) < 1:
             raise UserError(f"--{name} {getattr(own, name)}: must be at least 1")
     study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads={})
-    changes: dict[str, Any] = {"arguments": {**study.arguments, **flat_settings(flags)}}
+    given = {**study.arguments, **flat_settings(flags)}
+    launched = launcher_settings()
+    for line in describe({name: value for name, value in launched.items() if name not in given}):
+        print(line, file=sys.stderr)
+    changes: dict[str, Any] = {"arguments": {**launched, **given}}
     for name in GRID_FLAGS:
         if name in flags:
             raise UserError(f"--{name} is set by the study's grid; use {GRID_FLAGS[name]}")
@@ -234,7 +240,8 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
     if own.rates:
         changes["rates"] = parse_rate_words(own.rates)
         # A grid of the command line replaces the rates of the file, as a flag does.
-        kept = {name: value for name, value in study.arguments.items() if name not in changes["rates"]}
+        below = {**launched, **study.arguments}
+        kept = {name: value for name, value in below.items() if name not in changes["rates"]}
         changes["arguments"] = {**kept, **flat_settings(flags)}
     if own.rate_seeds:
         changes["rate_seeds"] = parse_seeds(own.rate_seeds)

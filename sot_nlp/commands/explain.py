@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +122,10 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
         path = None if flags.file == "-" else Path(flags.file)
         if path is not None:
             check_file(path, "--file")
-        windows = text_windows(path, saved, flags.text_column_names, Summary(), flags.quoting)
+        summary = Summary()
+        windows = text_windows(path, saved, flags.text_column_names, summary, flags.quoting)
+        for note in summary.notes:
+            print(note, file=sys.stderr)
         rows = (row for columns in windows for row in zip(*columns, strict=True))
         found = [row if len(row) == 2 else row[0] for row in itertools.islice(rows, MAX_TEXTS + 1)]
     if not found:
@@ -138,6 +140,7 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
 def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> list[View]:
     from sot_nlp.explanation.attribution import default_method, explain
     from sot_nlp.explanation.view import View
+    from sot_nlp.training.speed.precision import computing_in
 
     wanted = len(saved.text_columns)
     for text in texts:
@@ -149,7 +152,7 @@ def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> l
     output = None if flags.toward is None else _label(saved, flags.toward, "--toward")
     truths = [_truth(saved, label) for label in flags.label] if flags.label else [None] * len(texts)
     method = flags.method or default_method(saved.model)
-    with _precision(flags, saved, name):
+    with computing_in(_precision(flags, saved, name), saved.model, saved.model.device):
         explained = explain(
             saved.model, saved.tokenizer, texts, method=method, max_length=saved.max_length, steps=flags.steps
         )
@@ -159,28 +162,18 @@ def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> l
     ]
 
 
-@contextlib.contextmanager
-def _precision(flags: Any, saved: SavedModel, name: str) -> Iterator[None]:
-    """Compute inside as `sot-nlp predict` does: in the training's precision, which is said, or the flag's."""
-    import torch
-
+def _precision(flags: Any, saved: SavedModel, name: str) -> str:
+    """Return the precision to compute in, as `sot-nlp predict` does: the flag's, or the training's, said."""
     from sot_nlp.training.speed import precision
-    from sot_nlp.training.speed.fast_cpu import pass_context
 
-    mode, device = flags.mixed_precision, saved.model.device
-    if mode == "auto":
-        mode = precision.as_trained(saved.record, cpu=device.type == "cpu") or "no"
-        line = precision.beside_training(saved.record, mode)
-        if line and line != "precision no, as in training":  # the default needs no word
-            print(f"{printable(name)}: {line}", file=sys.stderr)
-    else:
-        precision.choose(mode, device)  # refuses what the device lacks
-    if mode == "no":
-        yield
-        return
-    dtype = torch.bfloat16 if mode == "bf16" else torch.float16
-    with torch.autocast(device.type, dtype=dtype), pass_context(device, saved.model)():
-        yield
+    device = saved.model.device
+    before = precision.as_trained(saved.record, cpu=device.type == "cpu") or "no"
+    mode, _ = precision.choose(flags.mixed_precision, device, before)
+    line = precision.beside_training(saved.record, mode)
+    # The default needs no word.
+    if flags.mixed_precision == "auto" and line and line != "precision no, as in training":
+        print(f"{printable(name)}: {line}", file=sys.stderr)
+    return mode
 
 
 def _label(saved: SavedModel, label: str, flag: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import parse_flags, read_config
 from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.launcher import SOURCE, describe, launcher_settings
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.probe.probe import ARMS
 
@@ -117,6 +119,10 @@ def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -
         raise UserError(
             "nothing to probe on: give --task (see `sot-nlp tasks`), --train_file or --dataset_name"
         )
+    launched = launcher_settings()
+    if other := {name: value for name, value in launched.items() if name not in USED and value != "no"}:
+        print(f"{describe(other)[0]}: not for a probe, whose passes are in fp32", file=sys.stderr)
+    layers.append((SOURCE, {name: value for name, value in launched.items() if name in USED}))
     layers += [("default", DEFAULTS), (config or "file", in_file), ("flag", {**flags, "head": "stock"})]
     arguments = build_arguments(layers)
     if arguments.num_train_epochs != int(arguments.num_train_epochs):

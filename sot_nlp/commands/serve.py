@@ -82,7 +82,10 @@ def _examples(given: Any, saved: SavedModel) -> list[list[str]]:
 
     path = Path(given.examples)
     check_file(path, "--examples")
-    windows = text_windows(path, saved, given.text_column_names, Summary(), given.quoting, flag="--examples")
+    summary = Summary()
+    windows = text_windows(path, saved, given.text_column_names, summary, given.quoting, flag="--examples")
+    for note in summary.notes:
+        print(note)
     rows = (list(row) for columns in windows for row in zip(*columns, strict=True))
     found = list(itertools.islice(rows, MAX_EXAMPLES))
     if not found:

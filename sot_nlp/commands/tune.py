@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import Study, finished, flat_settings
@@ -101,7 +103,11 @@ def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Stud
     model = flags.pop("model_name_or_path", None)
     if model is None:
         raise UserError("--model_name_or_path: required")
-    fixed = flat_settings(flags)
+    given = flat_settings(flags)
+    launched = {name: v for name, v in launcher_settings().items() if name not in searched | given.keys()}
+    for line in describe(launched):
+        print(line, file=sys.stderr)
+    fixed = {**launched, **given}
     both = sorted(searched & fixed.keys())
     if both:
         raise UserError(f"--{both[0]}: both fixed and searched; keep one of them")

@@ -2,7 +2,6 @@
 
 The launcher passes its choices on as environment variables. It sets them to a default where it was asked for
 nothing, and gradient accumulation only for DeepSpeed, so its own command and config file are read, too.
-Its dynamo backend is left to accelerate, which compiles the model that it prepares.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from sot_nlp.errors import printable
 
 SOURCE = "accelerate launch"
 
@@ -23,6 +24,12 @@ def launcher_settings() -> dict[str, Any]:
     return from_environment(os.environ) | _from_command()
 
 
+def describe(settings: Mapping[str, Any]) -> list[str]:
+    """Return a line with settings that come from the launcher; none where there are none."""
+    given = ", ".join(f"{name} {printable(value)}" for name, value in settings.items())
+    return [f"from {SOURCE}: {given}"] if given else []
+
+
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what the variables say that is not what the launcher sets them to by itself."""
     wanted: dict[str, Any] = {}
@@ -31,6 +38,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         wanted["mixed_precision"] = precision
     if environment.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
         wanted["cpu"] = True
+    if environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        wanted["torch_compile"] = True  # with the backend and options of further variables
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps.isdecimal() and steps != "1":
         wanted["gradient_accumulation_steps"] = int(steps)

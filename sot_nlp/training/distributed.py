@@ -24,6 +24,7 @@ from accelerate.utils import (
 )
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import signals
 from sot_nlp.training.logs import tracker_names
@@ -68,7 +69,8 @@ def create_accelerator(
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     group = InitProcessGroupKwargs(timeout=TIMEOUT)
     # On a CPU-only machine accelerate lets each process of a launcher run alone unless cpu=True is passed.
-    cpu = arguments.cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
+    launched = "cpu" not in arguments.sources and bool(launcher.launcher_settings().get("cpu"))
+    cpu = arguments.cpu or launched or not (torch.accelerator.is_available() or is_torch_xla_available())
     state = PartialState(cpu=cpu, timeout=TIMEOUT)
     mode, reason = precision.choose(arguments.mixed_precision, state.device, precision_before)
     # The processes' machines may differ; the main one's counts.
@@ -79,6 +81,7 @@ def create_accelerator(
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=mode,
+            dynamo_backend="no",  # the loop compiles, by the launcher's choices
             log_with=trackers,
             project_config=ProjectConfiguration(
                 project_dir=str(run_folder), logging_dir=str(run_folder / "logs")

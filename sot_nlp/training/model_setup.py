@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 
 from sot_nlp.errors import UserError, printable
@@ -24,17 +25,26 @@ def prepare(model: Any, arguments: Arguments, warn: Callable[[str], None]) -> No
         except (ValueError, AttributeError) as error:
             raise UserError(f"--gradient_checkpointing: {printable(error)}") from None
     if arguments.torch_compile:
-        problem = compile_problem()
+        options = compile_options()
+        problem = compile_problem(options)
         if problem is None:
-            model.compile(dynamic=True)
+            model.compile(**options)
         else:
             warn(f"--torch_compile: not compiled, since a trial failed on this machine: {problem}")
 
 
-def compile_problem() -> str | None:
+def compile_options() -> dict[str, Any]:
+    """Return the options of torch.compile: those of `accelerate launch` where it was asked to compile."""
+    plugin = TorchDynamoPlugin()  # reads the launcher's variables
+    if plugin.backend == DynamoBackend.NO:
+        return {"dynamic": True}
+    return plugin.to_kwargs() | {"dynamic": True}
+
+
+def compile_problem(options: Mapping[str, Any]) -> str | None:
     """Return why torch.compile does not work on this machine (no compiler, ...); None where a trial works."""
     try:
-        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8))
+        torch.compile(lambda x: (x * 2 + 1).relu(), **options)(torch.ones(8))
     except (RuntimeError, OSError, ImportError) as error:
         lines = str(error).strip().splitlines()
         return printable(lines[0] if lines else repr(error))

@@ -50,6 +50,14 @@ def test_texts_labels_and_every_picture(runs, tmp_path, capsys):
     total = np.sum(first["scores"], 0) + first["class_token"] + np.array(first["base"])
     np.testing.assert_allclose(total, first["logits"], atol=1e-5)
     assert [word["text"] for word in first["words"]] == ["the", "zorp", "runs", "."]
+    # As few digits as identify a float32.
+    numbers = [
+        first["logits"],
+        first["class_token"],
+        *first["scores"],
+        *(w["scores"] for w in first["words"]),
+    ]
+    assert all(float(str(np.float32(number))) == number for row in numbers for number in row)
     assert first["predicted"] == int(np.argmax(first["logits"]))
 
 
@@ -163,6 +171,18 @@ def test_mistakes_are_told_in_a_line(runs, capsys, folder, words, message):
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1 or "Loading" in err
+
+
+@pytest.mark.parametrize("quoting", [None, "true"])
+def test_quotes_of_a_tsv_are_guessed_and_said(runs, tmp_path, capsys, quoting):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"the ""dax"" sees"\tyes\nthe wug runs .\tno\n')
+    words = ["--file", tmp_path / "a.tsv", "--json", tmp_path / "a.json"]
+    code, _, err = run(capsys, runs / "both", *words, *([] if quoting is None else ["--quoting", quoting]))
+    assert code == 0
+    note = "its quotes are those of quoted fields, and are removed (--quoting false keeps them)\n"
+    assert (note in err) == (quoting is None)
+    texts = [text["texts"] for text in json.loads((tmp_path / "a.json").read_text())]
+    assert texts == [['the "dax" sees'], ["the wug runs ."]]
 
 
 def test_a_binary_file_is_named(runs, tmp_path, capsys):

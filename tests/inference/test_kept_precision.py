@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+import sot_nlp
 from sot_nlp import records
 from sot_nlp.cli import main
 from sot_nlp.runs.scoring import shortest
+from sot_nlp.settings import launcher
 from sot_nlp.training.speed.precision import as_trained
 from tests.support import tiny
 
@@ -91,6 +93,42 @@ def test_predict_and_explain_compute_as_the_training_did(run, tmp_path, capsys):
         shares = logits.double().softmax(-1).numpy()
         other = "no" if mode == "auto" else "auto"
         assert np.abs(shares - found[mode]).mean() < np.abs(shares - found[other]).mean() / 4
+
+
+def test_python_computes_as_the_training_did(run):
+    expected = probabilities(run / "predictions.json")
+    lines = (run.parent / "dev.csv").read_text().splitlines()[1:]
+    texts = [line.rpartition(",")[0] for line in lines]
+    found = {}
+    for mode in (None, "no"):
+        classifier = sot_nlp.load(run, mixed_precision=mode, cpu=True)
+        shares = found[mode] = classifier.predict(texts).probabilities
+        logits = torch.tensor(np.array([each.logits for each in classifier.explain(texts)]))
+        assert np.abs(logits.double().softmax(-1).numpy() - shares).max() < (0.03 if mode is None else 1e-5)
+    np.testing.assert_allclose(found[None], expected, atol=1e-6)
+    assert np.abs(found["no"] - expected).max() > 1e-5
+    record = records.read(run)
+    (kept,) = (e["loss"] for e in record["evaluations"] if e["step"] == record["best"]["step"])
+    assert sot_nlp.load(run, cpu=True).evaluate()["loss"] == kept
+    assert sot_nlp.load(run, cpu=True, mixed_precision="no").evaluate()["loss"] != kept
+
+
+def test_what_the_launcher_was_told_counts_where_a_model_is_scored(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launcher, "launcher_settings", lambda: {"mixed_precision": "no"})
+    line = "precision no, asked for by accelerate launch; the training's was bf16"
+    assert main(["evaluate", str(run), "--cpu", "--disable_tqdm", "--output_dir", str(tmp_path / "e")]) == 0
+    assert line in capsys.readouterr().out
+    assert records.read(tmp_path / "e")["environment"]["mixed_precision"] == "no"
+    file = str(run.parent / "dev.csv")
+    assert main(["predict", str(run), "--cpu", "--file", file, "-o", str(tmp_path / "o.csv")]) == 0
+    assert line in capsys.readouterr().err
+    assert main(["explain", str(run), "--text", "the zorp runs ."]) == 0
+    assert line in capsys.readouterr().err
+    words = ["evaluate", str(run), "--cpu", "--disable_tqdm", "--mixed_precision", "bf16"]
+    assert main([*words, "--output_dir", str(tmp_path / "own")]) == 0
+    assert records.read(tmp_path / "own")["environment"]["mixed_precision"] == "bf16"
+    expected = probabilities(run / "predictions.json")
+    assert np.array_equal(probabilities(tmp_path / "own/predictions.json"), expected)
 
 
 def test_a_precision_that_this_machine_lacks_is_not_kept():

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from sot_nlp.cli import main
 from sot_nlp.errors import UserError
 from sot_nlp.inference import predict as prediction
 from sot_nlp.inference.predict import predict_file
@@ -112,6 +113,27 @@ def test_rows_are_in_order_and_what_each_text_gives_alone(
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     assert (summary.count, summary.cut, summary.columns) == (len(TEXTS), 0, ("text",))
     assert "examples from text in" in summary.report()
+
+
+@pytest.mark.parametrize("quoting", [None, "true", "false"])
+def test_quotes_of_a_tsv_are_guessed_and_said_or_as_the_flag_says(
+    runs: dict[str, Path], quoting: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ['the "dax" sees it', "the zorp runs .", "every wug"]
+    lines = ["text", *('"' + text.replace('"', '""') + '"' for text in texts)]
+    source = tmp_path / "texts.tsv"
+    source.write_text("\n".join(lines) + "\n")
+    words = ["predict", str(runs["plain"]), "--file", str(source), "--output", str(tmp_path / "out.jsonl")]
+    flags = [] if quoting is None else ["--quoting", quoting]
+    assert main([*words, *flags, "--cpu", "--mixed_precision", "no"]) == 0
+    assert ("(--quoting false keeps them)" in capsys.readouterr().err) == (quoting is None)
+    read = lines[1:] if quoting == "false" else texts
+    expected = alone(runs["plain"], read).softmax(-1)
+    found = torch.tensor([list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")])
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    assert not torch.allclose(
+        expected, alone(runs["plain"], lines[1:] if read == texts else texts).softmax(-1)
+    )
 
 
 def test_csv_output_and_awkward_label_names(runs: dict[str, Path], tmp_path: Path) -> None:

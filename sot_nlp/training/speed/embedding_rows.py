@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import DynamoBackend
 from torch import nn
 
 from sot_nlp.data.token_split import TokenSplit
@@ -73,8 +72,7 @@ def rows_in_use(
     was_sparse = embedding.sparse
     # (several processes would have to agree on the rows, CUDA graphs and compiled code on their number)
     alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-    compiled = arguments.torch_compile or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
-    embedding.sparse = alone and not compiled
+    embedding.sparse = alone and not arguments.torch_compile
     embedding.weight = nn.Parameter(whole.detach()[used.to(whole.device)])
     embedding.num_embeddings = len(used)
     # (a padding row without a slot is not in use: there is nothing to keep at zero)

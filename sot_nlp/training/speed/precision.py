@@ -6,14 +6,16 @@ model is scored as it was trained.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import TRAITS
+from sot_nlp.training.speed.fast_cpu import pass_context
 
 KNOWN = frozenset(TRAITS["mixed_precision"].choices) - {"auto"}
 
@@ -21,14 +23,13 @@ KNOWN = frozenset(TRAITS["mixed_precision"].choices) - {"auto"}
 def choose(requested: str, device: torch.device, before: str | None = None) -> tuple[str, str]:
     """Return `(mixed_precision for accelerate, why)` for "auto", "no", "bf16", "fp16" or "fp8" on `device`.
 
-    "auto" takes what `accelerate launch --mixed_precision` asked for (unless that is "no", its default), else
-    what the run had `before`, if the device has that, else bf16 on a GPU or CPU that reports units for it and
-    on which it runs. Raises UserError for a format that was asked for and that the device can't compute in.
+    "auto" takes what `accelerate launch` was asked for, else what the run had `before`, if the device has
+    that, else bf16 on a GPU or CPU that reports units for it and on which it runs. Raises UserError for a
+    format that was asked for and that the device can't compute in.
     """
     reason = "asked for"
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if requested == "auto" and launched != "no":
-        requested = launched
+    if requested == "auto" and (asked := launched()):
+        requested, reason = asked, f"asked for by {launcher.SOURCE}"
     if requested == "auto":
         # The run may be from another machine, and would be another one in another precision.
         if before is None or before not in KNOWN or _refusal(before, device):
@@ -39,6 +40,23 @@ def choose(requested: str, device: torch.device, before: str | None = None) -> t
     if requested == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         return "bf16", f"{reason}; this processor has no bf16 units, so it is emulated and slower than fp32"
     return requested, reason
+
+
+def launched() -> str | None:
+    """Return the precision that `accelerate launch` was asked for; None without it or where it was not."""
+    mode = launcher.launcher_settings().get("mixed_precision")
+    return None if mode is None else str(mode)
+
+
+@contextlib.contextmanager
+def computing_in(mode: str, model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Compute passes of `model` inside as an evaluation in the precision `mode` does."""
+    if mode not in ("bf16", "fp16"):
+        yield
+        return
+    dtype = torch.bfloat16 if mode == "bf16" else torch.float16
+    with torch.autocast(device.type, dtype=dtype), pass_context(device, model)():
+        yield
 
 
 def _refusal(mode: str, device: torch.device) -> str | None:
@@ -62,6 +80,8 @@ def beside_training(record: Mapping[str, Any], mode: str) -> str | None:
     before = _recorded(record)
     if before is None or before == mode:
         return before and f"precision {mode}, as in training"
+    if mode == launched():
+        return f"precision {mode}, asked for by {launcher.SOURCE}; the training's was {before}"
     return f"precision {mode}, for the training's {before} does not run here: scores may differ slightly"
 
 
