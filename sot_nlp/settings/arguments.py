@@ -3,7 +3,6 @@
 Each field is declared, with all its traits, in `data_and_model.py` or `training_and_output.py`. Four layers
 give the values, the later over the earlier: the defaults there, the task's recipe, the `--config` file and
 flags. Names are those of transformers' `run_glue_no_trainer.py` and `TrainingArguments` wherever they mean
-the same.
 the same. This module imports neither torch nor transformers, so that `--help` answers at once.
 """
 
@@ -110,12 +109,19 @@ def convert(name: str, value: Any) -> Any:
             raise ValueError("one or more names")
         return [str(item) for item in values]
     if base is dict:
-        return _convert_mapping(value)
+        return _convert_mapping(value, names=get_args(kind)[1] is str)
     if isinstance(value, (Mapping, list, tuple)):
         raise ValueError("one text")
     if "\0" in str(value):
         raise ValueError("a text without NUL characters")
     return str(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a user writes it: the items of a list or mapping as words."""
+    if isinstance(value, Mapping):
+        value = [f"{key}={item}" for key, item in value.items()]
+    return printable(" ".join(map(str, value)) if isinstance(value, list | tuple) else value)
 
 
 def head_value(text: Any) -> Any:
@@ -132,13 +138,20 @@ def head_value(text: Any) -> Any:
     return text
 
 
-def _convert_mapping(value: Any) -> dict[str, Any]:
+def _convert_mapping(value: Any, *, names: bool) -> dict[str, Any]:
+    """Return a mapping, or words like 0=negative, as a dict; with `names` each value is a text."""
     if isinstance(value, Mapping):
-        return {str(key): item for key, item in value.items()}
-    pairs = [str(item).partition("=") for item in ([value] if isinstance(value, str) else value)]
-    if not all(separator for _, separator, _ in pairs):
+        pairs = [(str(key), item) for key, item in value.items()]
+    else:
+        words = [str(item).partition("=") for item in ([value] if isinstance(value, str) else value)]
+        if not all(key and separator and item for key, separator, item in words):
+            raise ValueError("pairs like 0=negative 1=positive")
+        pairs = [(key, item) for key, _, item in words]
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("pairs with a different word before each =")
+    if names and not all(str(item).strip() and item is not None for _, item in pairs):
         raise ValueError("pairs like 0=negative 1=positive")
-    return {key: item for key, _, item in pairs}
+    return {key: str(item) if names else item for key, item in pairs}
 
 
 def _fold_head(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +209,7 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
             try:
                 converted = convert(name, value)
             except ValueError as error:
-                problems.append(f"{where}: {printable(value)!r} is not {error}")
+                problems.append(f"{where}: {shown(value)!r} is not {error}")
                 continue
             if name == "head_overrides":
                 converted = values.get(name, {}) | converted

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.settings.arguments import FIELDS, GROUPS, HEAD_PREFIX, TRAITS, TYPES, convert, head_value
+from sot_nlp.settings.arguments import FIELDS, GROUPS, HEAD_PREFIX, TRAITS, TYPES, convert, head_value, shown
 from sot_nlp.settings.flag_parser import FlagParser
-from sot_nlp.settings.habits import ALIASES, NAMES, translate
+from sot_nlp.settings.habits import ALIASES, NAMES, WITHOUT_SETTING, translate
 from sot_nlp.settings.yaml_file import read_yaml_mapping
 
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True}
@@ -32,7 +32,9 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         for each in dataclasses.fields(settings):
             _add_flag(group, each)
     for name in NAMES:
-        words = _words(ALIASES[name]) if name in ALIASES else SWITCH
+        words: dict[str, Any] = {"nargs": "*"} if name in WITHOUT_SETTING else SWITCH
+        if name in ALIASES:
+            words = _words(ALIASES[name])
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **words)
     return parser
 
@@ -62,9 +64,9 @@ def _metavar(name: str) -> str:
         return "true|false"
     if TRAITS[name].choices:
         return "|".join(TRAITS[name].choices)
-    for word, shown in (("float", "X"), ("int", "N"), ("dict", "KEY=VALUE"), ("list", "NAME")):
+    for word, letter in (("float", "X"), ("int", "N"), ("dict", "KEY=VALUE"), ("list", "NAME")):
         if word in str(TYPES[name]):
-            return shown
+            return letter
     return "DIR" if name.endswith("_dir") else "PATH" if name.endswith("_file") else "TEXT"
 
 
@@ -76,7 +78,9 @@ def parse_flags(argv: Sequence[str], prog: str, description: str) -> tuple[dict[
     if unknown:
         name = unknown[0].partition("=")[0]
         if not name.startswith("-"):
-            raise UserError(f"stray word {printable(name)!r}: every setting is a flag, as in --task cola")
+            file = name.endswith((".json", ".yaml", ".yml"))
+            hint = f"a file of settings is --config {printable(name)}" if file else "as in --task cola"
+            raise UserError(f"stray word {printable(name)!r}: every setting is a flag, {hint}")
         raise UserError(f"unknown flag {printable(name)}: {_near_flags(name)}")
     values = vars(known)
     config = values.pop("config", None)
@@ -122,7 +126,7 @@ def read_config(path: str) -> dict[str, Any]:
             try:
                 values[key] = _config_value(key, value)
             except ValueError as error:
-                top.problem(f"{printable(value)!r} is not {error}", key=key)
+                top.problem(f"{shown(value)!r} is not {error}", key=key)
         else:
             top.problem(f"unknown setting; {did_you_mean(key, FIELDS)}", key=key)
     values, problems = translate(values)

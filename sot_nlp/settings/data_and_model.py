@@ -70,6 +70,7 @@ class DataSettings:
         choices=("classification", "regression", "multi_label"),
         data="own",
         probe=True,
+        spelled={"do_regression": {"true": "regression", "false": "classification"}},
     )
     quoting: bool | None = setting(
         None,

@@ -45,8 +45,51 @@ WITHOUT_SETTING: dict[str, tuple[tuple[str, ...], str]] = {
     "fsdp": ((), "pass it to the launcher: `accelerate launch --use_fsdp`"),
     "local_rank": (("-1",), "start the processes with `accelerate launch`"),
 }
-# What says "not set" in `TrainingArguments`.
+_SPLITS = "splits are found by their names; a task's YAML file names others (`dataset_splits`)"
+_COMPILER = "pass it to the launcher: `accelerate launch --dynamo_backend`"
+WITHOUT_SETTING |= {
+    "activation_checkpointing_kwargs": ((), "see --gradient_checkpointing"),
+    "auto_find_batch_size": (("false",), "see --max_tokens_per_batch"),
+    "bf16_full_eval": (("false",), "evaluations have the training's precision; see --mixed_precision"),
+    "do_lower_case": ((), "the tokenizer knows whether it lowers letters; omit the flag"),
+    "evaluate_during_training": (("true",), "every epoch is evaluated; see --eval_strategy"),
+    "fp16_full_eval": (("false",), "evaluations have the training's precision; see --mixed_precision"),
+    "fsdp_config": ((), "pass it to the launcher: `accelerate launch --use_fsdp`"),
+    "gradient_checkpointing_kwargs": ((), "see --gradient_checkpointing"),
+    "hub_revision": ((), "use `sot-nlp push FOLDER --revision NAME`"),
+    "length_column_name": ((), "lengths are counted in tokens; omit the flag"),
+    "preprocessing_num_workers": ((), "tokens are made once and read from a cache; omit the flag"),
+    "remove_columns": ((), "only the columns of texts and labels are read; omit the flag"),
+    "remove_splits": ((), _SPLITS),
+    "text_column_delimiter": ((), "two --text_column_names make a pair; join others before"),
+    "torch_compile_backend": (("inductor",), _COMPILER),
+    "torch_compile_mode": (("default",), _COMPILER),
+    "train_split_name": (("train",), _SPLITS),
+    "test_split_name": (("test",), _SPLITS),
+    "validation_split_name": (("validation",), _SPLITS),
+}
+# Arguments of Trainer, now or formerly, that nothing here corresponds to.
+NO_COUNTERPART = """
+    accelerator_config average_tokens_across_devices batch_eval_metrics dataloader_in_order
+    dataloader_multiprocessing_context dataloader_persistent_workers dataloader_pin_memory
+    dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
+    ddp_find_unused_parameters ddp_static_graph ddp_timeout debug dispatch_batches enable_jit_checkpoint
+    eval_accumulation_steps eval_do_concat_batches eval_on_start eval_use_gather_object fp16_backend
+    full_determinism half_precision_backend hub_always_push ignore_data_skip include_for_metrics
+    include_inputs_for_metrics include_num_input_tokens_seen include_tokens_per_second jit_mode_eval
+    label_names liger_kernel_config log_level log_level_replica log_on_each_node logging_nan_inf_filter
+    low_cpu_mem_usage lr_scheduler_kwargs mp_parameters neftune_noise_alpha optim_args
+    optim_target_modules parallelism_config past_index prediction_loss_only project
+    push_to_hub_organization ray_scope restore_callback_states_from_checkpoint save_on_each_node
+    sharded_ddp skip_memory_metrics split_batches torch_empty_cache_steps torchdynamo tpu_metrics_debug
+    tpu_num_cores trackio_bucket_id trackio_space_id trackio_static_space_id use_cache use_ipex
+    use_liger_kernel use_mps_device xpu_backend
+""".split()  # noqa: SIM905
+_NOTHING = "an argument of Trainer without a counterpart here; omit it"
+WITHOUT_SETTING |= dict.fromkeys(NO_COUNTERPART, (("false",), _NOTHING))
+# What `TrainingArguments` call otherwise: "not set", "the last checkpoint".
 NOT_SET = {"max_steps": "-1"}
+LATEST = "latest"
 NAMES = (*ALIASES, *SPELLED, *WITHOUT_SETTING)
 
 
@@ -56,6 +99,8 @@ def translate(layer: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
     Two names of one setting in the same layer are a problem.
     """
     ours: dict[str, Any] = {name: value for name, value in layer.items() if name not in NAMES}
+    if str(ours.get("resume_from_checkpoint")).lower() == "true":
+        ours["resume_from_checkpoint"] = LATEST
     problems: list[tuple[str, str]] = []
     for name, value in layer.items():
         if name in WITHOUT_SETTING:
@@ -87,6 +132,8 @@ def translate(layer: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str,
 
 def _word(value: Any, known: Iterable[str]) -> str:
     """Return `value` as one of `known`, as it is or by its truth; as it is where it is none of them."""
+    if isinstance(value, list):  # the words of a flag; none where it stands alone
+        value = " ".join(map(str, value)) if value else True
     word = str(value).lower()
     truth = "true" if word in TRUE_WORDS else "false" if word in FALSE_WORDS else word
     return word if word in known else truth

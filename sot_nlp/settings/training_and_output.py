@@ -99,6 +99,7 @@ class TrainingSettings:
         rival="warmup_steps",
         probe=True,
         card=True,
+        aliases=("warmup_proportion",),
     )
     weight_decay: float = setting(
         0.0, "decoupled weight decay (not on biases and norms)", low=0, probe=True, card=True
@@ -140,6 +141,7 @@ class TrainingSettings:
         grid="--seeds",
         data="any",
         card=True,
+        aliases=("shuffle_seed",),
     )
     on_nan: str = setting(
         "stop",
@@ -156,7 +158,11 @@ class TrainingSettings:
 class SpeedSettings:
     """Set how batches are made, in which precision and how fast they are computed."""
 
-    group_by_length: bool = setting(True, "batch examples of similar length (hardly any padding)")
+    group_by_length: bool = setting(
+        True,
+        "batch examples of similar length (hardly any padding)",
+        spelled={"train_sampling_strategy": {"group_by_length": "true", "random": "false"}},
+    )
     max_tokens_per_batch: int | None = setting(
         None,
         "limit a batch by its padded tokens instead of by examples",
@@ -175,7 +181,9 @@ class SpeedSettings:
     cuda_graphs: bool = setting(
         True, "on one GPU: replay the passes of a known batch shape as one CUDA graph", kind="speed"
     )
-    gradient_checkpointing: bool = setting(False, "trade time for memory in the backbone")
+    gradient_checkpointing: bool = setting(
+        False, "trade time for memory in the backbone", aliases=("activation_checkpointing",)
+    )
     attn_implementation: str | None = setting(
         None, "the backbone's attention: sdpa, eager, flash_attention_2, ...", probe=True
     )
@@ -252,11 +260,18 @@ class HubSettings:
     """Whether and where a model is pushed."""
 
     push_to_hub: bool = setting(False, "push model, tokenizer and model card at the end", kind="output")
-    hub_model_id: str | None = setting(None, "the Hub repository, e.g. me/cola-sot", kind="output")
+    hub_model_id: str | None = setting(
+        None, "the Hub repository, e.g. me/cola-sot", kind="output", aliases=("push_to_hub_model_id",)
+    )
     hub_private_repo: bool = setting(
         False, "make the Hub repository private", kind="output", aliases=("hub_private",)
     )
     hub_strategy: str = setting(
         "end", "push at the end, or at every_save", kind="output", choices=("end", "every_save")
     )
-    hub_token: str | None = setting(None, "Hub token; by default the one of `hf auth login`", kind="secret")
+    hub_token: str | None = setting(
+        None,
+        "Hub token; by default the one of `hf auth login`",
+        kind="secret",
+        aliases=("push_to_hub_token",),
+    )

@@ -92,6 +92,27 @@ def test_switches(line, value):
     assert from_flags(line).freeze_backbone is value
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"label_mapping": ["0neg", "1=pos"]}, "^label_mapping: '0neg 1=pos' is not pairs like 0=negative"),
+        ({"label_mapping": {0: None}}, "^label_mapping: '0=None' is not pairs like 0=negative"),
+        ({"output_dir": {"a": 1}}, "^output_dir: 'a=1' is not one text"),
+        ({"seed": [1, 2]}, "^seed: '1 2' is not a whole number"),
+    ],
+)
+def test_what_is_wrong_is_shown_in_words_not_as_python_writes_it(value, message):
+    with pytest.raises(UserError, match=message):
+        build_arguments([("python", value)])
+
+
+def test_names_of_labels_are_texts_whatever_writes_them():
+    assert build_arguments([("python", {"label_mapping": {0: 1, 2: "b"}})]).label_mapping == {
+        "0": "1",
+        "2": "b",
+    }
+
+
 def test_lists_and_mappings():
     arguments = from_flags("--text_column_names a b --label_mapping 0=bad 1=good")
     assert arguments.text_column_names == ["a", "b"]
@@ -108,7 +129,14 @@ def test_lists_and_mappings():
         ("--seed 1.5", ["--seed", "a whole number"]),
         ("--seed none", ["--seed", "a value"]),
         ("--freeze_backbone maybe", ["--freeze_backbone", "true or false"]),
-        ("--label_mapping 0", ["--label_mapping", "0=negative"]),
+        ("--label_mapping 0", ["--label_mapping", "'0' is not pairs like 0=negative"]),
+        ("--label_mapping 0neg 1=pos", ["--label_mapping: '0neg 1=pos' is not pairs like 0=negative"]),
+        ("--label_mapping 0=neg 1=", ["--label_mapping: '0=neg 1=' is not pairs like"]),
+        ("--label_mapping =neg 1=pos", ["--label_mapping: '=neg 1=pos' is not pairs like"]),
+        (
+            "--label_mapping 0=neg 0=pos",
+            ["--label_mapping: '0=neg 0=pos' is not pairs with a different"],
+        ),
         ("--mixed_precision half", ["--mixed_precision", "'half'", "auto, no, bf16, fp16, fp8"]),
         ("--checkpointing_steps often", ["--checkpointing_steps", "'often'", "'epoch'"]),
         ("--checkpointing_steps 0", ["--checkpointing_steps", "'0'"]),

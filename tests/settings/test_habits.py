@@ -2,10 +2,12 @@
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import re
 
 import pytest
+import transformers
 
 from sot_nlp.cli import COMMANDS
 from sot_nlp.errors import UserError
@@ -50,8 +52,14 @@ def flags_of(line):
         ("--text_column_name a b", {"text_column_names": ["a", "b"]}),
         ("--max_steps 5", {"max_train_steps": "5"}),
         ("--max_steps -1 --epochs 2 --local_rank -1", {"num_train_epochs": "2"}),
+        ("--resume_from_checkpoint True", {"resume_from_checkpoint": "latest"}),
+        ("--do_regression --shuffle_seed 3", {"problem_type": "regression", "data_seed": "3"}),
+        ("--train_sampling_strategy random", {"group_by_length": "false"}),
+        ("--activation_checkpointing --warmup_proportion 0.1",
+         {"gradient_checkpointing": True, "warmup_ratio": "0.1"}),
+        ("--ddp_find_unused_parameters false --auto_find_batch_size no --train_split_name train", {}),
     ],
-)
+)  # fmt: skip
 def test_other_names_mean_the_same(line, settings):
     flags = flags_of(line)
     assert flags == settings
@@ -73,6 +81,13 @@ def test_other_names_mean_the_same(line, settings):
         ("--pad_to_max_length", ["--pad_to_max_length", "longest text"]),
         ("--optim sgd", ["--optim", "AdamW"]),
         ("--metric_for_best_model f1", ["--metric_for_best_model", "main_metric"]),
+        ("--preprocessing_num_workers 4", ["--preprocessing_num_workers", "omit the flag"]),
+        ("--fp16_full_eval", ["--fp16_full_eval", "--mixed_precision"]),
+        ("--auto_find_batch_size", ["--auto_find_batch_size", "--max_tokens_per_batch"]),
+        ("--train_split_name a", ["--train_split_name", "dataset_splits"]),
+        ("--label_names a b", ["--label_names", "without a counterpart"]),
+        ("--log_level info", ["--log_level", "an argument of Trainer without a counterpart"]),
+        ("args.json", ["stray word 'args.json'", "--config args.json"]),
         ("--warmup 10", ["--warmup", "--warmup_steps N", "--warmup_ratio X"]),
         ("--use_fast_tokenizer false", ["--use_fast_tokenizer"]),
         ("--logging_dir l --run_name r --tf32 true", ["--logging_dir", "--run_name", "--tf32"]),
@@ -95,6 +110,28 @@ def test_a_config_file_takes_the_same_names(tmp_path):
     path.write_text("seed: 1\nlr: 1e-3\nlearning_rate: 1e-4\noptim: sgd\n")
     with pytest.raises(UserError, match=r"run\.yaml:2: lr: means the same .*\n.*run\.yaml:4: optim: AdamW"):
         read_config(str(path))
+
+
+def test_every_argument_of_trainer_has_an_answer():
+    names = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    assert not names - {*FIELDS, *NAMES}
+
+
+# The scripts of transformers' folder of text classification, beside the arguments of Trainer.
+SCRIPTS = (
+    "task_name dataset_name dataset_config_name max_seq_length overwrite_cache pad_to_max_length "
+    "max_train_samples max_eval_samples max_predict_samples train_file validation_file test_file "
+    "model_name_or_path config_name tokenizer_name cache_dir use_fast_tokenizer model_revision token "
+    "use_auth_token trust_remote_code ignore_mismatched_sizes max_length use_slow_tokenizer "
+    "num_warmup_steps checkpointing_steps with_tracking hub_token hub_model_id do_regression "
+    "text_column_names text_column_delimiter train_split_name validation_split_name test_split_name "
+    "remove_splits remove_columns label_column_name shuffle_train_dataset shuffle_seed metric_name "
+    "preprocessing_num_workers"
+)
+
+
+def test_every_argument_of_the_scripts_has_an_answer():
+    assert not {*SCRIPTS.split()} - {*FIELDS, *NAMES}
 
 
 def test_each_name_has_one_meaning():
