@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from sot_nlp.data.file_format import list_names
-from sot_nlp.data.label_values import MINUS_ONE, number
+from sot_nlp.data.label_values import LIST_WAYS, MINUS_ONE, number
 from sot_nlp.errors import counted, printable
 from sot_nlp.tasks.labels import plain
 
@@ -15,6 +16,9 @@ from sot_nlp.tasks.labels import plain
 FEW_VALUES = 20
 # "No label" is rarer than a class: with the labels -1, 0 and 1, -1 is worth a line below this share.
 RARE = 0.05
+# What datasets write for "no label" besides -1: SNLI's mark, torch's ignored index, missing values as texts.
+NO_LABEL = {"-", "-100", "?", "nan", "<na>", "n/a"}
+_JOINED = re.compile(r"[^;|\s]\s*[;|]\s*[^;|\s]")
 _CLASSES = "--problem_type classification makes them names of classes"
 _SCORES = "--problem_type regression makes them scores"
 
@@ -36,11 +40,11 @@ def label_notes(kind: str, found: Mapping[str, Any], *, own: bool, asked: bool) 
     counts: Mapping[str, int] = found["labels"]
     if kind == "classification":
         values = _numbers(counts)
-        if decimals and not asked and values and not any("." in name for name in values):
+        if decimals and not asked and len(values) == len(counts) and not any("." in name for name in values):
             are = counted(decimals, "label is", "labels are")
             notes.append(f"{are} written as decimals (1.0) and read as whole numbers (1); {_SCORES}")
-        notes += [] if asked else _kind_notes(counts)
-        notes += _minus_one_note(counts)
+        notes += [] if asked else _kind_notes(counts) + _joined_note(counts)
+        notes += _minus_one_note(counts) + _no_label_notes(counts)
     return notes + _spelling_notes(counts)
 
 
@@ -79,6 +83,31 @@ def _minus_one_note(counts: Mapping[str, int]) -> list[str]:
         return []  # a sign: negative, neutral, positive
     examples = counted(counts["-1"], "example has", "examples have")
     return [f"warning: {examples} the label -1 beside 0 to {rest[-1]}: a class of its own here; {MINUS_ONE}"]
+
+
+def _no_label_notes(counts: Mapping[str, int]) -> list[str]:
+    """Warn of classes that elsewhere mark an example without a label."""
+    marks = [name for name in counts if name.lower() in NO_LABEL]
+    if len(counts) <= 2 or not marks:
+        return []
+    return [
+        f"warning: {counted(counts[name], 'example has', 'examples have')} the label {printable(name)}: a "
+        f"class of its own here; if it means that an example has no label, drop those rows: df[df.label != "
+        f"{name if name == '-100' else repr(name)}]"
+        for name in marks
+    ]
+
+
+def _joined_note(counts: Mapping[str, int]) -> list[str]:
+    """Warn of names that may be several: around a semicolon or bar, or a comma beside another label."""
+    parts = {name: {part.strip() for part in name.split(",")} - {name, ""} for name in counts}
+    joined = [name for name in counts if _JOINED.search(name) or parts[name] & counts.keys()]
+    if not joined:
+        return []
+    return [
+        f"warning: {list_names(joined, 3)}: one name each here; several labels of an example are written as "
+        f"a list, {LIST_WAYS}"
+    ]
 
 
 def _spelling_notes(counts: Mapping[str, int]) -> list[str]:

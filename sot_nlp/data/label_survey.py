@@ -35,6 +35,7 @@ _KINDS = {
     "list": "a list",
 }
 _NUMBERS = {"integer", "whole", "decimal"}
+_NUMBERS_IN_ROW = re.compile(r"[0-9]+(\s+[0-9]+)+")
 _SEPARATORS = re.compile(r"\s*[;|,/+&]\s*")
 
 
@@ -81,7 +82,7 @@ class LabelSurvey:
     def _see(self, kind: str, label: str | float, value: Any, line: int) -> None:
         if (name := self.words.get(label)) is not None:
             self.named_number |= kind in _NUMBERS and number(name) is None
-            kind, label = ("text" if name != label else kind), name
+            kind, label = (kind if name == label else _kind_of_name(name)), name
         elif kind == "decimal" and isinstance(label, float) and label.is_integer():
             kind = "whole"
         self.first.setdefault(kind, (line, value))
@@ -216,16 +217,25 @@ class LabelSurvey:
             )
 
     def _joined(self, name: str, known: set[str]) -> bool:
-        """Return whether `name` joins several labels: each of its parts is a label of other examples too."""
-        parts = {part for part in _SEPARATORS.split(name) if part}
+        """Return whether `name` joins several labels: each of its parts is a label of other examples too.
+
+        Whole numbers are also separated by spaces.
+        """
+        parts = set(name.split() if _NUMBERS_IN_ROW.fullmatch(name) else _SEPARATORS.split(name)) - {""}
         if len(parts) < 2:
             return False
         others = known - {name}
         joined = {
             part for other in others if ";" in other or "|" in other for part in _SEPARATORS.split(other)
         }
-        singles = others | (joined if ";" in name or "|" in name else set())
-        return all(part in singles for part in parts)
+        return parts <= (others | joined if ";" in name or "|" in name else others)
+
+
+def _kind_of_name(name: str) -> str:
+    """Return what a name that `--label_mapping` gives is: a number for a number, else a text."""
+    kind, label = read_label(name, typed=False)
+    whole = isinstance(label, float) and label.is_integer()
+    return "text" if kind not in _NUMBERS else "whole" if whole else kind
 
 
 def _number_name(value: int | float, spellings: Mapping[str, int]) -> str:

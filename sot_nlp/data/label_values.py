@@ -213,7 +213,8 @@ class LabelEncoder:
     def _score(self, label: Label) -> float:
         if isinstance(label, tuple):
             raise ValueError(f"score {printable(label, 40)!r} is not a number")
-        label = self.scores.get(label or "") or label
+        if label is not None and (mapped := self.scores.get(label)) is not None:
+            label = mapped
         if isinstance(label, str):
             if (value := number(label)) is None:
                 raise ValueError(f"score {printable(label, 40)!r} is not a number{_comma_hint(label)}")

@@ -10,7 +10,8 @@ from typing import Any
 _ITEM = re.compile(
     r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?[0-9]+(?:\.[0-9]*)?|True|False)(\s*,\s*|\s+|$)""", re.DOTALL
 )
-_ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+# How Python writes what is no plain list: array([...], dtype=object), Index([...]), frozenset({...}).
+_WRAPPED = re.compile(r"[A-Za-z][\w.]*\(([\[({].*?[\])}])(?:,\s*\w+=[^()]*)?\)", re.DOTALL)
 _NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
@@ -19,19 +20,19 @@ def read_list_text(text: str) -> list[Any] | None:
     """Return the texts and numbers of a list that `text` writes; None where it writes none.
 
     Read are `["a", "b"]`, `['a', 'b']`, `['a' 'b']` (numpy), `[0 1 0]`, `[0. 1.]`, `array([0, 1])`,
-    `[np.str_('a')]`, `('a', 'b')`, `{'a', 'b'}`, `[]`, `()` and `set()`.
+    `Index(['a'])`, `[np.str_('a')]`, `('a', 'b')`, `{'a', 'b'}`, `[]`, `()` and `set()`.
     """
-    if not text.endswith((*_BRACKETS.values(),)) or not text.startswith((*_BRACKETS, "array(", "set(")):
+    if not text.endswith((*_BRACKETS.values(),)) or ("(" not in text and not text.startswith((*_BRACKETS,))):
         return None
     try:
         found = json.loads(text)
         return found if isinstance(found, list) else None
     except (ValueError, RecursionError):
         pass
-    if text in ("set()", "()"):
+    if text == "()" or re.fullmatch(r"[a-z]*set\(\)", text):
         return []
-    if array := _ARRAY.fullmatch(text):
-        text = array[1].strip()
+    if wrapped := _WRAPPED.fullmatch(text):
+        text = wrapped[1].strip()
     text = _NUMPY_SCALAR.sub(r"\1", text)
     if len(text) < 2 or _BRACKETS.get(text[0]) != text[-1]:
         return None

@@ -52,6 +52,10 @@ def found(path: Path, **settings: Any) -> tuple[str, tuple[str, ...] | None]:
         ("[True, False]", [1, 0]),
         ("array([0, 2])", [0, 2]),
         ("array(['a'], dtype=object)", ["a"]),
+        ("Index(['a', 'b'], dtype='object')", ["a", "b"]),
+        ("frozenset({'a'})", ["a"]),
+        ("frozenset()", []),
+        ("Series(['a'])", ["a"]),
         ("[np.str_('a'), np.int64(3)]", ["a", 3]),
         ("('a', 'b')", ["a", "b"]),
         ("{'a'}", ["a"]),
@@ -62,6 +66,8 @@ def found(path: Path, **settings: Any) -> tuple[str, tuple[str, ...] | None]:
         ("[0 1 ... 0]", None),
         ("['a' + 'b']", None),
         ("(a)", None),
+        ("news (art)", None),
+        ("f(1)", None),
         ('{"a": 1}', None),
         ("good", None),
     ],
@@ -150,6 +156,7 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         (["0.0", "0.5", "1.0"], {"label_mapping": {"0": "bad", "1": "good"}},
          "line 3: label 0.5 has no name in --label_mapping, .*or leave --label_mapping out for a regression"),
         (["0", "1", "-1"], {"label_mapping": {"0": "bad", "1": "good"}}, "add -1=NAME, or .*; if -1 means"),
+        (["0.0", "0.5"], {"label_mapping": {"0": "bad"}}, "label 0.5 has no name in --label_mapping"),
         (["x", "y"], {"label_mapping": {"0": "bad"}}, "a.csv has none of 0; its labels are x, y"),
         (["[0 1 0]", "[1 0 0]"], {}, r"zeros and ones; expected lists of the names .*df.to_json\("),
         (["[0. 1.]", "[1. 0.]"], {}, "zeros and ones"),
@@ -160,6 +167,7 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         (["a;b", "a", "b"], {}, "line 2: label 'a;b' looks like several labels in one cell; .*--prob"),
         (["a|b", "b|c", "a|c"], {}, "label 'a|b' looks like several"),
         (["a, b", "b", "a"], {}, "label 'a, b' looks like several"),
+        (["1 2", "1", "2"], {}, "label '1 2' looks like several"),
         (["3,5", "4", "2,75"], {}, "label '3,5' looks like a number with a decimal comma; .*decimal="),
         (["3,5", "4.5"], {}, "labels of mixed types: .*decimal="),
         (["0.5", "n/a"], {}, "line 3: 'n/a' is a text; .*--problem_type classification reads all"),
@@ -248,12 +256,35 @@ def test_names_of_older_models_keep_their_white_space():
         ([0.5, 1.5, 0.5], {}, "the scores have 2 different values only; --problem_type classification"),
         (list(range(30)), {}, "the labels are 30 different whole numbers, read as classes; --problem_type"),
         (["1", "2", "4+"], {}, "numbers and texts (4+) are both names of classes"),
+        (
+            ["a", "b", "-", "a"],
+            {},
+            "warning: 1 example has the label -: a class of its own here; if it",
+        ),
+        ([0, 1, 2, -100], {}, "warning: 1 example has the label -100: a class of its own here; if it means"),
+        (["a;b", "c;d", "e"], {}, "warning: a;b, c;d: one name each here; several labels of an example"),
+        (["a|b", "c", "a"], {}, "warning: a|b: one name each here"),
+        (["a, b", "a", "c, d"], {}, "warning: a, b: one name each here"),
         (["Pos", "pos", "neg"], {}, "warning: the labels Pos, pos differ in their spelling alone, and are 2"),
         (["1", "01", "2"], {}, "warning: the labels 01, 1 differ in their spelling alone"),
     ],
 )
 def test_what_is_ambiguous_is_said(tmp_path, labels, settings, line):
     assert [found for found in told(write(tmp_path / "a.csv", labels), **settings) if found.startswith(line)]
+
+
+def test_numbers_may_be_mapped_to_numbers(tmp_path):
+    path = write(tmp_path / "a.csv", ["0.0", "0.5", "1.0", "0.25"])
+    spec = user_task(Arguments(train_file=str(path), label_mapping={"0": "0.1", "1": "2"}))
+    assert (spec.kind, spec.labels) == ("regression", None)
+    encoder = LabelEncoder(spec.kind, None, spec.label_words)
+    scores = encoder.encode(["0.0", "0.5", "1.0", "0.25"], range(4), str, typed=False)
+    np.testing.assert_allclose(scores, [0.1, 0.5, 2, 0.25])
+
+
+def test_decimals_beside_texts_are_not_offered_as_scores(tmp_path):
+    lines = told(write(tmp_path / "a.csv", ["1.0", "2.0", "unknown"]))
+    assert not any("--problem_type regression" in line for line in lines)
 
 
 @pytest.mark.parametrize("labels", [["0.5", "1.5", "2.0"], ["1.5", "2.5", "1.5"]])
