@@ -93,10 +93,7 @@ def open_model(
             model = AutoSoTForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
         else:
             model = _other_classifier(name, revision)
-    try:
-        preparation.check_embeddings(model, tokenizer)
-    except UserError as error:
-        raise UserError(f"{shown}: {error}") from None
+    preparation.check_embeddings(model, tokenizer, name)
     record = records.read(path) if (path / records.NAME).is_file() else {}
     trained = longest_text(model, tokenizer)
     longest = trained

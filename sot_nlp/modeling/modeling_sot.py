@@ -88,8 +88,11 @@ class SoTForSequenceClassification(PreTrainedModel):
             )
         accepted = inspect.signature(backbone.forward).parameters
         names = ["position_ids", "global_attention_mask"]
-        # A tokenizer of another family may number two types where the backbone has an embedding for one.
-        if getattr(config.get_text_config(), "type_vocab_size", None) not in (0, 1):
+        # A tokenizer of another family may number two types where the backbone has an embedding for one, or
+        # none and takes them for words (GPT's kind). XLNet tells segments apart without embeddings.
+        backbone_config = config.get_text_config()
+        types = getattr(backbone_config, "type_vocab_size", 2 * (backbone_config.model_type == "xlnet"))
+        if types is None or types > 1:
             names.insert(0, "token_type_ids")
         self.backbone_arguments = tuple(name for name in names if name in accepted)
         self.takes_use_cache = "use_cache" in accepted

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.data.stream import StreamedSplit
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.runs import lora
 from sot_nlp.runs.kept import data_key, kept, model_key, own_data
 from sot_nlp.settings.arguments import Arguments
@@ -285,16 +285,17 @@ def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     )
 
 
-def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError where a tokenizer of a trained model has tokens that the model has no embedding for."""
+def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise UserError where the tokenizer of the trained model `name` has tokens without an embedding."""
     from sot_nlp.modeling.tokenizer import num_tokens
 
     embeddings: Any = model.get_input_embeddings()
     present, needed = embeddings.num_embeddings, num_tokens(tokenizer)
     if needed > present:
         raise UserError(
-            f"the tokenizer has {needed} tokens, the model {present} embeddings: {needed - present} were "
-            "added after the training; take the tokenizer saved with the model, or train it with this one"
+            f"{printable(name)}: the tokenizer has {needed} tokens, the model {present} embeddings: "
+            f"{counted(needed - present, 'was', 'were')} added after the training; take the tokenizer saved "
+            "with the model, or train it with this one"
         )
 
 
@@ -335,7 +336,7 @@ def load_saved(
             dtype=torch.float32,
             **options,
         )
-        check_embeddings(align_weights(model), tokenizer)
+        check_embeddings(align_weights(model), tokenizer, arguments.model_name_or_path)
         if data.labels is None:
             if model.config.num_labels != 1:
                 raise UserError(

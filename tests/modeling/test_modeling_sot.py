@@ -324,3 +324,26 @@ def test_chosen_hidden_states_are_kept_and_the_others_are_none(family, head):
             assert (state is None) if index not in kept else torch.equal(state, full)
     assert model(input_ids=ids, output_hidden_states=[]).hidden_states is None
     assert model(input_ids=ids).hidden_states is None
+
+
+@pytest.mark.parametrize("head", ["sot", "stock", "word_mean"])
+def test_hidden_states_named_elsewhere_are_those_of_the_backbone(backbone_folder, head):
+    """By the config, in a tuple, beside a loss: as stock classes of transformers give them."""
+    folder = backbone_folder("bert")
+    ids = torch.tensor([[2, 40, 41, 3]])
+    stock = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    model = AutoSoTForSequenceClassification.from_pretrained(folder, head=head).eval()
+    plain = model(input_ids=ids).logits
+    for wanted in ([0, 2], [-3], 1, (2,), [7], 0):
+        expected = stock(input_ids=ids, output_hidden_states=wanted).hidden_states
+        model.config.output_hidden_states = wanted
+        by_config = model(input_ids=ids, labels=torch.tensor([1]))
+        model.config.output_hidden_states = False
+        in_tuple = model(input_ids=ids, output_hidden_states=wanted, return_dict=False)
+        found = in_tuple[1] if wanted else None
+        assert torch.equal(by_config.logits, plain)
+        for states in (by_config.hidden_states, found):
+            assert (states is None) == (expected is None), wanted
+            for state, other in zip(states or (), expected or (), strict=True):
+                assert (state is None) == (other is None)
+                assert state is None or torch.equal(state, other)

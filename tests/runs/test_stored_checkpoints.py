@@ -125,6 +125,33 @@ def test_token_types_that_the_model_lacks_are_not_made(
         assert torch.equal(logits, model(**pair).logits)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "openai-gpt"])
+def test_token_types_are_no_words(family, train, tmp_path):
+    """GPT's kind would look types up among its words, of which 0 and 1 are two."""
+    tokenizer = tiny.tokenizer("bert")
+    folder = tiny.save_backbone(family, tmp_path / "stored", vocab_size=len(tokenizer) + 2)
+    for file in folder.glob("*"):
+        if file.name not in ("config.json", "model.safetensors"):
+            file.unlink()
+    tokenizer.save_pretrained(folder)
+    out = train(folder, "--text_column_names", "one", "two", train_file=write(tmp_path / "p.csv", pairs=True))
+    model = AutoSoTForSequenceClassification.from_pretrained(out)
+    pair = tokenizer("the zorp runs .", "wug .", return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**pair).logits
+        assert pair.pop("token_type_ids").max() == 1
+        assert torch.equal(logits, model(**pair).logits)
+
+
+def test_xlnet_tells_segments_apart():
+    settings = tiny.OTHER_BACKBONES["xlnet"]
+    config = transformers.AutoConfig.for_model("xlnet", **settings)
+    model = AutoSoTForSequenceClassification.from_config(config).eval()
+    ids, types = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[0, 0, 1, 1]])
+    with torch.no_grad():
+        assert not torch.equal(model(input_ids=ids, token_type_ids=types).logits, model(input_ids=ids).logits)
+
+
 @pytest.mark.parametrize("flags", ["", "--head stock", "--freeze_backbone", "--lora_r 4"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_added_tokens_get_embeddings_before_training(family, flags, train, tmp_path, caplog):
@@ -162,7 +189,8 @@ def test_tokens_added_after_the_training_are_refused(tmp_path, capsys):
         capsys.readouterr()
         assert main(words) != 0
         error = capsys.readouterr().err
-        assert f"the tokenizer has {count + 1} tokens, the model {count} embeddings: 1 were added" in error
+        said = f"{folder}: the tokenizer has {count + 1} tokens, the model {count} embeddings: 1 was added"
+        assert said in error
         assert error.count("\n") == 1
 
 
