@@ -21,6 +21,7 @@ from sot_nlp.explanation.inputs import PASS_TOKENS, Encoded, encode, integrated_
 from sot_nlp.explanation.words import Word, words_of
 from sot_nlp.inference.saved_model import KIND_OF_PROBLEM_TYPE
 from sot_nlp.modeling.tokens import classification_index
+from sot_nlp.runs.scoring import shortest
 from sot_nlp.training.speed.threads import threads_for
 
 METHODS = {
@@ -121,26 +122,26 @@ class Explanation:
         return Explanations([self])._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; arrays as nested lists."""
+        """Return plain values for JSON; arrays as nested lists, float32 in as few digits as identify it."""
         return {
             "method": self.method,
             "texts": list(self.texts),
             "kind": self.kind,
             "labels": None if self.labels is None else list(self.labels),
-            "logits": self.logits.tolist(),
+            "logits": shortest(self.logits),
             "predicted": None if self.kind == "regression" else self.predicted,
             "tokens": list(self.tokens),
             "special": self.special.tolist(),
-            "scores": self.scores.tolist(),
-            "class_token": self.class_token.tolist(),
-            "base": None if self.base is None else self.base.tolist(),
-            "delta": None if self.delta is None else self.delta.tolist(),
+            "scores": shortest(self.scores),
+            "class_token": shortest(self.class_token),
+            "base": None if self.base is None else shortest(self.base),
+            "delta": None if self.delta is None else shortest(self.delta),
             "words": [
                 {"text": word.text, "part": word.part, "start": word.start, "end": word.end}
-                | {"tokens": list(word.tokens), "scores": scores.tolist()}
+                | {"tokens": list(word.tokens), "scores": shortest(scores)}
                 for word, scores in zip(self.words, self.word_scores, strict=True)
             ],
-            "word_pairs": None if self.word_pairs is None else self.word_pairs.tolist(),
+            "word_pairs": None if self.word_pairs is None else shortest(self.word_pairs),
             "lost": self.lost,
         }
 

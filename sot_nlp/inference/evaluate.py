@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     if folder is not None and accelerator.is_main_process:
         rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
         write_rows(folder, scorer, rows)
-        records.write(folder, _record(arguments, scorer, data.report, scores, started))
+        used = replace(arguments, max_length=data.report["max_length"])
+        records.write(folder, _record(used, scorer, data.report, scores, started))
         say(accelerator, [f"predictions: {printable(folder)}"])
     return scores
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, printable, worded
 from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation
@@ -97,8 +97,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
         tokenizer = preparation.load_tokenizer(arguments, checkpoint)
         splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
         data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)
-        # Saved with it, so that a pipeline or CrossEncoder cuts texts where the training did.
-        tokenizer.model_max_length = data.report["max_length"]
+        # The length in use, which the model's positions may bound. Saved with the tokenizer, so that a
+        # pipeline or CrossEncoder cuts texts where the training did.
+        arguments = replace(arguments, max_length=data.report["max_length"])
+        tokenizer.model_max_length = arguments.max_length
         method = methods.choose(
             arguments,
             data,
@@ -428,7 +430,7 @@ def write_rows(folder: Path, scorer: Scorer, rows: dict[str, list[dict[str, Any]
 def say(accelerator: Accelerator, lines: list[str]) -> None:
     """Print lines once, whatever the number of processes."""
     if accelerator.is_main_process:
-        print("\n".join(lines), flush=True)
+        print("\n".join(map(worded, lines)), flush=True)
 
 
 def summary(record: dict[str, Any], data: TaskData) -> list[str]:
@@ -439,15 +441,14 @@ def summary(record: dict[str, Any], data: TaskData) -> list[str]:
         f"{record['task']}: {record['model_class']} from {printable(record['model'])}, "
         f"head {record['head']}, {record['num_parameters'] / 1e6:.1f} M parameters, "
         f"on {environment['processes']} x {environment['device']} ({environment['mixed_precision']})",
-        *_launched(record),
+        *launcher.describe(
+            {
+                name: record["arguments"][name]
+                for name, source in record["sources"].items()
+                if source == launcher.SOURCE
+            }
+        ),
     ]
-
-
-def _launched(record: dict[str, Any]) -> list[str]:
-    """Return a line with the settings that come from the launcher, if any do."""
-    names = [name for name, source in record["sources"].items() if source == launcher.SOURCE]
-    given = ", ".join(f"{name} {printable(record['arguments'][name])}" for name in names)
-    return [f"from {launcher.SOURCE}: {given}"] if given else []
 
 
 def outcome(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from sklearn.metrics import matthews_corrcoef
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer, records
 from sot_nlp.cli import main
 from sot_nlp.errors import UserError
+from sot_nlp.inference.saved_model import open_model
 from sot_nlp.runs.scoring import Scorer
 from tests.support import tiny
 
@@ -313,3 +314,32 @@ def test_the_data_folder_and_the_models_limit_are_checked(glue, backbone_folder,
     short = tiny.save_backbone("bert", tmp_path / "short", max_position_embeddings=64)
     assert main(command(glue, short, tmp_path / "c", "--max_length", "65")) == 2
     assert "--max_length 65 is more than the model's 64 positions" in capsys.readouterr().err
+    # What was not given is the model's, and the record says the length in use.
+    assert main(command(glue, short, tmp_path / "d")) == 0
+    assert "max_length is 64, the model's positions; the default is 128" in capsys.readouterr().out
+    record = records.read(tmp_path / "d")
+    assert (record["arguments"]["max_length"], record["data"]["max_length"]) == (64, 64)
+    assert open_model(tmp_path / "d").max_length == 64
+    assert json.loads((tmp_path / "d" / "tokenizer_config.json").read_text())["model_max_length"] == 64
+    assert main(["evaluate", str(tmp_path / "d"), "--output_dir", str(tmp_path / "e"), "--cpu"]) == 0
+    assert records.read(tmp_path / "e")["arguments"]["max_length"] == 64
+
+
+def test_of_a_main_metric_that_falls_the_lowest_is_kept(backbone_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    texts = tiny.sentences(24, seed=1)
+    rows = [f"{text},{('yes', 'no')[n % 2]}" for n, text in enumerate(texts)]
+    Path("a.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    Path("t.yaml").write_text(
+        "text_columns: [text]\nlabel_column: label\nkind: classification\nlabels: [no, yes]\n"
+        "metrics: [accuracy, log_loss]\nmain_metric: log_loss\n"
+        "files: {train: {file: a.csv}, validation: {file: a.csv}}\n"
+    )
+    quick = "--num_train_epochs 4 --learning_rate 3e-2 --cpu --disable_tqdm --cache_dir c"
+    words = ["train", "--task", "t.yaml", "--model_name_or_path", str(backbone_folder("bert"))]
+    assert main([*words, "--output_dir", "out", *quick.split()]) == 0
+    record = records.read("out")
+    values = [evaluation["log_loss"] for evaluation in record["evaluations"]]
+    assert record["best"]["value"] == min(values) < max(values)
+    assert main(["evaluate", "out", "--output_dir", "again", "--cpu"]) == 0
+    assert records.read("again")["best"]["value"] == min(values)
