@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import sot_nlp
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer
 from sot_nlp.inference.predict import predict_file
 from tests.support import saved_runs, tiny
@@ -64,6 +65,30 @@ def test_scores_are_those_of_predict(backbone_folder, tmp_path, problem_type, nu
     softmax = problem_type == "single_label_classification"
     scores = np.asarray(encoder.predict(pairs, apply_softmax=softmax)).reshape(len(pairs), -1)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_pairs_longer_than_the_training_are_cut_as_predict_cuts_them(backbone_folder, tmp_path, family):
+    texts = tiny.sentences(40, seed=4, low=1, high=12)
+    pairs = list(zip(texts[:20], texts[20:], strict=True))
+    run = sot_nlp.train(
+        (pairs, [len(first) / 100 for first, _ in pairs]),
+        model_name_or_path=str(backbone_folder(family)),
+        output_dir=tmp_path / "run",
+        cache_dir=tmp_path / "cache",
+        problem_type="regression",
+        max_length=16,
+        max_train_steps=5,
+        learning_rate=1e-2,
+        mixed_precision="no",
+        disable_tqdm=True,
+    )
+    predicted = run.classifier.predict(pairs)
+    assert 2 < predicted.cut < 20
+    encoder = sentence_transformers.CrossEncoder(str(run.folder), device="cpu")
+    np.testing.assert_allclose(encoder.predict(pairs), predicted.labels, atol=1e-5)
+    whole = sentence_transformers.CrossEncoder(str(run.folder), device="cpu", max_length=100)
+    assert np.abs(whole.predict(pairs) - predicted.labels).max() > 1e-3
 
 
 def test_a_stale_activation_of_the_base_is_left_behind(backbone_folder, tmp_path):
