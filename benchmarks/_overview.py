@@ -70,6 +70,12 @@ SECTIONS = {
         {name: (f"speed_{task}.json", task) for name, task in TASKS},
         SPEED_COMMAND + " --tasks {task}",
     ),
+    "cpu_fp32": Section(
+        "On a CPU without bf16, beside Trainer",
+        list(SPEED),
+        {"CoLA": ("speed_fp32_cola.json", "cola")},
+        SPEED_COMMAND + " --tasks {task}",
+    ),
     "head": Section(
         "The head on a CPU", [*HEAD, *OVER_STOCK], {"": ("head.json", "")}, "python -m benchmarks head"
     ),
