@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .modeling.word_pooling import WordPooling
     from .tasks.metrics import register_metric
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "api.classifier": ("Classifier", "Prediction", "Predictions", "load"),

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 
@@ -19,4 +21,9 @@ def test_a_former_name_says_the_new_one(name):
 def test_a_name_that_never_was_is_python_s_own_error():
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'sot_nlp\.nowhere'"):
         importlib.import_module("sot_nlp.nowhere")
-    assert sot_nlp.__version__
+
+
+def test_the_version_is_the_one_that_the_changelog_describes():
+    text = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    [number, unreleased] = re.search(r"^## ([\d.]+)( \(unreleased\))?$", text, flags=re.MULTILINE).groups()
+    assert sot_nlp.__version__ == number + (".dev0" if unreleased else "")
