@@ -74,7 +74,7 @@ def _parser(prog: str) -> FlagParser:
     )
     add("--name", action="append", metavar="NAME", help="what to call the models, one per FOLDER")
     add("--html", metavar="PATH", help="write a self-contained page")
-    add("--png", metavar="PATH", help="write a picture (needs matplotlib, the extra `plots`)")
+    add("--png", metavar="PATH", help="write a picture")
     add("--json", metavar="PATH", help="write the numbers")
     return parser
 

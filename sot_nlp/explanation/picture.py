@@ -1,4 +1,4 @@
-"""Explanations as a PNG, by matplotlib (the optional extra `plots`): for papers and READMEs.
+"""Explanations as a PNG, by matplotlib: for papers and READMEs.
 
 Words are laid out here, line by line, right to left where the text runs so; each word is shaped by matplotlib
 (from 3.11 on; before, words of right-to-left scripts come out mirrored, and a note says so).
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sot_nlp.errors import UserError
 from sot_nlp.explanation.view import View, shown
 
 WIDTH = 760  # pixels of the picture at 100 dots per inch; it is drawn at twice that
@@ -70,13 +69,11 @@ class _Pen:
 
 
 def png(groups: Sequence[Sequence[View]]) -> tuple[bytes, list[str]]:
-    """Return the picture as PNG, and notes on what it could not show. UserError without matplotlib."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("PNG pictures need matplotlib: pip install 'sot-nlp[plots]'") from None
+    """Return the picture as PNG, and notes on what it could not show."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     fonts = _fonts()
     stream = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.publishing import model_card
+from sot_nlp.publishing.training_plot import training_plot
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -162,7 +163,7 @@ def _card(folder: Path, repo_id: str, license: str | None, *, remote_code: bool)
     """Return README.md and plot as the repository shall hold them; a user's own README.md is unchanged."""
     content: dict[str, str | bytes] = {}
     record = records.read(folder) if (folder / records.NAME).exists() else None
-    plot = model_card.plot_of(record) if record is not None else None
+    plot = training_plot(record) if record is not None else None
     if plot is not None:
         content[model_card.PLOT_NAME] = plot
     text = model_card.own_card(folder)

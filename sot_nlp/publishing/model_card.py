@@ -45,7 +45,7 @@ def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) ->
     A README.md of the user's own (one without the line that says who wrote it) is left as it is.
     """
     folder = Path(folder)
-    plot = plot_of(record)
+    plot = training_plot(record)
     written = []
     if plot is not None:
         write_atomic(folder / PLOT_NAME, plot)
@@ -55,11 +55,6 @@ def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) ->
         write_atomic(card, model_card(record, plot=plot is not None, **options))
         written.append(card)
     return written
-
-
-def plot_of(record: Mapping[str, Any]) -> bytes | None:
-    """Return the plot of a run's training; None without curves or without matplotlib (extra `plots`)."""
-    return training_plot(record)
 
 
 def own_card(folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from sot_nlp.tasks.metrics import traits
 def training_plot(record: Mapping[str, Any]) -> bytes | None:
     """Plot loss and main metric over the updates, as PNG; the same bytes for the same record.
 
-    None where the record holds no curve or matplotlib (extra `plots`) is not installed.
+    None where the record holds no curve.
     """
     # The log has the evaluations too, which have no rate.
     losses = _points((each for each in entries(record, "log_history") if "learning_rate" in each), "loss")
@@ -23,10 +23,8 @@ def training_plot(record: Mapping[str, Any]) -> bytes | None:
     splits = list(dict.fromkeys(str(entry["split"]) for entry in evaluations))
     if not losses and not evaluations:
         return None
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     if losses:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import sys
 
+import matplotlib.image
 import numpy as np
 import pytest
 
-from sot_nlp.errors import UserError
 from sot_nlp.explanation import picture as explanation_png
 from sot_nlp.explanation.picture import direction_of, png, visual_order
 from sot_nlp.explanation.view import View
@@ -47,10 +46,9 @@ def test_directions():
 
 
 def picture(*views: View) -> tuple[np.ndarray, list[str]]:
-    image = pytest.importorskip("matplotlib.image")
     content, notes = png([views])
     assert content.startswith(b"\x89PNG")
-    return (image.imread(io.BytesIO(content)) * 255).round().astype(int)[..., :3], notes
+    return (matplotlib.image.imread(io.BytesIO(content)) * 255).round().astype(int)[..., :3], notes
 
 
 def test_it_shows_blue_for_and_orange_against():
@@ -84,15 +82,8 @@ def test_odd_texts_are_drawn_and_what_is_missing_is_said(monkeypatch):
 
 
 def test_older_matplotlib_says_that_it_mirrors(monkeypatch):
-    matplotlib = pytest.importorskip("matplotlib")
     each = View(name="m", explanation=explanation(f"{ALEF} {BET}"))
     monkeypatch.setattr(matplotlib, "__version__", "3.10.8")
     assert any("mirrors right-to-left" in note for note in picture(each)[1])
     monkeypatch.setattr(matplotlib, "__version__", "3.11.0")
     assert picture(each)[1] == []
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"need matplotlib: pip install 'sot-nlp\[plots\]'"):
-        png([[View(name="m", explanation=explanation())]])

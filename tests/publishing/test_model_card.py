@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from huggingface_hub.repocard import metadata_load
 
 from sot_nlp import records
 from sot_nlp.publishing import model_card
-from sot_nlp.publishing.model_card import escape, plot_of, write_card
+from sot_nlp.publishing.model_card import escape, write_card
+from sot_nlp.publishing.training_plot import training_plot
 from tests.support.hub_server import card_problems, serve
 from tests.support.saved_runs import record
 
@@ -156,7 +156,7 @@ def test_a_record_with_fields_of_another_kind(value: object) -> None:
     for key in set(record()) - {"format_version"}:
         changed = record(**{key: value}) if key != "text_columns" else record()
         assert card_problems(model_card.model_card(changed, repo_id="me/x")) == []
-    plot_of(record(best=value, evaluations=value, log_history=value, main_metric=value))
+    training_plot(record(best=value, evaluations=value, log_history=value, main_metric=value))
 
 
 def test_an_unfinished_run_says_so() -> None:
@@ -210,23 +210,15 @@ def png_size(data: bytes) -> tuple[int, int]:
 
 
 def test_the_plot_is_the_same_for_the_same_record() -> None:
-    first = plot_of(record())
+    first = training_plot(record())
     assert first is not None
     assert png_size(first) == (1080, 384)
-    assert plot_of(record()) == first
-    assert plot_of(record(log_history=[])) != first
-    nasty = plot_of(
+    assert training_plot(record()) == first
+    assert training_plot(record(log_history=[])) != first
+    nasty = training_plot(
         record(main_metric=NASTY, evaluations=[{"step": 1, "split": "$x_$ " + NASTY, "loss": 1.0}])
     )
     assert nasty is not None
-
-
-def test_without_matplotlib_there_is_a_card_without_a_plot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert [path.name for path in write_card(tmp_path, record())] == ["README.md"]
-    assert "training.png" not in (tmp_path / "README.md").read_text()
 
 
 def test_a_card_is_written_again_but_not_over_the_users_own(tmp_path: Path) -> None:
