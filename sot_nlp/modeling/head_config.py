@@ -7,42 +7,15 @@ Sources: Xie et al., arXiv 2104.10935 ("the paper"), and its published code for 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, REGISTRY, Part, is_own
+from .head_checks import INTEGER_RANGES as INTEGER_RANGES
+from .head_checks import choices as choices
+from .head_checks import near, problems, shown
+from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, Part, is_own
 from .register import register_head
-
-# The values of the other settings of words; those of the parts are the parts' names.
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "map_norm": ("batch_norm", "layer_norm", "none"),
-    "map_activation": ("relu", "none"),
-    "centering": ("channel", "scalar", "none"),
-    "start_side": ("x", "y"),
-    "word_output_init": ("normal", "zero"),
-}
-# Inclusive; the upper ends only stop a slip of the finger from asking for more memory than there is.
-INTEGER_RANGES: dict[str, tuple[int, int]] = {
-    "num_heads": (1, 256),
-    "width_x": (1, 1024),
-    "width_y": (1, 1024),
-    "num_singular_values": (1, 1024),
-    "num_iterations": (1, 100),
-    "num_newton_schulz_iterations": (1, 100),
-    "num_layers": (1, 1024),
-}
-
-
-# Of these a user may have registered others, which then are known once their file is imported.
-OWN_KINDS = ("pooling", "normalization", "fusion")
-
-
-def choices() -> dict[str, tuple[str, ...]]:
-    """Return the values of every setting that has named ones, registered parts of your own among them."""
-    return {kind: tuple(REGISTRY[kind]) for kind in (*OWN_KINDS, "class_token")} | _CHOICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,93 +88,8 @@ class SoTHeadConfig:
     part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        problems = [*self._bad_values(), *self._bad_combinations()]
-        problems = problems or self._parts_problems()
-        if problems:
-            raise ValueError("head settings: " + "; ".join(problems))
-
-    def _bad_values(self) -> list[str]:
-        problems = []
-        for name, valid in choices().items():
-            value = getattr(self, name)
-            if value not in valid:
-                own = "; a part of your own: import its file first" if name in OWN_KINDS else ""
-                problems.append(f"{name}={_shown(value)} is not one of {', '.join(valid)}{own}")
-        for name, (low, high) in INTEGER_RANGES.items():
-            value = getattr(self, name)
-            if not _is_integer(value) or not low <= value <= high:
-                problems.append(f"{name}={_shown(value)} is not an integer from {low} to {high}")
-        if not _is_number(self.alpha) or not 0 < self.alpha < 1:
-            problems.append(f"alpha={_shown(self.alpha)} is not a number above 0 and below 1")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            problems.append(f"dropout={_shown(self.dropout)} is not a number from 0 to below 1")
-        if not isinstance(self.include_separators, bool):
-            problems.append(f"include_separators={_shown(self.include_separators)} is not true or false")
-        if self.module and self.module not in HEADS:
-            problems.append(f"module={_shown(self.module)} is not registered: import its file first")
-        if not isinstance(self.part_settings, Mapping):
-            problems.append(f"part_settings={_shown(self.part_settings)} is not a mapping")
-        return problems
-
-    def _bad_combinations(self) -> list[str]:
-        """Return what the parts have against each other; of values that are none, nothing."""
-        pooling, normalization = POOLINGS.get(self.pooling), NORMALIZATIONS.get(self.normalization)
-        fusion = FUSIONS.get(self.fusion)
-        problems = []
-        if pooling and fusion and not pooling.gives and fusion.words:
-            problems.append(
-                f"fusion={_shown(self.fusion)} needs word tokens, but pooling={_shown(self.pooling)} has "
-                "none: use fusion='class_token', or another pooling"
-            )
-        if pooling and fusion and pooling.gives and not fusion.words:
-            problems.append(
-                f"fusion={_shown(self.fusion)} leaves the words out, but pooling={_shown(self.pooling)} "
-                "pools them: use pooling='none', or another fusion"
-            )
-        if pooling and pooling.gives and normalization and pooling.gives not in normalization.takes:
-            valid = [name for name, part in NORMALIZATIONS.items() if pooling.gives in part.takes]
-            problems.append(
-                f"normalization={_shown(self.normalization)} needs a {normalization.takes[0]}, but "
-                f"pooling={self.pooling!r} gives a {pooling.gives}: use one of {', '.join(valid)}"
-            )
-        elif (
-            pooling and normalization and normalization.symmetric and pooling.gives and not pooling.symmetric
-        ):
-            symmetric = [name for name, part in POOLINGS.items() if part.symmetric]
-            problems.append(
-                f"normalization={self.normalization!r} is the square root of a symmetric matrix: it needs "
-                f"pooling={' or '.join(map(repr, symmetric))}, not {self.pooling!r}"
-            )
-        token = CLASS_TOKENS.get(self.class_token)
-        mixes = (pooling and pooling.gives) or (fusion and fusion.class_token and token and token.layers)
-        if not mixes and pooling and _is_integer(self.num_layers) and self.num_layers > 1:
-            several = [name for name, part in CLASS_TOKENS.items() if part.layers]
-            problems.append(
-                f"num_layers={self.num_layers} mixes layers of words, but pooling={self.pooling!r} has no "
-                f"words: use 1, or class_token={' or '.join(several)}"
-            )
-        if self.word_output_init == "zero" and fusion and not (fusion.word_linear and fusion.class_token):
-            problems.append(
-                f"word_output_init='zero' leaves the classification token's branch alone at the start, but "
-                f"fusion={self.fusion!r} has no two branches: use sum or late"
-            )
-        return problems
-
-    def _parts_problems(self) -> list[str]:
-        """Return what the chosen parts have against the other settings, which are all valid by themselves."""
-        known: dict[str, Any] = {}
-        problems = []
-        for part in self.parts:
-            known |= part.own_settings
-            problems += list(part.problems(self)) if part.problems else []
-        for name, value in self.part_settings.items():
-            if self.module:
-                break  # its constructor knows
-            if name not in known:
-                problems.append(f"part_settings: no setting {_shown(name)} ({_near(str(name), list(known))})")
-            elif not isinstance(value, (bool, int, float, str)):
-                problems.append(f"part_settings: {name}={_shown(value)} is no number, text, true or false")
-        return problems
+        if found := problems(self):
+            raise ValueError("head settings: " + "; ".join(found))
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -280,11 +168,8 @@ class SoTHeadConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_dict` gives an equal head back."""
-        plain = {
-            "word_output_init": "normal",
-            "module": "",
-            "part_settings": {},
-        }  # later fields, at the values that change nothing
+        # Later fields, at the values that change nothing.
+        plain = {"word_output_init": "normal", "module": "", "part_settings": {}}
         values = dataclasses.asdict(self) | {"part_settings": dict(self.part_settings)}
         return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
 
@@ -309,31 +194,11 @@ class SoTHeadConfig:
         return cls(**settings)
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _refuse_unknown(settings: Mapping[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(SoTHeadConfig)]
-    unknown = [name for name in settings if name not in known]
+    unknown = [f"no field {shown(name)} ({near(str(name), known)})" for name in settings if name not in known]
     if unknown:
-        raise ValueError(
-            "head settings: " + "; ".join(f"no field {_shown(n)} ({_near(str(n), known)})" for n in unknown)
-        )
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        raise ValueError("head settings: " + "; ".join(unknown))
 
 
 _TEXT = SoTHeadConfig(
@@ -410,7 +275,7 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
         head = DEFAULT_PRESET
     if isinstance(head, str):
         if head not in PRESETS:
-            raise ValueError(f"head settings: no preset {_shown(head)} ({_near(head, list(PRESETS))})")
+            raise ValueError(f"head settings: no preset {shown(head)} ({near(head, list(PRESETS))})")
         config = PRESETS[head]
     elif isinstance(head, SoTHeadConfig):
         config = head
@@ -422,6 +287,6 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
         config = _TEXT.replace(module=name, part_settings=dict(getattr(head, "settings", {})))
     else:
         raise ValueError(
-            f"head settings: {_shown(head)} is neither a preset ({', '.join(PRESETS)}) nor a dict of settings"
+            f"head settings: {shown(head)} is neither a preset ({', '.join(PRESETS)}) nor a dict of settings"
         )
     return config.replace(**overrides) if overrides else config

@@ -1,8 +1,8 @@
-"""The parts that a head is made of, by name: poolings, normalisations and fusions, also of a user's own.
+"""The registry of the parts of a head: poolings, normalisations, fusions, and those that users register.
 
-A part is one entry here and one class in a sibling file. Nothing here imports torch: a command line lists and
-checks the parts cheaply, and `Part.load` imports the class when a head is built. Settings, help texts, the
-tables in this folder's README and the tests over all combinations are made from these entries.
+A part is one entry here and one class in a sibling file. Nothing here imports torch, so that a command line
+can list and check the parts quickly; `Part.load` imports the class when a head is built. Settings, help
+texts, the tables in this folder's README and the tests over all combinations are made from these entries.
 Sources: Xie et al., arXiv 2104.10935 ("the paper"), and its published code for text and for vision.
 """
 
@@ -18,15 +18,15 @@ Problems = Callable[[Any], Iterable[str]]  # of a SoTHeadConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is known of a part without building it.
+    """An entry of the registry.
 
     Args:
-        name: the value of the setting that chooses it.
-        source: the class, or `file.Class` of a file of this folder; empty where there is nothing to build.
-        doc: a line for the help and the tables.
+        name: the value of the setting that chooses the part.
+        source: its class, or `file.Class` for a class in a file of this folder; empty if it has none.
+        doc: one line for the help and the tables.
         settings: the fields of `SoTHeadConfig` that it reads.
-        own_settings: settings of a user's part with their defaults, overridden by `part_settings`.
-        problems: says what of a config does not suit the part, a line for each problem.
+        own_settings: names and defaults of a registered part's own settings; `part_settings` overrides them.
+        problems: returns, one line per problem, what in a config does not suit the part.
     """
 
     kind: ClassVar[str] = "head"
@@ -48,9 +48,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingPart(Part):
-    """A pooling: `gives` a matrix per head, a vector, or (empty) nothing of the words.
+    """A pooling.
 
-    `symmetric` marks a matrix that is; `inexact` is the reason why a word has no exact share of the logits.
+    Args:
+        gives: `matrix` or `vector`, one per head; empty if the words are left out.
+        symmetric: whether the matrix is symmetric.
+        inexact: why a word's share of the logits is not known exactly; empty if it is.
     """
 
     kind: ClassVar[str] = "pooling"
@@ -62,10 +65,15 @@ class PoolingPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizationPart(Part):
-    """A normalisation: what it `takes`, and what S -> c S does to its result (`factor`).
+    """A normalisation.
 
-    `scalar_gain` says of a config whether each head is multiplied by one number: word logits are then sums
-    over the words, and a word's share is exact (`exact` says when).
+    Args:
+        takes: what it can follow: `matrix`, `vector` or both.
+        symmetric: whether the matrix must be symmetric.
+        factor: the factor of its result when its input is multiplied by c.
+        exact: when words have exact shares of the logits, for the table.
+        scalar_gain: returns whether, with a given config, it multiplies each head by one number; word logits
+            are then sums over the words, and each word's share is exact.
     """
 
     kind: ClassVar[str] = "normalization"
@@ -79,10 +87,14 @@ class NormalizationPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class FusionPart(Part):
-    """A fusion: which branches it has, and which of the head's outputs get a loss each (`scores`).
+    """A fusion of the words with the classification token.
 
-    `pools_class_token` counts the classification token among the words; `word_linear` has a linear for the
-    words alone.
+    Args:
+        words: whether it has a branch for the words.
+        class_token: whether it has a branch for the classification token.
+        pools_class_token: whether the classification token is pooled with the words.
+        word_linear: whether the words have a linear layer of their own.
+        scores: the outputs of the head that have a loss.
     """
 
     kind: ClassVar[str] = "fusion"
@@ -96,10 +108,11 @@ class FusionPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTokenPart(Part):
-    """What the classification token is made of before its linear.
+    """What the classification token's linear layer reads.
 
-    `layers` takes the token of each of the last `num_layers` layers, not of the last alone; `words` reads the
-    words, too, so that a word's share of the logits is not exact.
+    Args:
+        layers: whether it reads the token of each of the last `num_layers` layers, not of the last one only.
+        words: whether it reads the words too, so that a word's share of the logits is not exact.
     """
 
     kind: ClassVar[str] = "class_token"
@@ -327,7 +340,7 @@ CLASS_TOKENS: dict[str, ClassTokenPart] = {
     )
 }
 
-# Whole heads of a user's own; there is none of ours beside `SoTHead`.
+# Whole heads that users registered; this package has only `SoTHead`.
 HEADS: dict[str, Part] = {}
 
 REGISTRY: dict[str, dict[str, Any]] = {
@@ -340,7 +353,7 @@ REGISTRY: dict[str, dict[str, Any]] = {
 
 
 def is_own(part: Part) -> bool:
-    """Return whether a part is a user's, which travels in a file of its own."""
+    """Return whether a user registered the part; its file is then saved with the model."""
     return not isinstance(part.source, str)
 
 

@@ -1,7 +1,7 @@
-"""Register your own parts: `sot_nlp.register_pooling` and its like.
+"""Register your own parts of the head: `sot_nlp.register_pooling`, `register_normalization`, ...
 
-A registered part is chosen by its name as ours are, and is trained, saved and loaded as they are: its file
-travels with a saved model. Nothing here imports torch until a part is registered.
+A registered part is chosen by its name, trained, saved and loaded as the others are; its file is saved with
+the model. Nothing here imports torch until a part is registered.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ def register_pooling(
     exact: bool = False,
     own_settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a pooling of your own a value of the setting `pooling`.
+    """Register a pooling, so that the setting `pooling` can name it.
 
     Args:
-        name: the value.
-        module: a subclass of `sot_nlp.WordPooling`, in a file of its own: it travels with a saved model.
-        doc: a line that says what it does.
+        name: the value of the setting.
+        module: a subclass of `sot_nlp.WordPooling`, in a file of its own, which is saved with the model.
+        doc: one line on what it does.
         gives: `vector`, (B, M, D) features for M groups, or `matrix`, (B, M, P, Q).
         exact: whether its `shares` gives each word's exact share of the word logits.
-        own_settings: names and defaults of its own settings, plain values for JSON; a head overrides them by
-            `part_settings`, and the module reads them by `config.setting("name")`.
+        own_settings: names and defaults (numbers, texts, true or false) of its own settings. `part_settings`
+            of a head overrides them; the module reads them with `config.setting("name")`.
 
     Raises:
-        ValueError: for a name that is taken, or a module or settings that do not hold.
+        ValueError: if the name is taken, or the module or its settings are not valid.
     """
     _add(
         PoolingPart(
@@ -58,19 +58,19 @@ def register_normalization(
     exact: bool = False,
     own_settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a normalisation of your own a value of the setting `normalization`.
+    """Register a normalisation, so that the setting `normalization` can name it.
 
     Args:
-        name: the value.
-        module: a subclass of `sot_nlp.Normalization`, in a file of its own: it travels with a saved model.
-        doc: a line that says what it does.
-        takes: what it can follow: a `matrix` (B, M, P, Q) for each head, a `vector` (B, M, D), or both.
-        exact: whether it multiplies each head by one number, which its `gain` gives; words then have exact
+        name: the value of the setting.
+        module: a subclass of `sot_nlp.Normalization`, in a file of its own, which is saved with the model.
+        doc: one line on what it does.
+        takes: what it can follow: a `matrix` (B, M, P, Q), a `vector` (B, M, D), or both.
+        exact: whether it multiplies each head by one number, which its `gain` returns; words then have exact
             shares of the logits.
         own_settings: as in `register_pooling`.
 
     Raises:
-        ValueError: for a name that is taken, or a module or settings that do not hold.
+        ValueError: if the name is taken, or the module or its settings are not valid.
     """
     _add(
         NormalizationPart(
@@ -92,32 +92,32 @@ def register_fusion(
     doc: str = "",
     own_settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a fusion of words and classification token of your own a value of the setting `fusion`.
+    """Register a fusion of words and classification token, so that the setting `fusion` can name it.
 
     Args:
-        name: the value.
-        module: a subclass of `sot_nlp.Fusion`, in a file of its own: it travels with a saved model.
-        doc: a line that says what it does.
+        name: the value of the setting.
+        module: a subclass of `sot_nlp.Fusion`, in a file of its own, which is saved with the model.
+        doc: one line on what it does.
         own_settings: as in `register_pooling`.
 
     Raises:
-        ValueError: for a name that is taken, or a module or settings that do not hold.
+        ValueError: if the name is taken, or the module or its settings are not valid.
     """
     _add(FusionPart(name=name, source=module, doc=doc, own_settings=own_settings or {}))
 
 
 def register_head(name: str, module: type) -> None:
-    """Make a module of your own a whole head: the setting `module`; `from_pretrained(head=...)` does it too.
+    """Register a whole head, so that the setting `module` can name it; `from_pretrained(head=...)` does too.
 
     Args:
-        name: the value.
-        module: a subclass of `torch.nn.Module`, in a file of its own. Its constructor takes `hidden_size` and
-            `num_labels`, and further settings that the module's attribute `settings` gives back (a dict of
-            plain values); its forward takes hidden states, mask of the words and classification token, as
-            `SoTHead.forward` does, and returns logits (B, K).
+        name: the value of the setting.
+        module: a subclass of `torch.nn.Module`, in a file of its own. Its constructor takes `hidden_size`,
+            `num_labels` and the settings in the module's attribute `settings` (a dict of plain values); its
+            forward takes hidden states, the words' mask and the classification token, as `SoTHead.forward`
+            does, and returns logits (B, K).
 
     Raises:
-        ValueError: for a name that is taken, or a module that does not hold.
+        ValueError: if the name is taken, or the module is not such a class.
     """
     accepted = inspect.signature(module).parameters if inspect.isclass(module) else {}
     if not {"hidden_size", "num_labels"} <= set(accepted):
