@@ -15,9 +15,10 @@ from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
 from sot_nlp.data.tables import Rows, Table, plain_column
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.tasks.frozen_mapping import FrozenMapping
 from sot_nlp.tasks.labels import other_spellings
 from sot_nlp.tasks.metrics import default_metrics
-from sot_nlp.tasks.spec import FrozenMapping, TaskFile, TaskSpec, load_task
+from sot_nlp.tasks.spec import TaskFile, TaskSpec, load_task
 
 # Names that columns go by, the likelier first; letter case makes no difference.
 TEXT_PAIRS = (
@@ -129,31 +130,7 @@ def task_name(arguments: Arguments) -> str:
 def _empty_task(arguments: Arguments) -> TaskSpec:
     source = arguments.train_file or arguments.validation_file or arguments.test_file
     name = Path(source).stem if source else str(arguments.dataset_name).rstrip("/").rsplit("/", 1)[-1]
-    return TaskSpec(
-        name=re.sub(r"^\W+|[^\w.-]+", "-", name).strip("-") or "own",
-        aliases=(),
-        title=name,
-        description="",
-        kind="classification",
-        text_columns=(),
-        label_column=None,
-        labels=None,
-        label_words=FrozenMapping(),
-        score_range=None,
-        metrics=(),
-        main_metric="",
-        dataset_name=None,
-        dataset_config_name=None,
-        dataset_splits=FrozenMapping(),
-        folder=None,
-        files=FrozenMapping(),
-        rows=FrozenMapping(),
-        submission=FrozenMapping(),
-        model_from=None,
-        recipe=FrozenMapping(),
-        recipe_source=None,
-        source_path="",
-    )
+    return TaskSpec(name=re.sub(r"^\W+|[^\w.-]+", "-", name).strip("-") or "own", title=name)
 
 
 def _with_sources(spec: TaskSpec, arguments: Arguments) -> TaskSpec:

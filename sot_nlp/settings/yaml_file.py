@@ -7,7 +7,7 @@ PyYAML's nodes are read rather than its Python values: they know their line, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,9 +81,17 @@ class YamlMapping:
         return text
 
     def texts(
-        self, key: str, *, required: bool = False, choices: Iterable[str] = ()
+        self,
+        key: str,
+        *,
+        required: bool = False,
+        choices: Iterable[str] = (),
+        hint: Callable[[str], str] = lambda text: "",
     ) -> tuple[str, ...] | None:
-        """Return the key's list of texts, none of them twice; a single text counts as a list of one."""
+        """Return the key's list of texts, none of them twice; a single text counts as a list of one.
+
+        `hint` gives the end of the message about a text that is not among `choices`.
+        """
         node = self._get(key, required)
         if node is None:
             return None
@@ -95,7 +103,8 @@ class YamlMapping:
             if text is None:
                 continue
             if choices and text not in choices:
-                self.problem(f"{printable(text)!r} is not known; {did_you_mean(text, choices)}", item, key)
+                message = f"{printable(text)!r} is not known; {did_you_mean(text, choices)}{hint(text)}"
+                self.problem(message, item, key)
             elif text in found:
                 self.problem(f"{printable(text)!r} occurs twice", item, key)
             else:

@@ -6,43 +6,19 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
+from sot_nlp.tasks.frozen_mapping import FrozenMapping
 from sot_nlp.tasks.metrics import KINDS, METRICS, default_metrics
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 _SPLIT = re.compile(r"train|(validation|test)(_\w+)?")
-_K = TypeVar("_K")
 _V = TypeVar("_V")
-
-
-class FrozenMapping(Mapping[_K, _V]):
-    """A mapping that can't change, so that a TaskSpec can be hashed; it compares equal to a dict."""
-
-    def __init__(self, items: Mapping[_K, _V] | None = None):
-        self._items = dict(items or {})
-
-    def __getitem__(self, key: _K) -> _V:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[_K]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
-
-
 _Columns = FrozenMapping[str, str | int]
 
 
@@ -80,28 +56,28 @@ class TaskSpec:
     """
 
     name: str  # part of file names: letters, digits, `_`, `-` and `.`
-    aliases: tuple[str, ...]  # other names that `load_task` finds it by
-    title: str
-    description: str
-    kind: str  # classification | regression | multi_label
-    text_columns: tuple[str, ...]  # one, or two for a pair
-    label_column: str | None  # None: the task has no labels, it only predicts
-    labels: tuple[str, ...] | None
-    label_words: FrozenMapping[str, str]
-    score_range: tuple[float, float] | None  # lowest and highest score of a regression
-    metrics: tuple[str, ...]
-    main_metric: str
-    dataset_name: str | None  # on the Hub
-    dataset_config_name: str | None
-    dataset_splits: FrozenMapping[str, str]  # split -> the Hub dataset's split
-    folder: str | None  # below --data_dir; None: paths in `files` are relative to the YAML file
-    files: FrozenMapping[str, TaskFile]  # split -> file
-    rows: FrozenMapping[str, int]  # split -> number of examples
-    submission: FrozenMapping[str, str]  # test split -> file of the benchmark's zip
-    model_from: str | None  # the task whose model predicts this one, which has no training data
-    recipe: FrozenMapping[str, Scalar]
-    recipe_source: str | None
-    source_path: str  # the YAML file
+    aliases: tuple[str, ...] = ()  # other names that `load_task` finds it by
+    title: str = ""
+    description: str = ""
+    kind: str = "classification"  # classification | regression | multi_label
+    text_columns: tuple[str, ...] = ()  # one, or two for a pair
+    label_column: str | None = None  # None: the task has no labels, it only predicts
+    labels: tuple[str, ...] | None = None
+    label_words: FrozenMapping[str, str] = FrozenMapping()
+    score_range: tuple[float, float] | None = None  # lowest and highest score of a regression
+    metrics: tuple[str, ...] = ()
+    main_metric: str = ""
+    dataset_name: str | None = None  # on the Hub
+    dataset_config_name: str | None = None
+    dataset_splits: FrozenMapping[str, str] = FrozenMapping()  # split -> the Hub dataset's split
+    folder: str | None = None  # below --data_dir; None: paths in `files` are relative to the YAML file
+    files: FrozenMapping[str, TaskFile] = FrozenMapping()  # split -> file
+    rows: FrozenMapping[str, int] = FrozenMapping()  # split -> number of examples
+    submission: FrozenMapping[str, str] = FrozenMapping()  # test split -> file of the benchmark's zip
+    model_from: str | None = None  # the task whose model predicts this one, which has no training data
+    recipe: FrozenMapping[str, Scalar] = FrozenMapping()
+    recipe_source: str | None = None
+    source_path: str = ""  # the YAML file
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -157,20 +133,15 @@ class TaskSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
         """Return the task that `to_dict` wrote."""
-        restored: dict[str, Any] = {}
-        for key, value in values.items():
-            if key == "files":
-                restored[key] = FrozenMapping(
-                    {
-                        split: TaskFile(**{**file, "columns": FrozenMapping(file["columns"])})
-                        for split, file in value.items()
-                    }
-                )
-            elif isinstance(value, Mapping):
-                restored[key] = FrozenMapping(value)
-            else:
-                restored[key] = tuple(value) if isinstance(value, list) else value
-        return cls(**restored)
+        restored = {key: _frozen(value) for key, value in values.items()}
+        files = {split: TaskFile(**file) for split, file in restored["files"].items()}
+        return cls(**restored | {"files": FrozenMapping(files)})
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return FrozenMapping({key: _frozen(item) for key, item in value.items()})
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
@@ -231,16 +202,16 @@ def read_task(path: Path) -> TaskSpec:
     """Read the task in the YAML file at `path`; UserError names every mistake by line and key."""
     top = read_yaml_mapping(path)
     kind = top.text("kind", choices=KINDS) or "classification"
-    found = top.texts("text_columns", required=True)
-    if found is not None and len(found) not in (1, 2):
-        top.problem(f"has {len(found)} columns; one, or two for a pair", key="text_columns")
-    text_columns = found or ()
+    given = top.texts("text_columns", required=True)
+    text_columns = given or ()
+    if given is not None and len(given) not in (1, 2):
+        top.problem(f"has {len(given)} columns; one, or two for a pair", key="text_columns")
     label_column = top.text("label_column")
     if label_column in text_columns:
         top.problem(f"{printable(label_column)!r} is among text_columns too", key="label_column")
     labels = _labels(top, kind)
     of_kind = [name for name, metric in METRICS.items() if kind in metric.kinds]
-    metrics = top.texts("metrics", choices=of_kind) or default_metrics(kind)
+    metrics = top.texts("metrics", choices=of_kind, hint=_own_metric) or default_metrics(kind)
     main_metric = top.text("main_metric", choices=metrics) or metrics[0]
     columns = (*text_columns, *([label_column] if label_column else []))
     name = top.text("name") or re.sub(r"[^\w.-]+", "-", path.stem)
@@ -261,11 +232,11 @@ def read_task(path: Path) -> TaskSpec:
         main_metric=main_metric,
         dataset_name=top.text("dataset_name"),
         dataset_config_name=top.text("dataset_config_name"),
-        dataset_splits=_dataset_splits(top),
+        dataset_splits=_by_split(top, "dataset_splits", YamlMapping.text),
         folder=top.text("folder"),
         files=_files(top, columns),
-        rows=_rows(top),
-        submission=_submission(top),
+        rows=_by_split(top, "rows", functools.partial(YamlMapping.integer, least=1)),
+        submission=_by_split(top, "submission", YamlMapping.text),
         model_from=top.text("model_from"),
         recipe=_recipe(top),
         recipe_source=top.text("recipe_source"),
@@ -274,6 +245,10 @@ def read_task(path: Path) -> TaskSpec:
     _check_splits(top, spec)
     top.finish()
     return spec
+
+
+def _own_metric(name: str) -> str:
+    return "" if name in METRICS else "; a metric of your own: register it in a file for --plugin FILE.py"
 
 
 def _labels(top: YamlMapping, kind: str) -> tuple[str, ...] | None:
@@ -326,12 +301,13 @@ def _split_names(splits: YamlMapping) -> list[str]:
     return [split for split in splits.values if _SPLIT.fullmatch(split)]
 
 
-def _dataset_splits(top: YamlMapping) -> FrozenMapping[str, str]:
-    splits = top.mapping("dataset_splits")
-    if splits is None:
-        return FrozenMapping()
-    found = {split: splits.text(split) for split in _split_names(splits)}
-    return FrozenMapping({split: name for split, name in found.items() if name is not None})
+def _by_split(
+    top: YamlMapping, key: str, read: Callable[[YamlMapping, str], _V | None]
+) -> FrozenMapping[str, _V]:
+    """Return what `read` gives for each split that the mapping `key` names."""
+    splits = top.mapping(key)
+    values = {split: read(splits, split) for split in _split_names(splits)} if splits is not None else {}
+    return FrozenMapping({split: value for split, value in values.items() if value is not None})
 
 
 def _files(top: YamlMapping, columns: tuple[str, ...]) -> FrozenMapping[str, TaskFile]:
@@ -387,22 +363,6 @@ def _columns(place: YamlMapping, columns: tuple[str, ...]) -> _Columns:
             message = "must be a name in the header, or a position counted from 0"
             place.problem(f"{printable(column)}: {message}", key="columns")
     return FrozenMapping(found)
-
-
-def _rows(top: YamlMapping) -> FrozenMapping[str, int]:
-    rows = top.mapping("rows")
-    if rows is None:
-        return FrozenMapping()
-    found = {split: rows.integer(split, least=1) for split in _split_names(rows)}
-    return FrozenMapping({split: number for split, number in found.items() if number is not None})
-
-
-def _submission(top: YamlMapping) -> FrozenMapping[str, str]:
-    files = top.mapping("submission")
-    if files is None:
-        return FrozenMapping()
-    found = {split: files.text(split) for split in _split_names(files)}
-    return FrozenMapping({split: name for split, name in found.items() if name is not None})
 
 
 def _recipe(top: YamlMapping) -> FrozenMapping[str, Scalar]:
