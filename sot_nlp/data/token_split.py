@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Required, Unpack
+
+
+class Padding(TypedDict, total=False):
+    """How a batch is filled up; by default on the right, to the length of its longest example."""
+
+    pad_token_id: Required[int]
+    padding_side: str
+    pad_to_multiple_of: int | None
 
 
 class Split(Protocol):
@@ -31,12 +40,7 @@ class Split(Protocol):
         """As `TokenSplit.labels`."""
 
     def collate(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        *,
-        pad_token_id: int,
-        padding_side: str = "right",
-        pad_to_multiple_of: int | None = None,
+        self, indices: Sequence[int] | np.ndarray, **padding: Unpack[Padding]
     ) -> dict[str, torch.Tensor]:
         """Return the examples at `indices` as one batch."""
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from sot_nlp import records
@@ -35,6 +33,7 @@ from sot_nlp.studies.workers import (
     start_run,
 )
 from sot_nlp.training.run_lock import is_held, owner
+from sot_nlp.training.signals import handled_signals
 
 POLL_SECONDS = 0.2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -129,7 +128,7 @@ class StudyRunner:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{printable(self.folder)}: cannot be written: {error.strerror}") from None
-        with study_lock(self.folder, self.shard), self._signals():
+        with study_lock(self.folder, self.shard), handled_signals(SIGNALS, self._note):
             waiting = deque(cell for cell in self.state.cells if not self._is_finished(cell))
             try:
                 while (waiting or self.workers) and not self.signum:
@@ -260,21 +259,8 @@ class StudyRunner:
             end_run(worker.process, deadline - time.monotonic())
             self._finish(worker)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Only note a signal to end, inside the block."""
-
-        def note(signum: int, frame: FrameType | None) -> None:
-            self.signum = signum
-
-        # Only the main thread of a program may say what its signals do.
-        main = threading.current_thread() is threading.main_thread()
-        before = {each: signal.signal(each, note) for each in SIGNALS} if main else {}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    def _note(self, signum: int) -> None:
+        self.signum = signum
 
 
 def drop_weights(run: Path) -> None:

@@ -11,14 +11,12 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -36,6 +34,7 @@ from sot_nlp.studies.workers import end_run, failure_reason, start_run
 from sot_nlp.tasks.metrics import traits
 from sot_nlp.tasks.spec import load_task
 from sot_nlp.training.logs import METRICS_NAME
+from sot_nlp.training.signals import handled_signals
 
 if TYPE_CHECKING:
     import optuna
@@ -186,25 +185,15 @@ class Tuner:
         """Run every arm's trials. A signal to end stops the runs at work; what is done is kept."""
         self._forget_the_dead()
         workers = [threading.Thread(target=self._work, args=(slot,)) for slot in self.slots]
-        with self._signals():
+        with handled_signals(SIGNALS, self._note):
             for worker in workers:
                 worker.start()
             for worker in workers:
                 worker.join()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def note(signum: int, frame: FrameType | None) -> None:
-            self.signum = signum
-            self.stopped.set()
-
-        main = threading.current_thread() is threading.main_thread()
-        before = {each: signal.signal(each, note) for each in SIGNALS} if main else {}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    def _note(self, signum: int) -> None:
+        self.signum = signum
+        self.stopped.set()
 
     def _forget_the_dead(self) -> None:
         """Fail the trials that a killed program of this machine left unfinished."""

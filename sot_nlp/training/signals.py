@@ -7,9 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,6 +65,21 @@ def received() -> int:
 
 
 @contextmanager
+def handled_signals(signals: Iterable[int], handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle` with the number of each of `signals` that comes meanwhile; in the main thread only.
+
+    (Only that thread of a program may say what its signals do.)
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, lambda number, frame: handle(number)) for n in signals} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def caught_signals(*, distributed: bool) -> Iterator[None]:
     """Let `SIGNALS` only set what `received` returns. Outside the main thread nothing is caught.
 
@@ -77,7 +91,7 @@ def caught_signals(*, distributed: bool) -> Iterator[None]:
         yield
         return
 
-    def handle(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int) -> None:
         again = _received.signum and signum == signal.SIGINT and time.monotonic() - _received.at > 1
         if again and not distributed:
             raise KeyboardInterrupt
@@ -85,17 +99,17 @@ def caught_signals(*, distributed: bool) -> Iterator[None]:
             _received.signum, _received.at = signum, time.monotonic()
 
     _received.signum = 0
-    before = {signum: signal.signal(signum, handle) for signum in SIGNALS}
-    watch = _Watch() if distributed else None
     ended = False
     try:
-        yield
-        ended = True
+        with handled_signals(SIGNALS, handle):
+            watch = _Watch() if distributed else None
+            try:
+                yield
+                ended = True
+            finally:
+                if watch:
+                    watch.close()
     finally:
-        if watch:
-            watch.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
         late, _received.signum = _received.signum, 0
         if ended and late:
             # It came after the last look: now the default answer to it is right.

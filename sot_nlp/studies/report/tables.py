@@ -57,32 +57,28 @@ def markdown(results: Results, groups: Sequence[Group]) -> str:
     if len(groups) > 1:
         left, header, lines = overview.rows(results, groups)
         parts.append(
-            "\n".join(
-                [
-                    "| " + " | ".join(map(_markdown_text, header)) + " |",
-                    "|---" * left + "|---:" * (len(header) - left) + "|",
-                    *("| " + " | ".join(map(_markdown_text, line)) + " |" for line in lines),
-                ]
+            _markdown_table(
+                [_markdown_text(title) for title in header], lines, [i >= left for i in range(len(header))]
             )
         )
     for group in groups:
         rows = [row(arm, group, results) for arm in group.arms]
         columns = used_columns(rows)
-        table = [
-            f"## {_markdown_text(group.title)} ({_markdown_text(metric_title(group))})",
-            "",
-            "| " + " | ".join(column.title for column in columns) + " |",
-            "|" + "|".join("---:" if column.right else "---" for column in columns) + "|",
-            *(
-                "| " + " | ".join(_markdown_text(each[column.key]) for column in columns) + " |"
-                for each in rows
-            ),
-        ]
-        parts.append("\n".join(table))
+        parts.append(f"## {_markdown_text(group.title)} ({_markdown_text(metric_title(group))})")
+        lines = [[texts[column.key] for column in columns] for texts in rows]
+        titles = [column.title for column in columns]
+        parts.append(_markdown_table(titles, lines, [column.right for column in columns]))
     parts.append("\n".join(f"- {_markdown_text(note)}" for note in notes(results, groups)))
     if results.command:
         parts.append(f"Written by `{printable(results.command, 1000).replace('`', '')}`.")
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    rule = "|" + "|".join("---:" if flush_right else "---" for flush_right in right) + "|"
+    rows = (header, *([_markdown_text(text) for text in line] for line in lines))
+    first, *rest = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([first, rule, *rest])
 
 
 def _markdown_text(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sot_nlp.data.token_split import TokenSplit
+from sot_nlp.data.token_split import Padding, TokenSplit
 from sot_nlp.training.distributed import on_main
 from sot_nlp.training.speed.features import Features, load_features
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from accelerate import Accelerator
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,21 +32,9 @@ class FeatureSplit(TokenSplit):
 
     features: Features
 
-    def collate(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        *,
-        pad_token_id: int,
-        padding_side: str = "right",
-        pad_to_multiple_of: int | None = None,
-    ) -> dict[str, Tensor]:
+    def collate(self, indices: Sequence[int] | np.ndarray, **padding: Unpack[Padding]) -> dict[str, Tensor]:
         """Return `TokenSplit.collate`'s batch with `encoder_outputs` (B, N, L, C) float32, 0 at padding."""
-        batch = super().collate(
-            indices,
-            pad_token_id=pad_token_id,
-            padding_side=padding_side,
-            pad_to_multiple_of=pad_to_multiple_of,
-        )
+        batch = super().collate(indices, **padding)
         real = batch["attention_mask"].numpy().astype(bool)
         rows = np.asarray(indices, dtype=np.int64)
         token = real.cumsum(1) - 1
