@@ -33,9 +33,25 @@ BESIDE = ".model-"
 
 def default_folder(task: str, arguments: Arguments) -> Path:
     """Return `runs/<task>-<model>-<head>-seed<seed>`, with the training method for a head that it sets."""
-    model = Path(arguments.model_name_or_path.rstrip("/\\")).name or "model"
-    parts = (task, model, folder_word(arguments), f"seed{arguments.seed}")
-    return Path("runs") / "-".join(safe_name(part) or "_" for part in parts)
+    model = model_label(arguments.model_name_or_path)
+    parts = (safe_name(task) or "_", model, safe_name(folder_word(arguments)), f"seed{arguments.seed}")
+    return Path("runs") / "-".join(parts)
+
+
+def model_label(name_or_path: str) -> str:
+    """Return a short name of a backbone that every file system takes."""
+    return safe_name(short_name(name_or_path)) or "model"
+
+
+def short_name(name_or_path: str) -> str:
+    """Return the name of a model or task in folders and tables: the last part of a path or of a Hub name.
+
+    A folder called `model` has its parent's name before it; a file loses its `.yaml`.
+    """
+    parts = [part for part in re.split(r"[/\\]+", name_or_path) if part not in ("", ".", "..")]
+    if not parts:
+        return name_or_path
+    return "-".join(parts[-2:]) if parts[-1] == "model" else re.sub(r"\.ya?ml$", "", parts[-1])
 
 
 def safe_name(text: str) -> str:
@@ -87,9 +103,10 @@ def clear(folder: Path) -> None:
     The record comes last: a run that is killed meanwhile leaves a folder that still is a run's.
     """
     # transformers, which it takes, is slow to import.
+    from sot_nlp.modeling.own_code import saved_names
     from sot_nlp.modeling.remote_code import modeling_files
 
-    code = {file.name for file in modeling_files()}
+    code = {*(file.name for file in modeling_files()), *saved_names(folder)}
     for path in sorted(folder.iterdir(), key=lambda path: path.name == records.NAME):
         if path.name in code or any(pattern.fullmatch(path.name) for pattern in OWN_NAMES):
             if path.is_dir() and not path.is_symlink():

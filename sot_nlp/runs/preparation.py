@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, counted, printable
-from sot_nlp.runs import lora
+from sot_nlp.runs import method as methods
 from sot_nlp.runs.kept import data_key, kept, model_key, own_data
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.labels import GENERIC, Alignment, align_labels, label_names
@@ -54,12 +54,6 @@ def task_of(arguments: Arguments) -> TaskSpec:
             f"`sot-nlp evaluate FOLDER --task {spec.name}{output}`"
         )
     return spec
-
-
-def check_extras(arguments: Arguments) -> None:
-    """Refuse settings whose optional package is missing, before anything is loaded."""
-    if arguments.lora_r is not None:
-        lora.check_installed()
 
 
 def head_of(arguments: Arguments) -> SoTHeadConfig:
@@ -154,7 +148,8 @@ def model_positions(arguments: Arguments, checkpoint: Checkpoint) -> int | None:
         from sot_nlp.modeling.configuration_sot import backbone_type
 
         model_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name))
-        config, _ = checkpoint.model_config(model_class.config_class, {})
+        trust = {"trust_remote_code": arguments.trust_remote_code}
+        config, _ = checkpoint.model_config(model_class.config_class, trust)
         with torch.device("meta"):
             return AutoSoTForSequenceClassification.from_config(config).max_tokens
 
@@ -201,10 +196,7 @@ def load_model(
 
         options: dict[str, Any] = {}
         saved = checkpoint.saved
-        asked = any(
-            not arguments.sources.get(name, "recipe").startswith("recipe")
-            for name in ("head", "head_overrides")
-        )
+        asked = any(methods.asked(arguments, name) for name in ("head", "head_overrides"))
         alignment = None
         old_outputs = False
         if asked or not is_sot(checkpoint):
@@ -233,6 +225,16 @@ def load_model(
             take_labels(model, data.labels, alignment)
         add_embeddings(model, tokenizer)
         return model, alignment
+
+
+def check_saving(arguments: Arguments, model: PreTrainedModel) -> None:
+    """Refuse, before any update, parts of the user's own whose code can't be saved with the model."""
+    from sot_nlp.modeling.own_code import own_files
+    from sot_nlp.modeling.remote_code import modeling_files
+
+    if arguments.save_remote_code:
+        with user_errors("--save_remote_code"):
+            own_files(model.config.head_config.parts, {file.name for file in modeling_files()})
 
 
 def label_options(labels: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
+from sot_nlp.runs.folder import short_name
 from sot_nlp.settings.arguments import TRAITS, Arguments
 from sot_nlp.studies.results import (
     BEST,
@@ -237,12 +238,10 @@ def _names_of_runs(all_records: list[Mapping[str, Any]]) -> list[dict[str, Any]]
         mine = record.get("head_config") or {}
         fields = [key for key in mine if len({json.dumps(other.get(key)) for other in siblings}) > 1]
         arm = head + "".join(f" {key}={mine[key]}" for key in fields)
-        model = Path(str(record.get("model")).rstrip("/\\"))
-        label = f"{model.parent.name}/{model.name}" if model.name == "model" else model.name
         names.append(
             {
                 "task": str(record.get("task")),
-                "model": label,
+                "model": short_name(str(record.get("model"))),
                 "setting": ", ".join(f"{name}={each.get(name)}" for name in varying),
                 "arm": arm,
                 "seed": int(record.get("seed", 0)),

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.runs.folder import short_name
 from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert
 from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 from sot_nlp.studies.comparison import HOLM_FAMILIES
@@ -178,14 +179,6 @@ def parse_rate_words(words: Sequence[str]) -> dict[str, tuple[float | None, ...]
         return parse_rates(grid)
     except UserError as error:
         raise UserError(f"--rates: {error}") from None
-
-
-def short_name(text: str) -> str:
-    """Return the name of a task or model for tables: the last part of a path or Hub name, no `.yaml`."""
-    parts = [part for part in re.split(r"[/\\]+", text) if part not in ("", ".", "..")]
-    if not parts:
-        return text
-    return "-".join(parts[-2:]) if parts[-1] == "model" else re.sub(r"\.ya?ml$", "", parts[-1])
 
 
 def parse_names(words: Sequence[str]) -> dict[str, str]:

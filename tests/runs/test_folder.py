@@ -36,6 +36,9 @@ def test_all_that_a_run_leaves_can_be_replaced(tmp_path):
     records.write(tmp_path, record(records.FINISHED))
     for file in modeling_files():
         (tmp_path / file.name).write_text("code")
+    # Also the file of a part of the user's own that was saved with the model, but no other.
+    (tmp_path / "registered_parts.py").write_text("FILES: tuple[str, ...] = ('tempered.py', '../up.py')\n")
+    (tmp_path / "tempered.py").write_text("copied")
     (tmp_path / "lora.py").write_text("mine")
     run_folder.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lora.py"]
@@ -97,11 +100,25 @@ def test_a_file_and_the_models_own_folder_are_refused(tmp_path):
 def test_the_default_folder_says_task_model_head_and_seed_and_stays_inside():
     arguments = Arguments(task="cola", model_name_or_path="google-bert/bert-base-cased", seed=7)
     assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-bert-base-cased-sot-seed7"
+    arguments = Arguments(task="cola", model_name_or_path="/x/minilm/model/")
+    assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-minilm-model-sot-seed42"
     arguments = Arguments(model_name_or_path="../../x/..", head="a/../b")
     folder = run_folder.default_folder("../\x1b[31m<b>", arguments)
     assert folder.parts[0] == "runs"
     assert len(folder.parts) == 2
     assert not set(folder.name) & set("/\\<>\x1b")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("google-bert/bert-base-cased", "bert-base-cased"),
+        ("/a/gt_minilm/model", "gt_minilm-model"),
+        ("..", "model"),
+    ],
+)
+def test_model_label(name, label):
+    assert run_folder.model_label(name) == label
 
 
 def test_predictions_are_one_line_an_example(tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sot_nlp.runs.folder import model_label
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.metrics import higher_is_better, traits
 from sot_nlp.training.speed.threads import usable_cores
@@ -339,11 +340,3 @@ class Probe:
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return folder
-
-
-def model_label(name_or_path: str) -> str:
-    """Return a short name of a backbone for tables and folders: the last part or two of its name."""
-    from sot_nlp.runs.folder import safe_name
-    from sot_nlp.studies.study_file import short_name
-
-    return safe_name(short_name(name_or_path)) or "model"

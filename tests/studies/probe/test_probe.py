@@ -427,15 +427,3 @@ def test_help(capsys):
     printed = capsys.readouterr().out
     assert "vision_words" in printed
     assert "--learning_rate" in printed
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("google-bert/bert-base-cased", "bert-base-cased"),
-        ("/a/gt_minilm/model", "gt_minilm-model"),
-        ("..", "model"),
-    ],
-)
-def test_model_label(name, label):
-    assert probe.model_label(name) == label
