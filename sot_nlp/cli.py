@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.settings.plugins import import_plugins
 from sot_nlp.training.signals import Interrupted, LostProcessError
 from sot_nlp.training.speed import threads
 
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
             )
         for line in threads.check_environment():
             _say(f"{prog}: {line}")
+        words = import_plugins(words)
         name = prog if prog != "sot-nlp" else f"{prog} {words[0]}"
         command = importlib.import_module(f"sot_nlp.commands.{words[0]}")
         return int(command.run(words[1:], name))

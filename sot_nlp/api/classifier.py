@@ -244,6 +244,7 @@ def load(
     max_length: int | None = None,
     mixed_precision: str | None = None,
     cpu: bool = False,
+    trust_remote_code: bool = False,
 ) -> Classifier:
     """Open a trained classifier.
 
@@ -256,6 +257,8 @@ def load(
         max_length: tokens per example; as in training when None.
         mixed_precision: no, bf16 or fp16; as in training when None.
         cpu: do not use a GPU.
+        trust_remote_code: run the code that is saved with the model: parts of the head that its author
+            registered (not needed where their file is imported), a tokenizer that comes as code.
 
     Raises:
         UserError: for a folder that holds no SoT classifier.
@@ -265,11 +268,18 @@ def load(
     from sot_nlp.training.speed.precision import as_trained
 
     name = os.fspath(name_or_path)
-    settings = {"max_length": max_length, "mixed_precision": mixed_precision, "cpu": cpu}
+    settings = {
+        "max_length": max_length,
+        "mixed_precision": mixed_precision,
+        "cpu": cpu,
+        "trust_remote_code": trust_remote_code,
+    }
     settings = {key: value for key, value in settings.items() if value is not None}
     with python_words({}, {}):
         arguments = build_arguments([("python", settings)])
-        saved = open_model(name, revision=revision, max_length=max_length)
+        saved = open_model(
+            name, revision=revision, max_length=max_length, trust_remote_code=trust_remote_code
+        )
         accelerator = create_accelerator(arguments, precision_before=as_trained(saved.record, cpu=cpu))
     saved.model.to(accelerator.device)
     settings |= {"cpu": accelerator.device.type == "cpu", "model_revision": revision}

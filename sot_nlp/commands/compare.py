@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings import plugins
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.settings.launcher import describe, launcher_settings
@@ -52,7 +53,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     study = _study(file, own, rest, prog)
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
     study.resolved()
-    runs = _Runs(own, folder, published_command([*prog.split(), *argv]))
+    runs = _Runs(own, folder, published_command([*prog.split(), *argv, *plugins.flags()]))
     if own.plan:
         runs.plan(study)
         return 0

@@ -51,11 +51,13 @@ def open_model(
     revision: str = "main",
     max_length: int | None = None,
     any_classifier: bool = False,
+    trust_remote_code: bool = False,
 ) -> SavedModel:
-    """Open the SoT classifier in a folder, or of that name on the Hub, in fp32, running no code of its own.
+    """Open the SoT classifier in a folder, or of that name on the Hub, in fp32.
 
     `max_length` overrides the record's; with `any_classifier` other trained text classifiers are opened too.
-    Raises UserError for what is none or can't be loaded.
+    Code that comes with it (its tokenizer's, a user's own parts of the head) runs only with
+    `trust_remote_code`. Raises UserError for what is none or can't be loaded.
     """
     name = str(name_or_path)
     shown = printable(name)
@@ -88,9 +90,13 @@ def open_model(
         if is_headless(saved):
             raise UserError(f"{shown}: {preparation.HEADLESS}")
         with preparation.user_errors(shown, Exception):
-            tokenizer = load_tokenizer(name, saved=saved, revision=revision)
+            tokenizer = load_tokenizer(
+                name, trust_remote_code=trust_remote_code, saved=saved, revision=revision
+            )
         if is_sot:
-            model = AutoSoTForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
+            model = AutoSoTForSequenceClassification.from_pretrained(
+                checkpoint, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
         else:
             model = _other_classifier(name, revision)
     preparation.check_embeddings(model, tokenizer, name)

@@ -31,6 +31,7 @@ from transformers.utils import find_adapter_config_file, is_peft_available
 from .backbone import backbone_class
 from .configuration_sot import backbone_type
 from .head_config import resolve_head
+from .own_code import register_saved_parts
 from .tokenizer import load_tokenizer, separator_ids
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,9 @@ class Checkpoint:
     def model_config(self, config_class: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the model's config, and those of `from_pretrained`'s arguments that are not for it."""
         arguments = {name: value for name, value in arguments.items() if name not in HUB_ARGUMENTS}
-        arguments.pop("trust_remote_code", None)  # these classes are here already
+        # These classes are here already, but not a user's own parts that are saved with the checkpoint.
+        if arguments.pop("trust_remote_code", False):
+            register_saved_parts(self.source, self.saved.get("head"), self.hub_arguments)
         config = arguments.pop("config", None)
         # A config takes only the names of torch's types; what "auto" means, the model's loading knows.
         precision = {name: arguments.pop(name) for name in ("dtype", "torch_dtype") if name in arguments}

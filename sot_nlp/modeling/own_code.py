@@ -1,4 +1,4 @@
-"""Copy the source of registered parts beside a checkpoint that uses them.
+"""Copy the source of registered parts beside a checkpoint that uses them, and register them from there.
 
 A part's file is copied with its imports of this package turned into imports of the modelling files beside it,
 so that it also loads where this package is not installed. What could not be loaded there is refused here.
@@ -7,15 +7,21 @@ so that it also loads where this package is not installed. What could not be loa
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from .parts import Part, is_own
+from transformers.utils import cached_file
+
+from .parts import HEADS, REGISTRY, Part, is_own
 
 PACKAGE = "sot_nlp"
+REGISTRATION_FILE = "registered_parts.py"
 # Which modelling file has the public names that a part needs.
 HOMES = {
     "register_pooling": "register",
@@ -70,7 +76,7 @@ def own_files(parts: Iterable[Part], taken: Iterable[str]) -> dict[str, str]:
     text = REGISTRATION.format(
         imports="\n".join(sorted(imports)) + "\n", calls="\n".join(calls), files=tuple(sorted(files))
     )
-    return {**files, "registered_parts.py": text}
+    return {**files, REGISTRATION_FILE: text}
 
 
 def _problem(part: Part, reason: str) -> ValueError:
@@ -149,3 +155,48 @@ def _registration(part: Part) -> tuple[str, str]:
     source: Any = part.source
     given = "".join(f", {name}={value!r}" for name, value in traits.items())
     return kind, f"register_{kind}({part.name!r}, {source.__name__}{given})"
+
+
+def saved_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files of own parts that `own_files` put into `folder`, without running them."""
+    path = folder / REGISTRATION_FILE
+    if not path.is_file():
+        return ()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "FILES" and node.value:
+            return tuple(name for name in ast.literal_eval(node.value) if Path(name).name == name)
+    return ()
+
+
+def register_saved_parts(source: str, head: Any, hub_arguments: Mapping[str, Any]) -> None:
+    """Run the files of own parts beside a checkpoint where its `head` names parts that are not registered.
+
+    Only for a checkpoint whose code may be run. What the files import of the modelling files is this
+    package's, so that the parts are registered here.
+
+    Args:
+        source: the checkpoint's folder, or its name on the Hub.
+        head: the head's settings in its `config.json`.
+        hub_arguments: where files come from (`revision`, `token`, ...).
+    """
+    if not isinstance(head, Mapping):
+        return
+    chosen = [(REGISTRY[kind], head.get(kind)) for kind in ("pooling", "normalization", "fusion")]
+    if all(not name or name in parts for parts, name in (*chosen, (HEADS, head.get("module")))):
+        return
+    options = {**hub_arguments, "_raise_exceptions_for_missing_entries": False}
+    registration = cached_file(source, REGISTRATION_FILE, **options)
+    if registration is None:
+        return
+    folder = Path(registration).parent
+    files = [Path(registration)]
+    files += [Path(found) for name in saved_names(folder) if (found := cached_file(source, name, **options))]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    package = f"{PACKAGE}_saved_parts_{digest[:16]}"
+    sys.modules[package] = module = ModuleType(package)
+    module.__path__ = [str(folder)]
+    for file in Path(__file__).parent.glob("*.py"):
+        if file.name != REGISTRATION_FILE:
+            sys.modules[f"{package}.{file.stem}"] = importlib.import_module(f".{file.stem}", __package__)
+    sys.modules.pop(f"{package}.{Path(REGISTRATION_FILE).stem}", None)  # of a load before
+    importlib.import_module(f"{package}.{Path(REGISTRATION_FILE).stem}")

@@ -142,8 +142,8 @@ def prepare(
     tokenizer = preparation.load_tokenizer(arguments, checkpoint)
     splits = ["train", *spec.validation_splits, *(spec.test_splits if arguments.do_predict else ())]
     data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)
-    # The length in use, which the model's positions may bound. Saved with the tokenizer, so that a pipeline or
-    # CrossEncoder cuts texts where the training did.
+    # The length in use, which the model's positions may bound. Saved with the tokenizer, so that a
+    # pipeline or CrossEncoder cuts texts where the training did.
     arguments = replace(arguments, max_length=data.report["max_length"])
     tokenizer.model_max_length = arguments.max_length
     method = methods.choose(

@@ -84,7 +84,8 @@ def parse_flags(argv: Sequence[str], prog: str, description: str) -> tuple[dict[
         raise UserError(f"unknown flag {printable(name)}: {_near_flags(name)}")
     values = vars(known)
     config = values.pop("config", None)
-    values.pop("_unused", None)
+    for name in ("_unused", "plugin"):
+        values.pop(name, None)
     values, problems = translate(values)
     if problems:
         raise UserError("; ".join(f"--{name}: {problem}" for name, problem in problems))

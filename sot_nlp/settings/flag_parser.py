@@ -6,6 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.settings import plugins
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -13,6 +14,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        # `cli.main` has taken it; here for the help.
+        text = "import a file of your own first: its metrics, its parts of the head"
+        self.add_argument(plugins.FLAG, metavar="FILE.py", default=argparse.SUPPRESS, help=text)
 
     def error(self, message: str) -> NoReturn:
         """Raise `message` as the user's error."""

@@ -19,6 +19,7 @@ from typing import Any
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.runs.folder import safe_name
+from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
@@ -62,7 +63,7 @@ class StudyCell:
 
     def command(self, output_dir: Path) -> list[str]:
         """Return the command that runs it."""
-        words = [sys.executable, "-m", "sot_nlp.cli", "train"]
+        words = [sys.executable, "-m", "sot_nlp.cli", "train", *plugins.flags()]
         for name, value in self.settings.items():
             words += flag_words(name, value)
         return [*words, "--output_dir", str(output_dir)]

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, BertConfig
 
+import sot_nlp
 from sot_nlp import (
     AutoSoTForSequenceClassification,
     Normalization,
     SoTHead,
+    UserError,
     load_tokenizer,
     register_head,
     register_normalization,
@@ -161,7 +163,7 @@ class TestRefusals:
             resolve_head("text", part_settings={"sharpness": 1})
         with pytest.raises(ValueError, match=r"'tempred' is not one of .*your own: import its file first"):
             resolve_head("text", normalization="tempred")
-        with pytest.raises(ValueError, match="module='TwoLayer' is not registered: import its file first"):
+        with pytest.raises(ValueError, match=r"module='TwoLayer' is not registered; .* import its file"):
             resolve_head("text", module="TwoLayer")
 
     def test_a_parameter_without_a_first_value(self) -> None:
@@ -169,6 +171,43 @@ class TestRefusals:
         config = resolve_head("text", normalization="raw")
         with pytest.raises(ValueError, match=r"Raw has parameters of its own \(factor\) whose first values"):
             SoTHead(config, hidden_size=C, num_labels=K)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_saved_part_is_registered_from_beside_the_checkpoint_for_who_trusts_it(
+    backbone_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tripled = NORM.replace("return pooled", "return 3 * pooled")
+    register_normalization("tripled", own_file(tmp_path, tripled, monkeypatch, "tripled").Own)
+    folder = backbone_folder("bert")
+    head = resolve_head("text", normalization="tripled", width_x=4, width_y=3)
+    model = AutoSoTForSequenceClassification.from_pretrained(folder, num_labels=3, head=head).eval()
+    saved, again = tmp_path / "saved", tmp_path / "again"
+    model.save_pretrained(saved)
+    load_tokenizer(folder).save_pretrained(saved)
+    code = (saved / "tripled.py").read_text()
+    (saved / "tripled.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{code}")
+    del parts.NORMALIZATIONS["tripled"]
+
+    for trust in ({}, {"trust_remote_code": False}):
+        with pytest.raises(ValueError, match=r"'tripled' is not one .*--plugin FILE.*trust_remote_code=True"):
+            AutoSoTForSequenceClassification.from_pretrained(saved, **trust)
+        with pytest.raises(UserError, match="'tripled' is not one of"):
+            sot_nlp.load(saved, cpu=True, **trust)
+    assert not (tmp_path / "ran").exists()
+    loaded = AutoSoTForSequenceClassification.from_pretrained(saved, trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
+    inputs = batch(saved)
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    # The part that was loaded travels on, and is known by now.
+    loaded.save_pretrained(again)
+    load_tokenizer(folder).save_pretrained(again)
+    del parts.NORMALIZATIONS["tripled"]
+    opened = sot_nlp.load(again, cpu=True, trust_remote_code=True)
+    assert torch.equal(opened.model(**inputs).logits, model(**inputs).logits)
+    assert torch.equal(
+        AutoSoTForSequenceClassification.from_pretrained(saved)(**inputs).logits, model(**inputs).logits
+    )
 
 
 def own_file(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, name: str = "own_norm") -> Any:
