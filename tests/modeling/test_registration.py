@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,32 +22,6 @@ def saved(tmp_path_factory, backbone_folder) -> Path:
     return folder
 
 
-def run(code: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_importing_the_package_imports_neither_torch_nor_transformers():
-    code = """
-import sys, sot_nlp
-heavy = {"torch", "transformers", "datasets", "numpy", "accelerate"} & set(sys.modules)
-assert not heavy, heavy
-assert "AutoSoTForSequenceClassification" in dir(sot_nlp)
-try:
-    sot_nlp.nothing
-except AttributeError as error:
-    print(error)
-"""
-    assert run(code) == "module 'sot_nlp' has no attribute 'nothing'"
-
-
 LOAD = """
 import sys
 folder = sys.argv[1]
@@ -57,22 +32,21 @@ import pickle
 assert pickle.loads(pickle.dumps(sot_nlp.SoTBertConfig)) is sot_nlp.SoTBertConfig
 """
 CLASSES = ["SoTBertConfig", "SoTBertForSequenceClassification", "SoTBertModel"]
-
-
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "from transformers import AutoModel; import sot_nlp, transformers",
-        "from sot_nlp import SoTBertConfig; import sot_nlp, transformers",
-    ],
-)
-def test_the_order_of_imports_does_not_matter(imports, saved):
-    assert run(imports + LOAD, saved).splitlines() == CLASSES
-
-
-def test_a_reload_registers_again(saved):
-    """In a process that imports this package first and transformers from the side of a model."""
-    code = f"""
+PROGRAMS = {
+    "light": """
+import sys, sot_nlp
+heavy = {"torch", "transformers", "datasets", "numpy", "accelerate"} & set(sys.modules)
+assert not heavy, heavy
+assert "AutoSoTForSequenceClassification" in dir(sot_nlp)
+try:
+    sot_nlp.nothing
+except AttributeError as error:
+    print(error)
+""",
+    "transformers first": "from transformers import AutoModel; import sot_nlp, transformers" + LOAD,
+    "ours first": "from sot_nlp import SoTBertConfig; import sot_nlp, transformers" + LOAD,
+    # This package first, and transformers from the side of a model.
+    "reload": f"""
 import sot_nlp
 from transformers import BertModel
 import transformers
@@ -85,8 +59,48 @@ for module in (configs, models, sot_nlp):
     importlib.reload(module)
 assert len(sys.meta_path) == watchers
 print(type(models.AutoModelForSequenceClassification.from_pretrained(folder)).__name__)
+""",
+}
+# A process per program, forked where torch (after the first, which must not import it) is imported already.
+RUNNER = """
+import json, os, sys, traceback
+for name, program in json.load(sys.stdin).items():
+    if name != "light":
+        import torch
+    child = os.fork()
+    if child == 0:
+        with open(os.path.join(sys.argv[2], name), "w") as output:
+            os.dup2(output.fileno(), 1)
+            try:
+                exec(program, {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+            os._exit(0)
+    os.waitpid(child, 0)
 """
-    assert run(code, saved).splitlines() == [*CLASSES, CLASSES[1]]
+
+
+@pytest.fixture(scope="module")
+def printed(saved, tmp_path_factory) -> dict[str, str]:
+    """What each of the programs prints."""
+    folder = tmp_path_factory.mktemp("printed")
+    words = [sys.executable, "-c", RUNNER, str(saved), str(folder)]
+    subprocess.run(words, cwd=ROOT, input=json.dumps(PROGRAMS), text=True, timeout=300, check=True)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers(printed):
+    assert printed["light"] == "module 'sot_nlp' has no attribute 'nothing'\n"
+
+
+@pytest.mark.parametrize("order", ["transformers first", "ours first"])
+def test_the_order_of_imports_does_not_matter(order, printed):
+    assert printed[order].splitlines() == CLASSES
+
+
+def test_a_reload_registers_again(printed):
+    assert printed["reload"].splitlines() == [*CLASSES, CLASSES[1]]
 
 
 def test_every_public_name_is_there():

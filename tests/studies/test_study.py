@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from sot_nlp import records
+from sot_nlp.cli import main
 from sot_nlp.commands import compare
 from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.studies import read_results
-from sot_nlp.studies.slots import slots
 from sot_nlp.studies.study import Study, StudyCell, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
-from sot_nlp.studies.workers import start_run
 from sot_nlp.tasks.spec import load_task
 from tests.support import tiny
 
@@ -277,7 +276,7 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
     )
     words = ["--tasks", f"mine={tmp_path / 'task.yaml'}", "--models", f"tiny={backbone_folder('bert')}"]
     words += ["--heads", "stock", "vision", "--seeds", "1", "--num_train_epochs", "1", "--cpu"]
-    words += ["--jobs", "1"]
+    words += ["--jobs", "1", "--threads", "1"]
     words += ["--output_dir", str(tmp_path / "s"), "--cache_dir", str(tmp_path / "cache")]
     assert compare.run(words, "sot-nlp compare") == 0
     printed = capsys.readouterr().out
@@ -292,12 +291,11 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder, capsys):
     assert "no-such" not in printed
     assert build_arguments([]).seed == 42
     assert (tmp_path / "s" / "report.html").exists()
-    # The second cell ran in a process that the first had been in: its record is that of a process of its own.
+    # The second cell ran in a process that the first had been in: its record is that of another process.
     plan = json.loads((tmp_path / "s" / "study.json").read_text())
     cell = StudyCell(**plan["cells"][1])
     alone = tmp_path / "alone"
-    process = start_run(cell.command(alone), slots(1, 1, cpu=True)[0], tmp_path / "alone.log")
-    assert process.wait() == 0, (tmp_path / "alone.log").read_text()
+    assert main([*cell.command(alone)[3:], "--disable_tqdm"]) == 0
     in_study = tmp_path / "s" / "runs" / cell.folder
     assert comparable(in_study) == comparable(alone)
     assert (in_study / "predictions.json").read_bytes() == (alone / "predictions.json").read_bytes()

@@ -61,8 +61,9 @@ def spread(work: Any, folder: Path, world: int, **options: Any) -> list[Any]:
 # --- training ---
 
 
-def curve_settings(*, batch: int, steps: int = 1, precision: str = "no") -> Arguments:
+def curve_settings(*, batch: int, steps: int = 1, precision: str = "no", epochs: int = 2) -> Arguments:
     return settings(
+        num_train_epochs=float(epochs),
         mixed_precision=precision,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=steps,
@@ -73,11 +74,11 @@ def curve_settings(*, batch: int, steps: int = 1, precision: str = "no") -> Argu
 
 
 def trained(
-    folder: Path, *, batch: int, steps: int = 1, head: str = "text", count: int = 37, precision: str = "no"
+    folder: Path, *, batch: int, head: str = "text", count: int = 37, **options: Any
 ) -> dict[str, Any]:
     """Scores and weights of a training at `batch` a process; 37 = 6 x 6 + 1 leaves one example over."""
     split, model = Split(count), tiny_model(head=head, dropout=0.0)
-    arguments = curve_settings(batch=batch, steps=steps, precision=precision)
+    arguments = curve_settings(batch=batch, **options)
     _, result = run(folder, arguments, model=model, split=split)
     return {
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
@@ -157,7 +158,7 @@ def test_evaluation_counts_every_example_once(world: int, count: int, tmp_path: 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     # (what `auto` comes to where there are bf16 units; the trainings above are in fp32)
-    return Case(tmp_path_factory.mktemp("pair"), epochs=3, precision="bf16")
+    return Case(tmp_path_factory.mktemp("pair"), epochs=2, precision="bf16")
 
 
 def pair_of(case: Case, name: str) -> list[Run]:
@@ -181,7 +182,7 @@ def test_a_pair_goes_on_bit_for_bit(case: Case) -> None:
     kill(killed)
     # A signal to one of them is a signal to both.
     signalled = pair_of(case, "stopped")
-    signalled[0].wait_for(20)
+    signalled[0].wait_for(16)
     signalled[1].send(signal.SIGTERM)
     assert [each.wait() for each in signalled] == [143, 143], signalled[0].output()
     assert signalled[0].output().count("SIGTERM: stopped after update") == 1

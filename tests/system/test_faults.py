@@ -17,12 +17,12 @@ import pytest
 from benchmarks.faults import CONTEXT, Case, Run, left_by, whole_checkpoints
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses signals, quotas and mounts of Linux")
-KILLS = 8
+KILLS = 6
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("faults"), epochs=3)
+    return Case(tmp_path_factory.mktemp("faults"), epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_damaged_checkpoints_are_named_and_the_one_before_taken(
     ]
     for number, (name, damage, message) in enumerate(damages, start=1):
         run = case.start("damaged")
-        run.kill(10 * number)
+        run.kill(7 * number)
         newest, before = run.seen[-1], run.seen[-2]
         damage(run.folder / "checkpoints" / newest / name)
 

@@ -74,12 +74,24 @@ CASES: dict[str, tuple[str | None, dict[str, Any]]] = {
     "BatchNorm in the head": ("text", {}),
     "bf16": ("text", {"mixed_precision": "bf16"}),
     "accumulation": ("text", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
-    "random order": (None, {"group_by_length": False, "lr_scheduler_type": "cosine", "warmup_steps": 3}),
-    "token budget": (None, {"max_tokens_per_batch": 30, "data_seed": 7}),
-    "each epoch": (None, {"checkpointing_steps": "epoch", "save_total_limit": 1}),
-    "parts": ("vision", {"trainable_layers": 1, "layerwise_lr_decay": 0.9, "head_learning_rate": 1e-2}),
-    "part of an epoch": (None, {"num_train_epochs": 1.55, "weight_decay": 0.1, "label_smoothing": 0.0}),
-    "recomputed": (None, {"gradient_checkpointing": True}),
+    "random order, each epoch": (
+        None,
+        {
+            **{"group_by_length": False, "lr_scheduler_type": "cosine", "warmup_steps": 3},
+            **{"checkpointing_steps": "epoch", "save_total_limit": 1},
+        },
+    ),
+    "parts, token budget": (
+        "vision",
+        {
+            **{"trainable_layers": 1, "layerwise_lr_decay": 0.9, "head_learning_rate": 1e-2},
+            **{"max_tokens_per_batch": 30, "data_seed": 7},
+        },
+    ),
+    "part of an epoch, recomputed": (
+        None,
+        {"num_train_epochs": 1.55, "weight_decay": 0.1, "gradient_checkpointing": True},
+    ),
 }
 
 

@@ -87,7 +87,7 @@ def sharded_by_accelerate(folder: Path, *, precision: str) -> dict[str, Any]:
     shard_by_accelerate()
     split = DeadlySplit(37)
     split.deadly_call = 5
-    arguments = curve_settings(batch=3, precision=precision)
+    arguments = curve_settings(batch=3, precision=precision, epochs=1)
     with pytest.raises(Killed):
         run(folder / "run", arguments, model=tiny_model(head="text", dropout=0.0), split=split)
     model = tiny_model(head="text", dropout=0.0, seed=99)
@@ -104,7 +104,7 @@ def test_accelerates_sharding_trains_resumes_and_saves_the_same(
     precision: str, rounding: float, weights: float, tmp_path: Path
 ) -> None:
     # In bf16 the head, the logits and the loss stay in fp32, sharded or not.
-    alone = trained(tmp_path / "one", batch=6, precision=precision)
+    alone = trained(tmp_path / "one", batch=6, precision=precision, epochs=1)
     for found in spread(sharded_by_accelerate, tmp_path / "two", 2, precision=precision):
         assert [entry["step"] for entry in found["resumed"]] == [4]
         for key, tolerance in (("loss", rounding), ("grad_norm", 20 * rounding), ("learning_rate", 1e-9)):
