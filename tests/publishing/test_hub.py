@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sot_nlp import records
 from sot_nlp.errors import UserError
@@ -50,12 +52,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+LOAD = """
+import json, sys
+sys.modules["sot_nlp"] = None  # as where it is not installed
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+name, texts = json.loads(sys.stdin.read())
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=True).eval()
+with torch.inference_mode():
+    print(json.dumps(model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.tolist()))
+"""
+
+
 def test_what_is_pushed_loads_elsewhere_to_the_same_logits(
-    run: Path,
-    server: Hub,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    run: Path, server: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(run)
     url = hub.push(run, repo_id="me/zorps-sot", private=True, token=TOKEN)
@@ -70,19 +81,19 @@ def test_what_is_pushed_loads_elsewhere_to_the_same_logits(
     expected |= {"model.safetensors"} | {path.name for path in run.glob("*.py")}
     assert set(files) == expected
 
-    # By the code that was pushed, as where this package is not installed.
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setitem(sys.modules, "sot_nlp", None)
-        options = {"trust_remote_code": True, "token": TOKEN, "cache_dir": tmp_path / "cache"}
-        loaded = AutoModelForSequenceClassification.from_pretrained("me/zorps-sot", **options).eval()
-        batch = AutoTokenizer.from_pretrained("me/zorps-sot", **options)(
-            TEXTS, padding=True, return_tensors="pt"
-        )
-    assert type(loaded).__module__.startswith("transformers_modules.")
-    with torch.inference_mode():
-        there = loaded(**batch).logits
+    environment = {**os.environ, **server.environment(TOKEN), "HF_HOME": str(tmp_path / "cache")}
+    process = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        input=json.dumps(["me/zorps-sot", TEXTS]),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    there = torch.tensor(json.loads(process.stdout.splitlines()[-1]))
     model, tokenizer = AutoSoTForSequenceClassification.from_pretrained(run).eval(), load_tokenizer(run)
     with torch.inference_mode():
         here = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
@@ -90,7 +101,7 @@ def test_what_is_pushed_loads_elsewhere_to_the_same_logits(
     torch.testing.assert_close(there, here, rtol=0, atol=1e-6)
     # Nothing that was said or stored holds the token.
     said = capfd.readouterr()
-    assert TOKEN not in said.out + said.err
+    assert TOKEN not in said.out + said.err + process.stdout + process.stderr
     assert not any(TOKEN.encode() in content for content in (*files.values(), *contents(run).values()))
 
 
