@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sot_nlp.errors import printable
+from sot_nlp.errors import counted, printable
 from sot_nlp.explanation.attribution import METHODS, Explanation
 from sot_nlp.explanation.words import Word
 
@@ -160,7 +160,8 @@ class View:
         if not each.words:
             found.append("no word in this text")
         if each.lost:
-            found.append(f"{each.lost} tokens were cut off by the length limit; the model did not see them")
+            tokens = counted(each.lost, "token was", "tokens were")
+            found.append(f"{tokens} cut off by the length limit, which the model did not see")
         if each.method == "integrated_gradients" and each.delta is not None:
             gap = float(each.toward(each.delta, self.target))
             if abs(gap) > 0.05 * max(abs(self.total), self.scale):

@@ -62,6 +62,8 @@ def safe_name(text: str) -> str:
 def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
     """Check that a run may use `folder`; return the record of the unfinished run that it resumes.
 
+    A run that is to be replaced stays until `clear` deletes it.
+
     Raises UserError for a folder with a finished run (unless `--overwrite_output_dir`), one that holds
     something else, or one that can't be written.
     """
@@ -82,7 +84,6 @@ def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
     if (folder / records.NAME).exists():
         record = records.read(folder)
         if arguments.overwrite_output_dir:
-            clear(folder)
             return None
         if record.get("status") == records.FINISHED:
             raise UserError(

@@ -72,6 +72,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
             unfinished = run_folder.claim(folder, arguments)
         arguments, accelerator = start_processes(arguments, folder, unfinished, stack)
         current = prepare(arguments, spec, folder, accelerator, unfinished, stack, started)
+        if arguments.overwrite_output_dir and accelerator.is_main_process:
+            # Only now: a mistake in the settings, the data or the model must not cost the run before it.
+            run_folder.clear(folder)
         record = run_record.new_record(current)
         lines = [*methods.describe(current.method, current.solution), *current.rules]
         say(accelerator, [*run_record.summary(current, record), *lines])

@@ -74,7 +74,7 @@ def test_what_was_cut_off_is_said_and_shown():
     assert last.cut
     assert last.text.endswith("…")
     assert len(last.text) == 121
-    assert view(cut).notes == ["61 tokens were cut off by the length limit; the model did not see them"]
+    assert view(cut).notes == ["61 tokens were cut off by the length limit, which the model did not see"]
 
 
 def test_a_coarse_path_is_said():

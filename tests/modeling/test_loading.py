@@ -95,6 +95,8 @@ def test_renewed_outputs_are_those_of_the_labels_alone(head, backbone_folder):
 )
 def test_a_name_that_leads_nowhere_is_one_line_with_the_cause(name, state, expected, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    # The Hub's client waits longer before every further attempt.
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with serve() as hub:
         hub.connect(monkeypatch)
         if state == "fails":

@@ -29,6 +29,8 @@ def test_a_finished_run_is_refused_and_replaced_only_when_told(tmp_path):
         run_folder.claim(tmp_path, Arguments())
     assert (tmp_path / "model.safetensors").exists()
     assert run_folder.claim(tmp_path, Arguments(overwrite_output_dir=True)) is None
+    assert (tmp_path / "model.safetensors").exists()
+    run_folder.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -105,6 +106,17 @@ def test_a_finished_run_is_refused_and_then_replaced(finished, glue, backbone_fo
     assert main(command(glue, backbone_folder("bert"), finished)) == 2
     assert "--overwrite_output_dir" in capsys.readouterr().err
     assert (finished / "record.json").read_text() == before
+
+
+@pytest.mark.parametrize("mistake", [["--data_dir", "nowhere"], ["--head.num_layers", "9"]])
+def test_a_mistake_does_not_cost_the_run_that_was_to_be_replaced(
+    mistake, finished, glue, backbone_folder, tmp_path
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    words = [*command(glue, backbone_folder("bert"), folder), "--overwrite_output_dir", *mistake]
+    assert main(words) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_evaluate_gives_the_records_scores(finished, capsys):
