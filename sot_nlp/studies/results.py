@@ -148,8 +148,10 @@ class Results:
 
 def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:
     """Return chosen rates from their JSON values."""
-    tuples = ("seeds", "at_edge")
-    return tuple(ChosenRates(**{**each, **{name: tuple(each[name]) for name in tuples}}) for each in values)
+    return tuple(
+        ChosenRates(**{**each, "seeds": tuple(each["seeds"]), "at_edge": tuple(each.get("at_edge", ()))})
+        for each in values
+    )
 
 
 def read_file(path: Path) -> Results:
