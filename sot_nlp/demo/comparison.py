@@ -110,9 +110,6 @@ def run_demo(
     # A launcher's processes train each run together.
     at_once = 1 if train_one or "RANK" in os.environ else min(len(waiting), usable_cores())
     with contextlib.ExitStack() as stack:
-        # Before the workers import as much and take this process's core.
-        from transformers import BertForMaskedLM  # noqa: F401
-
         workers = stack.enter_context(started(folder, at_once)) if at_once > 1 else None
         say(f"writing the corpus and training a vocabulary and a tiny BERT on it: {printable(folder)}")
         prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)

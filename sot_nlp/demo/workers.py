@@ -1,9 +1,8 @@
 """Train the demo's runs in separate processes, as many at once as there are cores.
 
-A tiny model computes on one thread, so two runs on two cores take the time of one. While the backbone is
-being trained the workers import what a run needs, one after the other: all at once they would take its core.
-A worker writes a line when it is ready, then reads the settings of one run per line of its standard input, as
-JSON, and answers each with a line: null, or what was wrong.
+A tiny model computes on one thread, so two runs on two cores take the time of one. A worker imports what a
+run needs while the backbone is being trained. It reads the settings of one run per line of its standard
+input, as JSON, and answers each with a line: null, or what was wrong.
 """
 
 from __future__ import annotations
@@ -34,34 +33,25 @@ class Workers:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false"}
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         self.logs = [folder / "logs" / f"worker-{number}.log" for number in range(count)]
-        self.processes: list[subprocess.Popen[str]] = []
-        self.ended = False
-        self.starting = threading.Thread(target=self._start, args=(environment,))
-        self.starting.start()
-
-    def _start(self, environment: Mapping[str, str]) -> None:
+        self.processes = []
         for path in self.logs:
-            if self.ended:
-                return
             with path.open("ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "sot_nlp.demo.workers"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    env=environment,
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "sot_nlp.demo.workers"],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        text=True,
+                        env=environment,
+                    )
                 )
-            self.processes.append(process)
-            assert process.stdout is not None
-            process.stdout.readline()  # ready, or dead: then its first run says so
 
     def train(self, runs: Mapping[Any, dict[str, Any]], finished: Callable[[Any], None]) -> None:
         """Train every run (a name and its settings), in that order; call `finished` after each, by name.
 
         Raises UserError for the first that fails; those that are being trained then write a checkpoint.
         """
-        self.starting.join()
         waiting, lock = deque(runs.items()), threading.Lock()
 
         def serve(number: int) -> None:
@@ -100,12 +90,8 @@ class Workers:
 
     def end(self) -> None:
         """End the processes; one that is training writes a checkpoint first."""
-        self.ended = True
         for process in self.processes:
             process.terminate()
-        self.starting.join()
-        for process in self.processes:
-            process.terminate()  # also one that was just being started
         for process in self.processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE_SECONDS)
@@ -136,7 +122,6 @@ def main() -> int:
     from sot_nlp.training import loop  # noqa: F401
     from sot_nlp.training.signals import Interrupted
 
-    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         problem = None
         try:
