@@ -84,6 +84,11 @@ def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
     if (folder / records.NAME).exists():
         record = records.read(folder)
         if arguments.overwrite_output_dir:
+            if arguments.resume_from_checkpoint is not None:
+                raise UserError(
+                    f"--output_dir {printable(folder)}: --overwrite_output_dir deletes its run and "
+                    "checkpoints; omit it to continue with --resume_from_checkpoint, or give another folder"
+                )
             return None
         if record.get("status") == records.FINISHED:
             raise UserError(

@@ -34,6 +34,14 @@ def test_a_finished_run_is_refused_and_replaced_only_when_told(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
 
 
+def test_a_run_that_is_to_be_resumed_is_not_replaced(tmp_path):
+    records.write(tmp_path, record(records.INTERRUPTED))
+    for wanted in ("latest", str(tmp_path / "checkpoints" / "step-00000001"), "elsewhere"):
+        arguments = Arguments(overwrite_output_dir=True, resume_from_checkpoint=wanted)
+        with pytest.raises(UserError, match="omit it to continue with --resume_from_checkpoint"):
+            run_folder.claim(tmp_path, arguments)
+
+
 def test_all_that_a_run_leaves_can_be_replaced(tmp_path):
     records.write(tmp_path, record(records.FINISHED))
     for file in modeling_files():
