@@ -214,11 +214,16 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         if getattr(own, name) is not None and getattr(own, name) < 1:
             raise UserError(f"--{name} {getattr(own, name)}: must be at least 1")
     study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads={})
-    given = {**study.arguments, **flat_settings(flags)}
+    changes: dict[str, Any] = {}
+    if own.rates:
+        changes["rates"] = parse_rate_words(own.rates)
+    # A grid of the command line replaces the rates of the file, as a flag does.
+    in_file = {name: v for name, v in study.arguments.items() if name not in changes.get("rates", ())}
+    given = {**in_file, **flat_settings(flags)}
     launched = launcher_settings()
     for line in describe({name: value for name, value in launched.items() if name not in given}):
         print(line, file=sys.stderr)
-    changes: dict[str, Any] = {"arguments": {**launched, **given}}
+    changes["arguments"] = {**launched, **given}
     for name in GRID_FLAGS:
         if name in flags:
             raise UserError(f"--{name} is set by the study's grid; use {GRID_FLAGS[name]}")
@@ -238,12 +243,6 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         changes["settings"] = {name: study.settings[name] for name in own.settings}
     if own.seeds:
         changes["seeds"] = parse_seeds(own.seeds)
-    if own.rates:
-        changes["rates"] = parse_rate_words(own.rates)
-        # A grid of the command line replaces the rates of the file, as a flag does.
-        below = {**launched, **study.arguments}
-        kept = {name: value for name, value in below.items() if name not in changes["rates"]}
-        changes["arguments"] = {**kept, **flat_settings(flags)}
     if own.rate_seeds:
         changes["rate_seeds"] = parse_seeds(own.rate_seeds)
     if own.baseline:
