@@ -119,6 +119,15 @@ def test_a_mistake_does_not_cost_the_run_that_was_to_be_replaced(
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_a_replaced_run_leaves_nothing_behind(finished, glue, backbone_folder, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert (folder / "test_predictions.json").exists()
+    words = command(glue, backbone_folder("bert"), folder, "--overwrite_output_dir", "--max_train_steps", "1")
+    assert main(words) == 0
+    assert not (folder / "test_predictions.json").exists()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_evaluate_gives_the_records_scores(finished, capsys):
     assert main(["evaluate", str(finished), "--cpu", "--mixed_precision", "no"]) == 0
     shown = capsys.readouterr().out
