@@ -39,7 +39,12 @@ def run(argv: Sequence[str], prog: str) -> int:
     texts: list[Text] = []
     columns: list[list[View]] = []
     for folder, name in zip(flags.folders, _names(flags), strict=True):
-        saved = open_model(folder, max_length=flags.max_length, any_classifier=True)
+        saved = open_model(
+            folder,
+            max_length=flags.max_length,
+            any_classifier=True,
+            trust_remote_code=flags.trust_remote_code,
+        )
         texts = texts or _texts(flags, saved)
         columns.append(_views(flags, saved, name, texts))
     groups = list(zip(*columns, strict=True))
@@ -72,6 +77,7 @@ def _parser(prog: str) -> FlagParser:
         choices=("auto", "no", "bf16", "fp16"),
         help="default: auto, as in training",
     )
+    parser.add_trust_flag()
     add("--name", action="append", metavar="NAME", help="what to call the models, one per FOLDER")
     add("--html", metavar="PATH", help="write a self-contained page")
     add("--png", metavar="PATH", help="write a picture")

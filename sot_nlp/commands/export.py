@@ -18,16 +18,21 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser.add_argument(
         "--model_revision", default="main", metavar="NAME", help="branch or commit on the Hub"
     )
+    parser.add_trust_flag()
     given = parser.parse_args(argv)
     from sot_nlp.inference.evaluate import validation_score
     from sot_nlp.inference.export import export_onnx
 
+    score = None
+    if given.quantize and Path(given.model).is_dir():
+        score = validation_score(given.model, trust_remote_code=given.trust_remote_code)
     done = export_onnx(
         given.model,
         output=given.output,
         quantize=given.quantize,
-        score=validation_score(given.model) if given.quantize and Path(given.model).is_dir() else None,
+        score=score,
         revision=given.model_revision,
+        trust_remote_code=given.trust_remote_code,
     )
     print(done.report())
     return 0

@@ -36,6 +36,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         "--model_revision", default="main", metavar="NAME", help="branch or commit on the Hub"
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    parser.add_trust_flag()
     given = parser.parse_args(argv)
     from sot_nlp.inference.predict import predict_file
 
@@ -51,6 +52,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         cpu=given.cpu,
         revision=given.model_revision,
         quoting=given.quoting,
+        trust_remote_code=given.trust_remote_code,
     )
     for note in summary.notes:
         print(note, file=sys.stderr)

@@ -35,6 +35,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         "JSONL, Parquet with columns",
     )
     parser.add_reading_flags()
+    parser.add_trust_flag()
     add("--space", metavar="DIR", help="write the folder of a Hugging Face Space instead of serving")
     given = parser.parse_args(argv)
     if not 0 <= given.port < 65536:
@@ -45,13 +46,25 @@ def run(argv: Sequence[str], prog: str) -> int:
     from sot_nlp.serving.page import build_page, import_gradio, is_loopback, launch
 
     import_gradio()
-    saved = open_model(given.model, max_length=given.max_length, any_classifier=True)
+    saved = open_model(
+        given.model,
+        max_length=given.max_length,
+        any_classifier=True,
+        trust_remote_code=given.trust_remote_code,
+    )
     name = Path(given.model).resolve().name if Path(given.model).is_dir() else given.model
     examples = [] if given.examples is None else _examples(given, saved)
     if given.space is not None:
         from sot_nlp.serving.space import write_space
 
-        write_space(Path(given.space), given.model, saved, name=name, examples=examples)
+        write_space(
+            Path(given.space),
+            given.model,
+            saved,
+            name=name,
+            examples=examples,
+            trust_remote_code=given.trust_remote_code,
+        )
         print(f"wrote {printable(given.space)}: its app.py runs the page, here or as a Space")
         return 0
     local = is_loopback(given.host)

@@ -165,7 +165,9 @@ def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[str, float]]:
+def validation_score(
+    folder: str | Path, *, trust_remote_code: bool = False
+) -> Callable[[torch.nn.Module], Mapping[str, float]]:
     """Return a function that scores a model on a run's validation split, in fp32 on the CPU.
 
     It returns the task's metrics, of the split that the best model was chosen by. Raises UserError where the
@@ -176,6 +178,7 @@ def validation_score(folder: str | Path) -> Callable[[torch.nn.Module], Mapping[
         raise UserError(f"{printable(folder)}: its record holds no settings to find the validation data by")
     known = {name: value for name, value in saved.items() if name in FIELDS and value is not None}
     here = {"model_name_or_path": str(folder), "mixed_precision": "no", "cpu": True, "with_tracking": False}
+    here["trust_remote_code"] = trust_remote_code
     arguments = build_arguments([("record", {**known, **data_settings(folder), **here, "output_dir": None})])
     checkpoint = preparation.read_checkpoint(arguments)
     spec = user_task(arguments, trained_task(folder, checkpoint))

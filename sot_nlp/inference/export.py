@@ -84,6 +84,7 @@ def export_onnx(
     quantize: str | None = None,
     score: Score | None = None,
     revision: str = "main",
+    trust_remote_code: bool = False,
 ) -> OnnxExport:
     """Write `model.onnx`, tokenizer and `config.json` of a classifier into a folder, once they are checked.
 
@@ -99,6 +100,7 @@ def export_onnx(
         score: model -> scores on the validation split; called with torch's model and with each ONNX file's
             `OnnxClassifier`, for the report.
         revision: branch, tag or commit on the Hub.
+        trust_remote_code: run the code that is saved with the model.
 
     Raises:
         UserError: for a missing package, a model that can't be exported, or a check that fails.
@@ -107,7 +109,7 @@ def export_onnx(
         raise UserError(f"--quantize {printable(quantize)!r}: the only format is int8")
     require_packages()
     folder = _output_folder(name_or_path, output)
-    saved = open_model(name_or_path, revision=revision)
+    saved = open_model(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     result = OnnxExport(folder=folder)
     if score is not None:
         result.scores["torch"] = dict(score(saved.model))

@@ -92,6 +92,7 @@ def predict_file(
     cpu: bool = False,
     revision: str = "main",
     quoting: bool | None = None,
+    trust_remote_code: bool = False,
 ) -> Summary:
     """Predict every text of `file`, one row per example, in the file's order.
 
@@ -114,6 +115,7 @@ def predict_file(
         cpu: do not use a GPU.
         revision: branch, tag or commit on the Hub.
         quoting: whether a `"` quotes a field; in CSV it does, in TSV by the whole file, when None.
+        trust_remote_code: run the code that is saved with the model.
 
     Raises:
         UserError: for input that is none, with file and line.
@@ -133,7 +135,9 @@ def predict_file(
     from sot_nlp.training.distributed import create_accelerator
     from sot_nlp.training.speed.precision import as_trained, beside_training
 
-    saved = open_model(name_or_path, revision=revision, max_length=max_length)
+    saved = open_model(
+        name_or_path, revision=revision, max_length=max_length, trust_remote_code=trust_remote_code
+    )
     summary = Summary(max_length=saved.max_length)
     windows = text_windows(path, saved, text_columns, summary, quoting)
     trained = as_trained(saved.record, cpu=cpu)

@@ -98,7 +98,7 @@ def open_model(
                 checkpoint, dtype=torch.float32, trust_remote_code=trust_remote_code
             )
         else:
-            model = _other_classifier(name, revision)
+            model = _other_classifier(name, revision, trust_remote_code)
     preparation.check_embeddings(model, tokenizer, name)
     record = records.read(path) if (path / records.NAME).is_file() else {}
     trained = longest_text(model, tokenizer)
@@ -168,12 +168,16 @@ def trained_task(name_or_path: str | Path, checkpoint: Checkpoint) -> Trained | 
     return Trained(kind=kind, labels=labels)
 
 
-def _other_classifier(name: str, revision: str) -> Any:
+def _other_classifier(name: str, revision: str, trust_remote_code: bool) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        name, revision=revision, dtype=torch.float32, output_loading_info=True
+        name,
+        revision=revision,
+        dtype=torch.float32,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
     )
     if missing := sorted(info["missing_keys"]):
         raise UserError(

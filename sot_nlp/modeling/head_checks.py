@@ -31,7 +31,7 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 OWN_KINDS = ("pooling", "normalization", "fusion")
 OWN_HINT = (
     "a part of your own: import its file first (--plugin FILE.py), or load the model that it is saved with "
-    "with trust_remote_code=True"
+    "with --trust_remote_code (trust_remote_code=True)"
 )
 
 

@@ -45,13 +45,20 @@ if __name__ == "__main__":
 
 
 def write_space(
-    folder: Path, model: str, saved: SavedModel, *, name: str, examples: Sequence[Sequence[str]] = ()
+    folder: Path,
+    model: str,
+    saved: SavedModel,
+    *,
+    name: str,
+    examples: Sequence[Sequence[str]] = (),
+    trust_remote_code: bool = False,
 ) -> None:
     """Write into `folder` what a Space of the kind gradio runs as it is.
 
     That is `app.py`, `requirements.txt` with the versions that are installed here, `README.md` with the
     Space's front matter, the model's files (for a model in a folder; one of the Hub is named), this package's
     code, and `settings.json`: name, columns, length and examples. The run's record stays at home.
+    Code that is saved with the model comes along, and runs there, with `trust_remote_code` alone.
 
     Raises:
         UserError: if the folder is not empty or can't be written, or without gradio.
@@ -69,6 +76,7 @@ def write_space(
         "name": name,
         "text_columns": list(saved.text_columns),
         "max_length": saved.max_length,
+        "trust_remote_code": trust_remote_code,
         "examples": [list(example) for example in examples],
     }
     front = SpaceCardData(
@@ -84,7 +92,8 @@ def write_space(
         if source.is_dir():
             (folder / "model").mkdir()
             for file in files_to_push(source):
-                if not file.endswith(".py"):  # the package's own code is used
+                # The package's own code is used, but for parts that are the user's.
+                if trust_remote_code or not file.endswith(".py"):
                     shutil.copyfile(source / file, folder / "model" / file)
         package = Path(__file__).resolve().parent.parent
         shutil.copytree(package, folder / "sot_nlp", ignore=shutil.ignore_patterns("__pycache__"))
@@ -100,7 +109,12 @@ def run_space(folder: Path) -> None:
     """Serve the page of a Space's folder, where gradio's environment variables say, until it is stopped."""
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     model = str(folder / "model") if (folder / "model").is_dir() else settings["model"]
-    saved = open_model(model, max_length=settings["max_length"], any_classifier=True)
+    saved = open_model(
+        model,
+        max_length=settings["max_length"],
+        any_classifier=True,
+        trust_remote_code=settings.get("trust_remote_code", False),
+    )
     saved = dataclasses.replace(saved, text_columns=tuple(settings["text_columns"]))
     page = build_page(saved, name=settings["name"], examples=settings["examples"])
     launch(page, host=None, port=None, local=False, block=True)

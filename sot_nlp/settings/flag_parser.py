@@ -33,6 +33,14 @@ class FlagParser(argparse.ArgumentParser):
             help='whether a " quotes a field; default: CSV yes, TSV guessed',
         )
 
+    def add_trust_flag(self) -> None:
+        """Add what allows the code that was saved with a model to run."""
+        self.add_argument(
+            "--trust_remote_code",
+            action="store_true",
+            help="run the code that is saved with the model: its tokenizer's, its own parts of the head",
+        )
+
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """As argparse's, with `quoting` as True, False or None."""
         given = super().parse_args(*args, **options)

@@ -26,6 +26,7 @@ from sot_nlp import (
     register_pooling,
     resolve_head,
 )
+from sot_nlp.cli import main
 from sot_nlp.modeling import parts
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.remote_code import modeling_files
@@ -175,7 +176,10 @@ class TestRefusals:
 
 @pytest.mark.usefixtures("registry")
 def test_a_saved_part_is_registered_from_beside_the_checkpoint_for_who_trusts_it(
-    backbone_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone_folder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tripled = NORM.replace("return pooled", "return 3 * pooled")
     register_normalization("tripled", own_file(tmp_path, tripled, monkeypatch, "tripled").Own)
@@ -208,6 +212,20 @@ def test_a_saved_part_is_registered_from_beside_the_checkpoint_for_who_trusts_it
     assert torch.equal(
         AutoSoTForSequenceClassification.from_pretrained(saved)(**inputs).logits, model(**inputs).logits
     )
+    # The commands, too, ask for that word.
+    (tmp_path / "texts.txt").write_text("a red ball\n")
+    space = tmp_path / "space"
+    for command in (
+        ["predict", str(again), "--file", str(tmp_path / "texts.txt"), "--cpu"],
+        ["explain", str(again), "--text", "a red ball"],
+        ["serve", str(again), "--space", str(space)],
+    ):
+        del parts.NORMALIZATIONS["tripled"]
+        assert main(command) == 2
+        assert "--trust_remote_code" in capsys.readouterr().err
+        assert main([*command, "--trust_remote_code"]) == 0
+    assert json.loads((space / "settings.json").read_text())["trust_remote_code"] is True
+    assert (space / "model" / "tripled.py").is_file()
 
 
 def own_file(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, name: str = "own_norm") -> Any:
