@@ -1,4 +1,4 @@
-"""`--task demo`: create a corpus, a vocabulary and a tiny BERT, and train two heads on them.
+"""`--task demo`: create a corpus, and train two heads on it, on a tiny BERT that comes with the package.
 
 Nothing is downloaded. The stock head and the SoT head start from the same backbone, see the same data in the
 same order, and get the same updates and learning rates; the table shows the result as it is.
@@ -6,11 +6,11 @@ same order, and get the same updates and learning rates; the table shows the res
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
-from sot_nlp.demo.grammar import PHENOMENA, generate, phenomenon, write_corpus
-from sot_nlp.demo.workers import Workers, started
+from sot_nlp.demo.grammar import (
+    CORPUS_SEED,
+    PHENOMENA,
+    TRAIN_SIZE,
+    VALIDATION_SIZE,
+    generate,
+    phenomenon,
+    write_corpus,
+)
+from sot_nlp.demo.workers import preload, started
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.training.speed.threads import usable_cores
@@ -38,7 +46,6 @@ TRAINING: dict[str, Any] = {
     "warmup_ratio": 0.1,
     "max_length": 64,
 }
-CORPUS_SEED = 0
 
 Key = tuple[str, int]  # a head and a seed
 
@@ -47,9 +54,8 @@ Key = tuple[str, int]  # a head and a seed
 class Budget:
     """Say how much the demo does: sized for about a minute on two idle cores."""
 
-    train_size: int = 8000
-    validation_size: int = 1000
-    pretraining_updates: int = 1000
+    train_size: int = TRAIN_SIZE
+    validation_size: int = VALIDATION_SIZE
     seeds: int = 1
 
 
@@ -63,26 +69,14 @@ def ensure_demo_data(folder: str | os.PathLike[str] = FOLDER, budget: Budget | N
 
 def prepare_demo(
     folder: str | os.PathLike[str] = FOLDER, budget: Budget | None = None, *, overwrite: bool = False
-) -> tuple[Path, Path]:
-    """Write the corpus, and train the tiny BERT on what is acceptable in its training split.
+) -> None:
+    """Write the corpus, and the tiny BERT unless its folder is there; `overwrite` replaces it."""
+    from sot_nlp.demo import tiny_bert
 
-    Returns what `--data_dir` and `--model_name_or_path` take. A BERT that is there is kept, unless
-    `overwrite`.
-    """
-    from sot_nlp.demo.tiny_bert import save_tiny_bert
-
-    budget = budget or Budget()
-    data = ensure_demo_data(folder, budget)
-    examples = generate("train", budget.train_size, CORPUS_SEED)
-    sentences = [example.sentence for example in examples if example.label == "acceptable"]
-    model = save_tiny_bert(
-        Path(folder) / "tiny-bert",
-        sentences,
-        updates=budget.pretraining_updates,
-        seed=CORPUS_SEED,
-        overwrite=overwrite,
-    )
-    return data, model
+    ensure_demo_data(folder, budget)
+    model = Path(folder) / "tiny-bert"
+    if overwrite or not model.exists():
+        shutil.copytree(tiny_bert.FOLDER, model, dirs_exist_ok=True)
 
 
 def run_demo(
@@ -109,14 +103,14 @@ def run_demo(
     waiting = {key: settings for key, settings in planned.items() if key not in done}
     # A launcher's processes train each run together.
     at_once = 1 if train_one or "RANK" in os.environ else min(len(waiting), usable_cores())
-    with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(started(folder, at_once)) if at_once > 1 else None
-        say(f"writing the corpus and training a vocabulary and a tiny BERT on it: {printable(folder)}")
-        prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
-        if workers is None:
-            done |= {key: (train_one or _run)(settings) for key, settings in waiting.items()}
-        else:
-            done |= _train_at_once(workers, waiting, at_once)
+    if at_once > 1:
+        preload()
+    say(f"writing the corpus, and a tiny BERT trained on its acceptable sentences: {printable(folder)}")
+    prepare_demo(folder, budget, overwrite=arguments.overwrite_output_dir)
+    if at_once > 1:
+        done |= _train_at_once(folder, waiting, at_once)
+    else:
+        done |= {key: (train_one or _run)(settings) for key, settings in waiting.items()}
     found = {head: [done[head, seed] for seed in seeds] for head in heads}
     _check_precision(found)
     if os.environ.get("RANK", "0") == "0":
@@ -125,7 +119,7 @@ def run_demo(
 
 
 def _train_at_once(
-    workers: Workers, waiting: Mapping[Key, dict[str, Any]], at_once: int
+    folder: Path, waiting: Mapping[Key, dict[str, Any]], at_once: int
 ) -> dict[Key, dict[str, Any]]:
     """Train the runs `at_once`, a line for each that is finished; returns the records."""
     say(f"training {len(waiting)} models, {at_once} at once")
@@ -138,7 +132,8 @@ def _train_at_once(
 
     # The baseline's take less time than the others', and fill what those leave.
     order = sorted(waiting, key=lambda key: key[0] == BASELINE)
-    workers.train({key: {**waiting[key], "disable_tqdm": True} for key in order}, finished)
+    with started(folder, at_once) as workers:
+        workers.train({key: {**waiting[key], "disable_tqdm": True} for key in order}, finished)
     return done
 
 

@@ -40,6 +40,8 @@ LABELS = ("unacceptable", "acceptable")
 COLUMNS = ("sentence", "label", "construction", "pair")
 PHENOMENA = ("agreement", "reflexive", "determiner", "polarity", "argument")
 SPLITS = ("train", "validation")
+# The demo's corpus.
+CORPUS_SEED, TRAIN_SIZE, VALIDATION_SIZE = 0, 8000, 1000
 
 _STEMS = (  # noqa: SIM905
     "brab dreb flig glop plud twib mot vap zet blug krep drib flob glud "
