@@ -69,8 +69,8 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
 
 def cached_name(path: str | None) -> str | None:
     """Return the argument whose examples `as_file` wrote to `path`; None for any other file."""
-    found = re.fullmatch(r".*[/\\]examples[/\\][0-9a-f]{16}[/\\]([a-z-]+)\.parquet", path or "")
-    return found and found[1].replace("-", "_")
+    match = re.fullmatch(r".*[/\\]examples[/\\][0-9a-f]{16}[/\\]([a-z-]+)\.parquet", path or "")
+    return match and match[1].replace("-", "_")
 
 
 def text_columns(texts: Any, pairs: Any = None, name: str = "texts") -> list[list[str]]:

@@ -159,9 +159,9 @@ class _Runs:
         folder = self.folder / rates.FOLDER
         self.run(search.with_held_out_tasks(folder / "tasks"), folder)
         chosen = rates.with_chosen(study, self.folder, meanings)
-        for found in chosen.chosen:
+        for choice in chosen.chosen:
             self.console.print(
-                f"{found.title}: {shown_rates(found.rates) or 'no rate to choose'}", markup=False
+                f"{choice.title}: {shown_rates(choice.rates) or 'no rate to choose'}", markup=False
             )
         return chosen
 

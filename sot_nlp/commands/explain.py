@@ -120,7 +120,7 @@ def _names(flags: Any) -> list[str]:
 def _texts(flags: Any, saved: SavedModel) -> list[Text]:
     if flags.text is not None:
         pairs = flags.text_pair
-        found: list[Text] = list(zip(flags.text, pairs, strict=True)) if pairs else list(flags.text)
+        texts: list[Text] = list(zip(flags.text, pairs, strict=True)) if pairs else list(flags.text)
     else:
         from sot_nlp.data.file_format import check_file
         from sot_nlp.inference.predict import Summary, text_windows
@@ -133,14 +133,14 @@ def _texts(flags: Any, saved: SavedModel) -> list[Text]:
         for note in summary.notes:
             print(note, file=sys.stderr)
         rows = (row for columns in windows for row in zip(*columns, strict=True))
-        found = [row if len(row) == 2 else row[0] for row in itertools.islice(rows, MAX_TEXTS + 1)]
-    if not found:
+        texts = [row if len(row) == 2 else row[0] for row in itertools.islice(rows, MAX_TEXTS + 1)]
+    if not texts:
         raise UserError("--file: holds no text")
-    if len(found) > MAX_TEXTS:
+    if len(texts) > MAX_TEXTS:
         raise UserError(f"more than {MAX_TEXTS} texts are too many to show; give a part of them")
-    if flags.label and len(flags.label) != len(found):
-        raise UserError(f"--label: {len(flags.label)} for {len(found)} texts; each needs one")
-    return found
+    if flags.label and len(flags.label) != len(texts):
+        raise UserError(f"--label: {len(flags.label)} for {len(texts)} texts; each needs one")
+    return texts
 
 
 def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> list[View]:
@@ -163,8 +163,8 @@ def _views(flags: Any, saved: SavedModel, name: str, texts: Sequence[Text]) -> l
             saved.model, saved.tokenizer, texts, method=method, max_length=saved.max_length, steps=flags.steps
         )
     return [
-        View(name=name, explanation=each, truth=truth, output=output)
-        for each, truth in zip(explained, truths, strict=True)
+        View(name=name, explanation=explanation, truth=truth, output=output)
+        for explanation, truth in zip(explained, truths, strict=True)
     ]
 
 

@@ -100,7 +100,7 @@ def _examples(given: Any, saved: SavedModel) -> list[list[str]]:
     for note in summary.notes:
         print(note)
     rows = (list(row) for columns in windows for row in zip(*columns, strict=True))
-    found = list(itertools.islice(rows, MAX_EXAMPLES))
-    if not found:
+    examples = list(itertools.islice(rows, MAX_EXAMPLES))
+    if not examples:
         raise UserError(f"--examples {printable(path)}: holds no text")
-    return found
+    return examples

@@ -34,7 +34,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
     space = parse_space(own.search or SPACE)
-    study = _study(own, rest, prog, {each.name for each in space})
+    study = _study(own, rest, prog, {parameter.name for parameter in space})
     real_tasks = study.tasks
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
     study = study.with_held_out_tasks(folder / "tasks")

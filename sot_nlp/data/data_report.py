@@ -131,44 +131,44 @@ def describe(data: TaskData) -> list[str]:
             f"max_length is {report['max_length']}, the model's positions; the default is "
             f"{report['max_length_asked']}"
         )
-    for name, found in report["splits"].items():
-        if "windows" in found:
-            lines.append(f"{name}: streamed from {found['source']} window by window, and not stored")
+    for name, split in report["splits"].items():
+        if "windows" in split:
+            lines.append(f"{name}: streamed from {split['source']} window by window, and not stored")
             continue
-        lines += [f"{name}: {line}" for line in _describe_split(found, report)]
-        lines += [f"{name}: {note}" for note in [*found["notes"], *_label_notes(name, found, report)]]
+        lines += [f"{name}: {line}" for line in _describe_split(split, report)]
+        lines += [f"{name}: {note}" for note in [*split["notes"], *_label_notes(name, split, report)]]
         if not data.caches[name].startswith(("built", "reused")):
             lines.append(f"{name}: token cache {data.caches[name]}")
-    for name, found in report["duplicates"].items():
-        if found["train_examples"]:
-            what = "dropped" if found["dropped"] else "kept; --drop_leaked drops them"
-            occur = counted(found["train_examples"], "example occurs", "examples occur")
+    for name, overlap in report["duplicates"].items():
+        if overlap["train_examples"]:
+            what = "dropped" if overlap["dropped"] else "kept; --drop_leaked drops them"
+            occur = counted(overlap["train_examples"], "example occurs", "examples occur")
             lines.append(f"train: {occur} in {name} too ({what})")
     return lines
 
 
 def describe_stream(report: dict[str, Any]) -> list[str]:
     """Return the same for streamed training data, once it was read; nothing for other data."""
-    found = report["splits"].get("train", {})
-    if "windows" not in found:
+    split = report["splits"].get("train", {})
+    if "windows" not in split:
         return []
-    lines = _describe_split(found, report)
-    if count := found["leaked"]["train_examples"]:
-        what = "dropped" if found["leaked"]["dropped"] else "kept; --drop_leaked drops them"
+    lines = _describe_split(split, report)
+    if count := split["leaked"]["train_examples"]:
+        what = "dropped" if split["leaked"]["dropped"] else "kept; --drop_leaked drops them"
         occur = counted(count, "example occurs", "examples occur")
         lines.append(f"{occur} in the validation data too ({what})")
-    lines += _label_notes("train", found, report)
+    lines += _label_notes("train", split, report)
     return [f"train, as read: {line}" for line in lines]
 
 
-def _label_notes(split: str, found: dict[str, Any], report: dict[str, Any]) -> list[str]:
+def _label_notes(split: str, facts: dict[str, Any], report: dict[str, Any]) -> list[str]:
     """Return what is odd about a split's labels, and for own training data how they were interpreted."""
     own = split == "train" and report["columns"]["own"]
     asked = report["columns"]["problem_type"]
-    notes = label_notes(report["kind"], found, own=own, asked=asked is not None)
-    absent = [] if report["kind"] == "regression" else _absent(found["labels"] or {})
+    notes = label_notes(report["kind"], facts, own=own, asked=asked is not None)
+    absent = [] if report["kind"] == "regression" else _absent(facts["labels"] or {})
     if split == "train" and absent:
-        drawn = found["examples"] != found["examples_in_file"]
+        drawn = facts["examples"] != facts["examples_in_file"]
         hint = "; draw others with --data_seed, or more with --max_train_samples" if drawn else ""
         notes.append(f"no example has the label {list_names(absent)}, so it can't be learned{hint}")
     return notes
@@ -178,40 +178,40 @@ def _absent(labels: dict[str, int]) -> list[str]:
     return [printable(name, 40) for name, count in labels.items() if not count]
 
 
-def _describe_split(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
-    part = ", held out of the training data" if found["held_out_of_train"] else ""
-    count, whole = found["examples"], found["examples_in_file"]
+def _describe_split(split: dict[str, Any], report: dict[str, Any]) -> list[str]:
+    part = ", held out of the training data" if split["held_out_of_train"] else ""
+    count, whole = split["examples"], split["examples_in_file"]
     examples = counted(count if whole is None else whole, "example", "examples")
     lines = [
-        f"{examples if whole is None else f'{count} of {examples}'} of {found['source']}{part}; "
-        f"{found['mean_length']:.1f} tokens on average, {found['max_length']} at most"
+        f"{examples if whole is None else f'{count} of {examples}'} of {split['source']}{part}; "
+        f"{split['mean_length']:.1f} tokens on average, {split['max_length']} at most"
     ]
-    if found["labels"] is not None and report["kind"] != "regression":
-        counts = [f"{printable(name, 40)} {count}" for name, count in found["labels"].items()]
+    if split["labels"] is not None and report["kind"] != "regression":
+        counts = [f"{printable(name, 40)} {count}" for name, count in split["labels"].items()]
         lines.append(f"labels: {list_names(counts)}")
-    if found["labels"] is not None and report["kind"] == "regression":
-        scores = found["labels"]
+    if split["labels"] is not None and report["kind"] == "regression":
+        scores = split["labels"]
         lines.append(
             f"scores: {scores['lowest']:g} to {scores['highest']:g}, {scores['mean']:.4g} on average"
         )
-    if found["truncated"]:
+    if split["truncated"]:
         lines.append(
-            f"{counted(found['truncated'], 'example was', 'examples were')} cut at {report['max_length']} "
+            f"{counted(split['truncated'], 'example was', 'examples were')} cut at {report['max_length']} "
             f"tokens; 95 % of these lost at "
-            f"most {found['truncated_tokens_p95']:.0f} tokens"
+            f"most {split['truncated_tokens_p95']:.0f} tokens"
         )
-    if found["empty_texts"]:
-        lines.append(f"{counted(found['empty_texts'], 'example has', 'examples have')} an empty text")
-    if found["nul_texts"]:
-        lines.append(f"{counted(found['nul_texts'], 'text holds', 'texts hold')} a NUL character")
-    if unreadable := found["unreadable"]:
+    if split["empty_texts"]:
+        lines.append(f"{counted(split['empty_texts'], 'example has', 'examples have')} an empty text")
+    if split["nul_texts"]:
+        lines.append(f"{counted(split['nul_texts'], 'text holds', 'texts hold')} a NUL character")
+    if unreadable := split["unreadable"]:
         named = "; ".join(f"line {line} {why}" for line, why in unreadable[:SHOWN_LINES])
         more = f"; and {len(unreadable) - SHOWN_LINES} more" if len(unreadable) > SHOWN_LINES else ""
         were = counted(len(unreadable), "unreadable line was", "unreadable lines were")
         lines.append(f"{were} skipped: {named}{more}")
-    if found["expected_in_file"] not in (None, found["examples_in_file"]):
+    if split["expected_in_file"] not in (None, split["examples_in_file"]):
         lines.append(
-            f"warning: {counted(found['examples_in_file'], 'example', 'examples')}, where the published file "
-            f"has {found['expected_in_file']}"
+            f"warning: {counted(split['examples_in_file'], 'example', 'examples')}, where the published file "
+            f"has {split['expected_in_file']}"
         )
     return lines

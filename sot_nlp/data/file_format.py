@@ -64,24 +64,24 @@ def check_file(path: Path, flag: str = "") -> None:
 
 def file_format(path: Path, declared: str | None = None) -> str:
     """Return the format of `path`: `declared`, or by its name. UserError if its content is another."""
-    found = declared or path.suffix[1:].lower()
-    if found not in FORMATS:
+    known_format = declared or path.suffix[1:].lower()
+    if known_format not in FORMATS:
         ending = f"ends in {printable(path.suffix)!r}" if path.suffix else "has no ending"
         raise UserError(f"{printable(path)} {ending}; expected one of .{', .'.join(FORMATS)}")
     with path.open("rb") as file:
         start = file.read(4096)
-    expected = f"not {found.upper()} as its name says"
-    if found == "parquet" and start.startswith(b"PAR1"):
-        return found
+    expected = f"not {known_format.upper()} as its name says"
+    if known_format == "parquet" and start.startswith(b"PAR1"):
+        return known_format
     for signature, what, remedy in _SIGNATURES:
         if start.startswith(signature):
             raise UserError(f"{printable(path)} is {what}, {expected}: {remedy}")
-    if found == "parquet":
+    if known_format == "parquet":
         raise UserError(f"{printable(path)} is {expected}: it begins with {printable(start[:20])}")
     first = start.removeprefix(BYTE_ORDER_MARK).lstrip().split(b"\n")[0].rstrip()
-    if found in ("csv", "tsv") and _is_json(first):
+    if known_format in ("csv", "tsv") and _is_json(first):
         raise UserError(f"{printable(path)} is JSON, {expected}: name it .json or .jsonl")
-    return found
+    return known_format
 
 
 def text_lines(path: Path) -> Iterator[str]:

@@ -171,13 +171,13 @@ def _with_sources(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
 def _hub_splits(name: str, config: str | None) -> dict[str, str]:
     """Return the dataset's splits under this package's names."""
     there = hub_splits(name, config)
-    found = {split: split for split in there if re.fullmatch(r"train|(validation|test)(_\w+)?", split)}
+    splits = {split: split for split in there if re.fullmatch(r"train|(validation|test)(_\w+)?", split)}
     also = [split for split in ("dev", "valid", "val", "eval") if split in there]
-    if also and not any(split.startswith("validation") for split in found):
-        found["validation"] = also[0]
-    if "train" not in found and not any(split.startswith("validation") for split in found):
+    if also and not any(split.startswith("validation") for split in splits):
+        splits["validation"] = also[0]
+    if "train" not in splits and not any(split.startswith("validation") for split in splits):
         raise UserError(f"dataset {printable(name)} has no train split; it has {list_names(there)}")
-    return {split: found[split] for split in sorted(found, key=lambda s: not s.startswith("train"))}
+    return {split: splits[split] for split in sorted(splits, key=lambda s: not s.startswith("train"))}
 
 
 def _with_columns(spec: TaskSpec, arguments: Arguments) -> TaskSpec:
@@ -314,15 +314,15 @@ def _survey(
     return survey, order
 
 
-def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, found: str) -> TaskSpec:
-    """Set the task's kind and labels (`found`: where from), and the default metrics."""
+def _of_kind(spec: TaskSpec, kind: str, labels: tuple[str, ...] | None, source: str) -> TaskSpec:
+    """Set the task's kind and labels (`source`: where from), and the default metrics."""
     if spec.metrics and kind != spec.kind:
         hint = (
             ""
             if spec.labels or kind == "classification"
             else f" (`kind: {kind}` in its file, if they are right)"
         )
-        raise UserError(f"task {spec.name} is a {spec.kind}, but {found} a {kind}{hint}")
+        raise UserError(f"task {spec.name} is a {spec.kind}, but {source} a {kind}{hint}")
     metrics = spec.metrics or default_metrics(kind)
     main_metric = spec.main_metric or metrics[0]
     return replace(spec, kind=kind, labels=labels, metrics=metrics, main_metric=main_metric)

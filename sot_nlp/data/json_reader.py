@@ -150,11 +150,11 @@ _JSON_ERRORS = (ValueError, RecursionError)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
-    return found
+    return value
 
 
 def _skip_space(text: str, position: int, line: int) -> tuple[int, int]:

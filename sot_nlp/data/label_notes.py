@@ -23,21 +23,21 @@ _CLASSES = "--problem_type classification makes them names of classes"
 _SCORES = "--problem_type regression makes them scores"
 
 
-def label_notes(kind: str, found: Mapping[str, Any], *, own: bool, asked: bool) -> list[str]:
-    """Return the lines for one split of a task of `kind`; `found` is its part of the report.
+def label_notes(kind: str, split: Mapping[str, Any], *, own: bool, asked: bool) -> list[str]:
+    """Return the lines for one split of a task of `kind`; `split` is its part of the report.
 
     `own`: the kind and the labels are what this split holds. `asked`: the kind is what the user named.
     """
     notes = []
-    if padded := found.get("padded_labels", 0):
+    if padded := split.get("padded_labels", 0):
         have = counted(padded, "label has white space around it", "labels have white space around them")
         notes.append(f"{have}: it is ignored")
-    decimals = found.get("decimal_labels", 0)
-    if not own or not found.get("labels"):
+    decimals = split.get("decimal_labels", 0)
+    if not own or not split.get("labels"):
         return notes
     if kind == "regression":
-        return notes if asked else notes + _score_notes(found["labels"])
-    counts: Mapping[str, int] = found["labels"]
+        return notes if asked else notes + _score_notes(split["labels"])
+    counts: Mapping[str, int] = split["labels"]
     if kind == "classification":
         values = _numbers(counts)
         if decimals and not asked and len(values) == len(counts) and not any("." in name for name in values):

@@ -184,9 +184,9 @@ class LabelEncoder:
         if self.kind == "classification" and not typed:
             # The fast way for text files, whose labels are the names or words themselves.
             known = self.ids.exact
-            found = [known.get(value.strip()) for value in values]
-            if None not in found:
-                return np.array(found, dtype=np.int64)
+            ids = [known.get(value.strip()) for value in values]
+            if None not in ids:
+                return np.array(ids, dtype=np.int64)
         encode = {"regression": self._score, "multi_label": self._several}.get(self.kind, self._one)
         encoded = []
         for value, line in zip(values, lines, strict=True):
@@ -204,9 +204,9 @@ class LabelEncoder:
         return np.array(encoded, dtype=dtype).reshape(shape)
 
     def _one(self, label: Label) -> int:
-        found = None if isinstance(label, tuple) or label is None else self.ids.get(label)
-        if found is not None:
-            return found
+        index = None if isinstance(label, tuple) or label is None else self.ids.get(label)
+        if index is not None:
+            return index
         shown = list_names(list(label)) if isinstance(label, tuple) else spelled(label or "")
         raise ValueError(f"label {printable(shown, 40)!r} is not one of {self._known()}{self._hint(shown)}")
 

@@ -25,8 +25,8 @@ def read_list_text(text: str) -> list[Any] | None:
     if not text.endswith((*_BRACKETS.values(),)) or ("(" not in text and not text.startswith((*_BRACKETS,))):
         return None
     try:
-        found = json.loads(text)
-        return found if isinstance(found, list) else None
+        value = json.loads(text)
+        return value if isinstance(value, list) else None
     except (ValueError, RecursionError):
         pass
     if text == "()" or re.fullmatch(r"[a-z]*set\(\)", text):

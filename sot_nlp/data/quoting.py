@@ -70,9 +70,9 @@ def _records(path: Path) -> Iterator[str | None]:
 def _fields(record: str, field: re.Pattern[str]) -> list[str]:
     """Return the fields of a record, quoted or not; [] if it is not a record of quoted fields."""
     fields, position = [], 0
-    while found := field.match(record, position):
-        fields.append(found[1])
-        position = found.end()
-        if not found[2]:
+    while match := field.match(record, position):
+        fields.append(match[1])
+        position = match.end()
+        if not match[2]:
             return fields if position == len(record) else []
     return []

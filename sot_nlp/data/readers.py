@@ -155,9 +155,9 @@ class DelimitedTable(Table):
 
     def _wrong_width(self, line: int, fields: list[str]) -> str:
         """Return why the line is skipped; UserError unless this file is known for such lines."""
-        found = "is empty" if fields == [""] else f"has {len(fields)} column{'s' * (len(fields) > 1)}"
+        width = "is empty" if fields == [""] else f"has {len(fields)} column{'s' * (len(fields) > 1)}"
         source = "as in its header" if self.header else "as in every line of this file"
-        why = f"{found}; expected {len(self.columns)}, {source}, separated by "
+        why = f"{width}; expected {len(self.columns)}, {source}, separated by "
         why += f"{DELIMITER_NAMES.get(self.delimiter, 'delimiter')}s"
         if self.tolerant:
             return why

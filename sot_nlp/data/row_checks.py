@@ -156,8 +156,8 @@ def check_texts(table: Table, names: Sequence[str | int], rows: Rows, texts: Seq
         if table.typed:
             for value, line in zip(column, rows.lines, strict=True):
                 if not isinstance(value, str):
-                    found = "null" if value is None else f"no text but {printable(value, 40)}"
-                    raise UserError(f"{table.where(line)}: {printable(name)!r} is {found}; expected a text")
+                    fault = "null" if value is None else f"no text but {printable(value, 40)}"
+                    raise UserError(f"{table.where(line)}: {printable(name)!r} is {fault}; expected a text")
                 if not value.isascii():
                     _check_unicode(table, line, name, value)
 

@@ -250,29 +250,29 @@ def _without(chunk: _Chunk, known: np.ndarray, before: int) -> tuple[_Chunk, int
     return replace(chunk.where(~known), leaked=left_out), int(so_far[-1] - left_out.sum())
 
 
-def add_found(total: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def add_found(total: dict[str, Any], window: dict[str, Any]) -> dict[str, Any]:
     """Add what was found in one more window to what was found before."""
     if not total:
-        return {"windows": 1, **found}
+        return {"windows": 1, **window}
     lost = Counter(total["lost"])
-    lost.update(found["lost"])
+    lost.update(window["lost"])
     sums = ("examples", "tokens", "empty_texts", "nul_texts", "leaked")
     return {
         "windows": total["windows"] + 1,
-        "digest": found["digest"],
-        **{name: total[name] + found[name] for name in sums},
-        "max_length": max(total["max_length"], found["max_length"]),
+        "digest": window["digest"],
+        **{name: total[name] + window[name] for name in sums},
+        "max_length": max(total["max_length"], window["max_length"]),
         "lost": dict(sorted(lost.items(), key=lambda item: int(item[0]))),
-        "unreadable": total["unreadable"] + found["unreadable"],
-        "labels": _labels_of_both(total, found),
+        "unreadable": total["unreadable"] + window["unreadable"],
+        "labels": _labels_of_both(total, window),
     }
 
 
-def _labels_of_both(total: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    a, b = total["labels"], found["labels"]
+def _labels_of_both(total: dict[str, Any], window: dict[str, Any]) -> dict[str, Any]:
+    a, b = total["labels"], window["labels"]
     if "mean" not in a:
         return {name: a[name] + b[name] for name in a}
-    mean = (a["mean"] * total["examples"] + b["mean"] * found["examples"]) / (
-        total["examples"] + found["examples"]
+    mean = (a["mean"] * total["examples"] + b["mean"] * window["examples"]) / (
+        total["examples"] + window["examples"]
     )
     return {"lowest": min(a["lowest"], b["lowest"]), "highest": max(a["highest"], b["highest"]), "mean": mean}

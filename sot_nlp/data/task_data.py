@@ -90,13 +90,13 @@ def load_data(
         progress=not arguments.disable_tqdm,
     )
     tokens = {split: tokenized[list(first_of).index(where)] for split, where in places.items()}
-    rows = {split: np.arange(len(found.arrays["indices"])) for split, found in tokens.items()}
+    rows = {split: np.arange(len(tokens[split].arrays["indices"])) for split in tokens}
     if sharing := [split for split in wanted if held and split in ("train", *held)]:
         out = _share(tokens[sharing[0]], arguments)
         for split in sharing:
             rows[split] = np.setdiff1d(rows[split], out) if split == "train" else out
     duplicates = _duplicates(tokens, rows, drop=arguments.drop_leaked)
-    rows = {split: _limited(split, found, arguments) for split, found in rows.items()}
+    rows = {split: _limited(split, rows[split], arguments) for split in rows}
     found_splits = {split: _split(split, tokens[split], rows[split]) for split in wanted}
     reports = {
         split: split_report(spec, found_splits[split], tokens[split], rows[split], held_out=split in held)
@@ -104,8 +104,8 @@ def load_data(
     }
     stream = _stream(spec, arguments, tokenizer, tokens, max_length) if streamed else None
     if stream is not None:
-        found = stream_report(stream.source.table.name, {}, dropped=arguments.drop_leaked)
-        reports = {"train": found, **reports}
+        dropped = arguments.drop_leaked
+        reports = {"train": stream_report(stream.source.table.name, {}, dropped=dropped), **reports}
     report = {
         "columns": columns_report(spec, arguments),
         "kind": spec.kind,
@@ -120,7 +120,7 @@ def load_data(
         labels=spec.labels,
         splits=found_splits,
         report=report,
-        caches={split: found.cache for split, found in tokens.items()},
+        caches={split: tokens[split].cache for split in tokens},
         stream=stream,
     )
 
@@ -137,7 +137,7 @@ def _stream(
     tokens: dict[str, Tokens],
     max_length: int,
 ) -> StreamedSplit:
-    digests = [found.arrays["digests"] for split, found in tokens.items() if split.startswith("validation")]
+    digests = [tokens[split].arrays["digests"] for split in tokens if split.startswith("validation")]
     return StreamedSplit(
         open_source(spec, "train", arguments),
         spec,
@@ -212,13 +212,13 @@ def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop:
     if "train" not in tokens or not validation:
         return {}
     train = tokens["train"].arrays["digests"][rows["train"]]
-    found: dict[str, Any] = {}
+    duplicates: dict[str, Any] = {}
     keep = np.ones(len(train), dtype=bool)
     for split in validation:
         other = tokens[split].arrays["digests"][rows[split]]
         in_both = leaked(train, other)
         keep &= ~in_both
-        found[split] = {
+        duplicates[split] = {
             "train_examples": int(in_both.sum()),
             "validation_examples": int(leaked(other, train).sum()),
             "dropped": drop,
@@ -227,7 +227,7 @@ def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop:
         if not keep.any():
             raise UserError(NONE_LEFT)
         rows["train"] = rows["train"][keep]
-    return found
+    return duplicates
 
 
 def _split(name: str, tokens: Tokens, rows: np.ndarray) -> TokenSplit:

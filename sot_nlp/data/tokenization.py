@@ -106,7 +106,7 @@ def tokenize_sources(
         check_source(source, progress) if isinstance(known, str) else None
         for source, known in zip(sources, cached, strict=True)
     ]
-    found = []
+    tokens = []
     for source, content, folder, known, kept in zip(sources, hashes, folders, cached, checked, strict=True):
         if kept is not None:
             with ArrayWriter(folder) as writer:
@@ -116,7 +116,7 @@ def tokenize_sources(
         if content is None:
             # Nothing can find it again, and what is mapped outlives its name.
             shutil.rmtree(folder, ignore_errors=True)
-        found.append(
+        tokens.append(
             Tokens(
                 source=source.table.name,
                 notes=source.table.notes,
@@ -126,7 +126,7 @@ def tokenize_sources(
                 cache=state,
             )
         )
-    return found
+    return tokens
 
 
 def _content(source: Source) -> str | None:

@@ -199,12 +199,16 @@ def explain(
         if method in ("exact", "pairs"):
             parts = _by_head(model, encoded, method, batch_size)
         elif method == "integrated_gradients":
-            parts = [integrated_gradients(model, tokenizer, each, steps, batch_size) for each in encoded]
+            parts = [
+                integrated_gradients(model, tokenizer, encoding, steps, batch_size) for encoding in encoded
+            ]
         else:
             parts = []
-            for each in encoded:
-                words = words_of(each.texts, each.offsets, each.parts)
-                parts.append(occlusion(model, tokenizer, each, [list(w.tokens) for w in words], batch_size))
+            for encoding in encoded:
+                words = words_of(encoding.texts, encoding.offsets, encoding.parts)
+                parts.append(
+                    occlusion(model, tokenizer, encoding, [list(w.tokens) for w in words], batch_size)
+                )
     config = model.config
     kind = KIND_OF_PROBLEM_TYPE.get(str(config.problem_type)) or (
         "regression" if config.num_labels == 1 else "classification"
@@ -213,16 +217,16 @@ def explain(
     return Explanations(
         Explanation(
             method=method,
-            texts=each.texts,
+            texts=encoding.texts,
             kind=kind,
             labels=labels,
-            tokens=each.tokens,
-            special=np.array([part is None for part in each.parts], dtype=bool),
-            words=words_of(each.texts, each.offsets, each.parts),
-            lost=each.lost,
-            **_completed(found),
+            tokens=encoding.tokens,
+            special=np.array([part is None for part in encoding.parts], dtype=bool),
+            words=words_of(encoding.texts, encoding.offsets, encoding.parts),
+            lost=encoding.lost,
+            **_completed(shares),
         )
-        for each, found in zip(encoded, parts, strict=True)
+        for encoding, shares in zip(encoded, parts, strict=True)
     )
 
 
@@ -244,9 +248,9 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _completed(found: dict[str, Any]) -> dict[str, Any]:
+def _completed(shares: dict[str, Any]) -> dict[str, Any]:
     """Return one text's arrays in numpy, with those that the method lacks, and what the sum lacks."""
-    arrays = {name: np.asarray(value, dtype=np.float32) for name, value in found.items()}
+    arrays = {name: np.asarray(value, dtype=np.float32) for name, value in shares.items()}
     arrays.setdefault("class_token", np.zeros_like(arrays["logits"]))
     delta = None
     if "base" in arrays:
@@ -263,14 +267,14 @@ def _by_head(model: Any, encoded: Sequence[Encoded], method: str, batch_size: in
             f"{method}: {type(model).__name__} has no SoT head; use integrated_gradients or occlusion"
         )
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
-    found: dict[int, dict[str, Any]] = {}
+    by_text: dict[int, dict[str, Any]] = {}
     while order:
         # A pair of tokens is a number of its own; a batch of long texts would not fit.
         at_once = max(1, min(batch_size, PASS_TOKENS // len(encoded[order[0]].ids)))
         chosen, order = order[:at_once], order[at_once:]
         for i, parts in zip(chosen, _shares(model, heads, [encoded[i] for i in chosen], method), strict=True):
-            found[i] = parts
-    return [found[i] for i in range(len(encoded))]
+            by_text[i] = parts
+    return [by_text[i] for i in range(len(encoded))]
 
 
 @torch.no_grad()
@@ -306,23 +310,23 @@ def _shares(model: Any, heads: Sequence[Any], batch: Sequence[Encoded], method: 
         own = scores[rows, index]
         scores[rows, index] = 0
     base = head.output_bias.cpu()
-    found = []
-    for b, each in enumerate(batch):
-        length = len(each.ids)
+    shares = []
+    for b, encoding in enumerate(batch):
+        length = len(encoding.ids)
         parts = {"logits": logits[b], "scores": scores[b, :length], "class_token": own[b], "base": base}
         if pairs is not None:
             parts["pairs"] = pairs[b, :length, :length]
-        found.append({name: value.cpu() for name, value in parts.items()})
-    return found
+        shares.append({name: value.cpu() for name, value in parts.items()})
+    return shares
 
 
 def _padded(batch: Sequence[Encoded], device: torch.device) -> dict[str, Tensor]:
     """Return right-padded ids (B, N), the mask, and token types where the tokenizer gives them."""
-    columns = {"input_ids": [each.ids for each in batch]}
-    columns["attention_mask"] = [[1] * len(each.ids) for each in batch]
+    columns = {"input_ids": [encoding.ids for encoding in batch]}
+    columns["attention_mask"] = [[1] * len(encoding.ids) for encoding in batch]
     if batch[0].types is not None:
-        columns["token_type_ids"] = [each.types or [] for each in batch]
-    longest = max(len(each.ids) for each in batch)
+        columns["token_type_ids"] = [encoding.types or [] for encoding in batch]
+    longest = max(len(encoding.ids) for encoding in batch)
     return {
         name: torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
         for name, rows in columns.items()

@@ -49,15 +49,15 @@ def encode(tokenizer: Any, texts: Sequence[Any], model: Any, max_length: int | N
     fixed = tokenizer.num_special_tokens_to_add(pair=any(not isinstance(text, str) for text in texts))
     if limit <= fixed:
         raise UserError(f"max_length={limit} leaves no room for text beside {fixed} special tokens")
-    found = []
+    encoded = []
     for place, text in enumerate(texts):
         pair = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, (tuple, list)) else ()
-        if len(pair) not in (1, 2) or not all(isinstance(each, str) for each in pair):
+        if len(pair) not in (1, 2) or not all(isinstance(part, str) for part in pair):
             raise UserError(
                 f"text {place}: {printable(repr(text), 80)} is neither a string nor a pair of them"
             )
-        found.append(_encode(tokenizer, pair, limit))
-    return found
+        encoded.append(_encode(tokenizer, pair, limit))
+    return encoded
 
 
 def _encode(tokenizer: Any, texts: tuple[str, ...], limit: int) -> Encoded:
@@ -97,23 +97,23 @@ def _encode(tokenizer: Any, texts: tuple[str, ...], limit: int) -> Encoded:
 def replacement_token(tokenizer: Any) -> int:
     """Return a token without meaning: mask, unknown, padding or end of text, whichever there is."""
     for token in ("mask_token_id", "unk_token_id", "pad_token_id", "eos_token_id"):
-        found = getattr(tokenizer, token, None)
-        if found is not None:
-            return int(found)
+        token_id = getattr(tokenizer, token, None)
+        if token_id is not None:
+            return int(token_id)
     return 0
 
 
-def logits_of(model: Any, each: Encoded, ids: Tensor) -> Tensor:
+def logits_of(model: Any, encoding: Encoded, ids: Tensor) -> Tensor:
     """Return logits (V, K) in fp32 of variants `ids` (V, T) of a text."""
     arguments = {"attention_mask": torch.ones_like(ids)}
-    if each.types is not None:
-        arguments["token_type_ids"] = torch.tensor(each.types, device=ids.device).expand_as(ids)
+    if encoding.types is not None:
+        arguments["token_type_ids"] = torch.tensor(encoding.types, device=ids.device).expand_as(ids)
     logits: Tensor = model(input_ids=ids, **arguments).logits
     return logits.float()
 
 
 def integrated_gradients(
-    model: Any, tokenizer: Any, each: Encoded, steps: int, batch_size: int
+    model: Any, tokenizer: Any, encoding: Encoded, steps: int, batch_size: int
 ) -> dict[str, Tensor]:
     """Return scores (T, K), logits (K,) and the baseline's logits (K,) for one text.
 
@@ -125,13 +125,15 @@ def integrated_gradients(
         from captum.attr import LayerIntegratedGradients
     except ImportError:
         raise UserError("integrated_gradients needs captum: pip install 'sot-nlp[explain]'") from None
-    ids = torch.tensor([each.ids], device=model.device)
-    plain = torch.tensor([[part is not None for part in each.parts]], device=model.device)
+    ids = torch.tensor([encoding.ids], device=model.device)
+    plain = torch.tensor([[part is not None for part in encoding.parts]], device=model.device)
     baseline = torch.where(plain, replacement_token(tokenizer), ids)
     with torch.no_grad():
-        logits, base = logits_of(model, each, torch.cat([ids, baseline]))
-    method = LayerIntegratedGradients(lambda ids: logits_of(model, each, ids), model.get_input_embeddings())
-    at_once = max(1, min(steps, batch_size, PASS_TOKENS // len(each.ids)))
+        logits, base = logits_of(model, encoding, torch.cat([ids, baseline]))
+    method = LayerIntegratedGradients(
+        lambda ids: logits_of(model, encoding, ids), model.get_input_embeddings()
+    )
+    at_once = max(1, min(steps, batch_size, PASS_TOKENS // len(encoding.ids)))
     columns = []
     for output in range(logits.shape[-1]):
         attributions = method.attribute(
@@ -143,19 +145,19 @@ def integrated_gradients(
 
 @torch.no_grad()
 def occlusion(
-    model: Any, tokenizer: Any, each: Encoded, words: Sequence[list[int]], batch_size: int
+    model: Any, tokenizer: Any, encoding: Encoded, words: Sequence[list[int]], batch_size: int
 ) -> dict[str, Tensor]:
     """Return scores (T, K) and logits (K,) of one text: the fall of the logits when a word is replaced.
 
     A word's change is shared equally by its tokens; special tokens have none.
     """
-    whole = torch.tensor(each.ids, device=model.device)
+    whole = torch.tensor(encoding.ids, device=model.device)
     variants = whole.repeat(1 + len(words), 1)
     for row, tokens in enumerate(words, 1):
         variants[row, tokens] = replacement_token(tokenizer)
-    at_once = max(1, min(batch_size, PASS_TOKENS // len(each.ids)))
-    logits = torch.cat([logits_of(model, each, part) for part in variants.split(at_once)]).cpu()
-    scores = torch.zeros(len(each.ids), logits.shape[-1])
+    at_once = max(1, min(batch_size, PASS_TOKENS // len(encoding.ids)))
+    logits = torch.cat([logits_of(model, encoding, part) for part in variants.split(at_once)]).cpu()
+    scores = torch.zeros(len(encoding.ids), logits.shape[-1])
     for change, tokens in zip(logits[0] - logits[1:], words, strict=True):
         scores[tokens] = change / len(tokens)
     return {"scores": scores, "logits": logits[0]}

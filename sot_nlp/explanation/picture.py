@@ -49,7 +49,7 @@ class _Pen:
             # A space at an end has no ink, so it is measured between two signs.
             drawn = self.figure.text(0, 0, f"|{text}|", fontsize=size, family=self.fonts, parse_math=False)
             bare = self.figure.text(0, 0, "||", fontsize=size, family=self.fonts, parse_math=False)
-            extents = [each.get_window_extent(self.renderer).width for each in (drawn, bare)]
+            extents = [label.get_window_extent(self.renderer).width for label in (drawn, bare)]
             drawn.remove()
             bare.remove()
             self.widths[text, size] = (extents[0] - extents[1]) * 100 / self.figure.dpi
@@ -89,7 +89,9 @@ def png(groups: Sequence[Sequence[View]]) -> tuple[bytes, list[str]]:
             height = pen.y + 8
             if final:
                 figure.savefig(stream, format="png", facecolor="white")
-    return stream.getvalue(), _notes(groups, [str(each.message) for each in caught], matplotlib.__version__)
+    return stream.getvalue(), _notes(
+        groups, [str(warning.message) for warning in caught], matplotlib.__version__
+    )
 
 
 def _fonts() -> list[str]:
@@ -101,18 +103,18 @@ def _fonts() -> list[str]:
 
 
 def _notes(groups: Sequence[Sequence[View]], messages: Sequence[str], version: str) -> list[str]:
-    found = []
+    notes = []
     missing = dict.fromkeys(
         chr(int(match[1])) for message in messages if (match := re.match(r"Glyph (\d+) ", message))
     )
     if missing:
         signs = " ".join(list(missing)[:10])
-        found.append(f"this machine's fonts lack {signs}; install some (Noto has them), or use --html")
+        notes.append(f"this machine's fonts lack {signs}; install some (Noto has them), or use --html")
     texts = (text for views in groups for view in views[:1] for text in view.explanation.texts)
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < (3, 11) and any(direction_of(c) == "R" for text in texts for c in text):
-        found.append(f"matplotlib {version} mirrors right-to-left words; use 3.11 or newer, or --html")
-    return found
+        notes.append(f"matplotlib {version} mirrors right-to-left words; use 3.11 or newer, or --html")
+    return notes
 
 
 def _block(pen: _Pen, views: Sequence[View]) -> None:
@@ -272,20 +274,20 @@ def visual_order(texts: Sequence[str], base: str) -> list[tuple[int, str]]:
 
 def _bracket_directions(texts: Sequence[str], base: str) -> list[str]:
     """Return the direction of each bracket of a pair, by the letters within it; else empty."""
-    found = [""] * len(texts)
+    directions = [""] * len(texts)
     opened: list[int] = []
     for i, text in enumerate(texts):
         if text in OPENING:
             opened.append(i)
         elif opened and text == texts[opened[-1]].translate(MIRRORED):
             start = opened.pop()
-            inside = {direction_of(each) for each in texts[start + 1 : i]} - {""}
-            before = next((d for each in reversed(texts[:start]) if (d := direction_of(each))), base)
+            inside = {direction_of(sign) for sign in texts[start + 1 : i]} - {""}
+            before = next((d for sign in reversed(texts[:start]) if (d := direction_of(sign))), base)
             if base in inside or (inside and before == base):
-                found[start] = found[i] = base
+                directions[start] = directions[i] = base
             elif inside:
-                found[start] = found[i] = before
-    return found
+                directions[start] = directions[i] = before
+    return directions
 
 
 def _is_number(text: str) -> bool:

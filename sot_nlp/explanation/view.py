@@ -69,23 +69,27 @@ class View:
     @cached_property
     def pairs(self) -> np.ndarray | None:
         """(W, W): each pair's share, x side first; None for other methods."""
-        found = self.explanation.word_pairs
-        return None if found is None else self.explanation.toward(found, self.target)
+        pairs = self.explanation.word_pairs
+        return None if pairs is None else self.explanation.toward(pairs, self.target)
 
     @cached_property
     def apart(self) -> list[tuple[str, float]]:
         """Special tokens, the classification token and the bias, or the baseline: (name, share) each."""
-        each = self.explanation
+        explanation = self.explanation
         parts = []
-        if each.method != "occlusion":
-            shares = each.toward(each.scores, self.target)
-            parts = [(each.tokens[t], float(shares[t])) for t in np.flatnonzero(each.special) if shares[t]]
-        if each.class_token.any():
-            share = float(each.toward(each.class_token, self.target))
+        if explanation.method != "occlusion":
+            shares = explanation.toward(explanation.scores, self.target)
+            parts = [
+                (explanation.tokens[t], float(shares[t]))
+                for t in np.flatnonzero(explanation.special)
+                if shares[t]
+            ]
+        if explanation.class_token.any():
+            share = float(explanation.toward(explanation.class_token, self.target))
             parts.insert(0, ("classification token", share))
-        if each.base is not None:
-            name = "baseline" if each.method == "integrated_gradients" else "bias"
-            parts.append((name, float(each.toward(each.base, self.target))))
+        if explanation.base is not None:
+            name = "baseline" if explanation.method == "integrated_gradients" else "bias"
+            parts.append((name, float(explanation.toward(explanation.base, self.target))))
         return parts
 
     @property
@@ -116,36 +120,38 @@ class View:
     @property
     def prediction(self) -> str:
         """What the model says, in a few words."""
-        each = self.explanation
-        chances = each.probabilities
+        explanation = self.explanation
+        chances = explanation.probabilities
         if chances is None:
-            return f"score {each.logits[0]:.3f}"
-        assert each.labels is not None
-        names = [printable(name, 60) for name in each.labels]
-        if each.kind == "multi_label":
+            return f"score {explanation.logits[0]:.3f}"
+        assert explanation.labels is not None
+        names = [printable(name, 60) for name in explanation.labels]
+        if explanation.kind == "multi_label":
             held = [
                 f"{name} {chance:.0%}" for name, chance in zip(names, chances, strict=True) if chance > 0.5
             ]
             return ", ".join(held) or "no label"
-        return f"{names[each.predicted]} {chances[each.predicted]:.0%}"
+        return f"{names[explanation.predicted]} {chances[explanation.predicted]:.0%}"
 
     @property
     def is_right(self) -> bool | None:
         """Whether the prediction is right; None where unknown, or a score."""
-        each = self.explanation
-        if self.truth is None or each.kind != "classification":
+        explanation = self.explanation
+        if self.truth is None or explanation.kind != "classification":
             return None
-        return each.predicted == int(self.truth)
+        return explanation.predicted == int(self.truth)
 
     @property
     def verdict(self) -> str:
         """Whether the prediction is right, in words; empty where unknown."""
-        each = self.explanation
+        explanation = self.explanation
         if self.truth is None:
             return ""
-        if each.labels is None:
+        if explanation.labels is None:
             return f"the right score is {self.truth:g}"
-        return "right" if self.is_right else f"wrong: it is {printable(each.labels[int(self.truth)], 60)}"
+        return (
+            "right" if self.is_right else f"wrong: it is {printable(explanation.labels[int(self.truth)], 60)}"
+        )
 
     @property
     def method(self) -> str:
@@ -155,18 +161,18 @@ class View:
     @property
     def notes(self) -> list[str]:
         """What a reader has to know beside the picture."""
-        each = self.explanation
-        found = []
-        if not each.words:
-            found.append("no word in this text")
-        if each.lost:
-            tokens = counted(each.lost, "token was", "tokens were")
-            found.append(f"{tokens} cut off by the length limit, which the model did not see")
-        if each.method == "integrated_gradients" and each.delta is not None:
-            gap = float(each.toward(each.delta, self.target))
+        explanation = self.explanation
+        notes = []
+        if not explanation.words:
+            notes.append("no word in this text")
+        if explanation.lost:
+            tokens = counted(explanation.lost, "token was", "tokens were")
+            notes.append(f"{tokens} cut off by the length limit, which the model did not see")
+        if explanation.method == "integrated_gradients" and explanation.delta is not None:
+            gap = float(explanation.toward(explanation.delta, self.target))
             if abs(gap) > 0.05 * max(abs(self.total), self.scale):
-                found.append(f"the path was too coarse: {self.number(gap)} is missing in the sum")
-        return found
+                notes.append(f"the path was too coarse: {self.number(gap)} is missing in the sum")
+        return notes
 
     @property
     def summary(self) -> list[tuple[str, float]]:
@@ -187,8 +193,8 @@ class View:
         first, second = np.triu_indices(len(both))
         strongest = np.argsort(-np.abs(both[first, second]), kind="stable")[:TOP_PAIRS]
         names = [shown(word.text) for word in self.explanation.words]
-        found = [(names[a], names[b], float(both[a, b])) for a, b in zip(first, second, strict=True)]
-        return [found[i] for i in strongest.tolist() if found[i][2]]
+        named = [(names[a], names[b], float(both[a, b])) for a, b in zip(first, second, strict=True)]
+        return [named[i] for i in strongest.tolist() if named[i][2]]
 
     def pair_cells(self) -> list[list[PairCell]]:
         """Return the matrix of pairs, a row per word of the x side; empty for other methods."""
@@ -205,22 +211,22 @@ class View:
     def pieces(self, part: int) -> list[Piece]:
         """Return the text numbered `part` as pieces, in order."""
         text = self.explanation.texts[part]
-        found: list[Piece] = []
+        pieces: list[Piece] = []
         at = 0
         for number, word in enumerate(self.explanation.words):
             if word.part != part:
                 continue
             if word.start > at:
-                found.append(Piece(shown(text[at : word.start])))
-            found.append(Piece(shown(word.text) if word.text.strip() else "\u2423", number))
+                pieces.append(Piece(shown(text[at : word.start])))
+            pieces.append(Piece(shown(word.text) if word.text.strip() else "\u2423", number))
             at = word.end
         rest = text[at:]
         if rest.strip() and self.explanation.lost:
             more = "…" if len(rest) > CUT_SHOWN else ""
-            found.append(Piece(shown(rest[:CUT_SHOWN]) + more, cut=True))
+            pieces.append(Piece(shown(rest[:CUT_SHOWN]) + more, cut=True))
         elif rest:
-            found.append(Piece(shown(rest[:CUT_SHOWN])))
-        return found
+            pieces.append(Piece(shown(rest[:CUT_SHOWN])))
+        return pieces
 
     def tip(self, number: int) -> str:
         """Return a word's share, with those of its tokens where it has several."""
@@ -232,9 +238,9 @@ class View:
         """Return a word's tokens with their shares, if it has several."""
         if len(word.tokens) < 2:
             return ""
-        each = self.explanation
-        shares = each.toward(each.scores, self.target)
-        return " ".join(f"{shown(each.tokens[t])} {self.number(shares[t])}" for t in word.tokens)
+        explanation = self.explanation
+        shares = explanation.toward(explanation.scores, self.target)
+        return " ".join(f"{shown(explanation.tokens[t])} {self.number(shares[t])}" for t in word.tokens)
 
 
 def signed(value: float, scale: float) -> str:

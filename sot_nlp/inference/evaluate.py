@@ -156,8 +156,8 @@ def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
     if not (Path(folder) / records.NAME).is_file():
         return []
     before = mapping(mapping(mapping(records.read(folder), "data"), "splits"), "train").get("sha256")
-    shares = [found for found in report["splits"].values() if found["held_out_of_train"]]
-    if not before or all(found["sha256"] in (before, None) for found in shares):
+    shares = [split for split in report["splits"].values() if split["held_out_of_train"]]
+    if not before or all(split["sha256"] in (before, None) for split in shares):
         return []
     return [
         f"warning: {shares[0]['source']} has changed since the training: examples that are held out now may "

@@ -149,7 +149,7 @@ class OnnxClassifier(nn.Module):
         options.log_severity_level = 3  # errors; its warnings are about what its optimiser did not find
         options.intra_op_num_threads = num_threads or torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.names = [each.name for each in self.session.get_inputs()]
+        self.names = [argument.name for argument in self.session.get_inputs()]
 
     def forward(self, **batch: Tensor) -> SimpleNamespace:
         """Return the logits of a batch; inputs that the graph does not have are ignored."""
@@ -268,11 +268,11 @@ def _check(saved: SavedModel, path: Path, result: OnnxExport, *, tolerance: floa
         batch = _encode(saved, texts, padding_side=side)
         with torch.inference_mode():
             expected = saved.model(**{name: batch[name] for name in _input_names(saved)}).logits
-        found = onnx_model(**batch).logits
-        if found.shape != expected.shape or not torch.isfinite(found).all():
+        logits = onnx_model(**batch).logits
+        if logits.shape != expected.shape or not torch.isfinite(logits).all():
             worst = float("inf")
         else:
-            worst = max(worst, (found - expected).abs().max().item())
+            worst = max(worst, (logits - expected).abs().max().item())
     result.num_checked = 2 * len(groups)
     result.difference[path.name] = worst
     if tolerance is not None and not worst <= tolerance:

@@ -198,9 +198,9 @@ def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None
         return tuple(names)
     if wanted and set(saved.text_columns) <= set(table.columns):
         return saved.text_columns
-    found = guess_texts(table.columns, guess_label(table.columns))
-    if found and len(found) == (wanted or len(found)):
-        return found
+    guessed = guess_texts(table.columns, guess_label(table.columns))
+    if guessed and len(guessed) == (wanted or len(guessed)):
+        return guessed
     raise UserError(
         f"{table.name}: which {'two columns hold' if wanted == 2 else 'column holds'} text? "
         f"Name it with --text_column_names; the columns are {list_names(list(table.columns))}"

@@ -110,12 +110,12 @@ def files_to_push(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"{printable(folder)}: no such folder")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    found = [name for name in names if WEIGHTS.fullmatch(name) or SETTINGS.fullmatch(name)]
-    if not any(WEIGHTS.fullmatch(name) for name in found):
+    kept = [name for name in names if WEIGHTS.fullmatch(name) or SETTINGS.fullmatch(name)]
+    if not any(WEIGHTS.fullmatch(name) for name in kept):
         raise UserError(f"{printable(folder)}: holds no model (no model.safetensors) to push")
-    if not {"config.json", "adapter_config.json"} & set(found):
+    if not {"config.json", "adapter_config.json"} & set(kept):
         raise UserError(f"{printable(folder)}: holds weights but no config.json, so it would not load")
-    return found + _modeling_code(folder)
+    return kept + _modeling_code(folder)
 
 
 def _modeling_code(folder: Path) -> list[str]:
@@ -130,17 +130,17 @@ def _modeling_code(folder: Path) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{printable(folder / 'config.json')}: cannot be read: {printable(error)}") from None
     waiting = [name.partition(".")[0] for name in named if isinstance(name, str) and "--" not in name]
-    found: set[str] = set()
+    modules: set[str] = set()
     while waiting:
         module = waiting.pop()
         path = folder / f"{module}.py"
-        if module in found or not module.isidentifier():
+        if module in modules or not module.isidentifier():
             continue
         if not path.is_file():
             raise UserError(f"{printable(path)}: missing, but the model's code needs it")
-        found.add(module)
+        modules.add(module)
         waiting += RELATIVE_IMPORT.findall(path.read_text(encoding="utf-8"))
-    return [f"{module}.py" for module in sorted(found)]
+    return [f"{module}.py" for module in sorted(modules)]
 
 
 def _operations(

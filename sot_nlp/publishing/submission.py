@@ -195,7 +195,7 @@ def _wanted() -> dict[str, tuple[TaskSpec, str]]:
 def _candidates(run_folders: Iterable[str | Path], notes: list[str]) -> dict[str, list[Path]]:
     """Return, by task name, folders of finished runs in `run_folders` that predicted a test split of it."""
     tasks = {spec.name for spec, _ in _wanted().values()}
-    found: dict[str, list[Path]] = {}
+    candidates: dict[str, list[Path]] = {}
     for top in map(Path, run_folders):
         if not top.is_dir():
             raise UserError(f"{printable(top)}: no such folder; expected the folder of a run")
@@ -203,15 +203,15 @@ def _candidates(run_folders: Iterable[str | Path], notes: list[str]) -> dict[str
             folder = path.parent
             record = records.read(folder)
             task = record.get("task")
-            if task not in tasks or folder in found.get(task, ()):
+            if task not in tasks or folder in candidates.get(task, ()):
                 continue
             if record.get("status") != records.FINISHED:
                 notes.append(f"{printable(folder)}: skipped, the run is not finished")
             elif not any(folder.glob("test_predictions*.json")):
                 notes.append(f"{printable(folder)}: skipped, no test predictions; run with --do_predict")
             else:
-                found.setdefault(task, []).append(folder)
-    return found
+                candidates.setdefault(task, []).append(folder)
+    return candidates
 
 
 def _best(spec: TaskSpec, folders: list[Path], notes: list[str]) -> Path:

@@ -17,7 +17,7 @@ def training_plot(record: Mapping[str, Any]) -> bytes | None:
     None where the record holds no curve.
     """
     # The log has the evaluations too, which have no rate.
-    losses = _points((each for each in entries(record, "log_history") if "learning_rate" in each), "loss")
+    losses = _points((entry for entry in entries(record, "log_history") if "learning_rate" in entry), "loss")
     metric = str(record.get("main_metric") or mapping(record, "best").get("metric") or "")
     evaluations = evaluations_of(record)
     splits = list(dict.fromkeys(str(entry["split"]) for entry in evaluations))
@@ -77,12 +77,12 @@ def entries(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 def evaluations_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the scores of each evaluation and split, with `epoch`, `step` and `split`."""
-    found = []
+    scored = []
     for entry in entries(record, "evaluations"):
         splits = mapping(entry, "splits") or {entry.get("split") or "validation": entry}
         for split, scores in splits.items():
             if isinstance(scores, Mapping):
-                found.append(
+                scored.append(
                     {**scores, "epoch": entry.get("epoch"), "step": entry.get("step"), "split": split}
                 )
-    return found
+    return scored

@@ -208,10 +208,10 @@ def free_port(host: str, port: int) -> int:
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches `host`, a name or an address."""
     try:
-        found = socket.getaddrinfo(host, None)
+        addresses = socket.getaddrinfo(host, None)
     except OSError:
         return False
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in addresses)
 
 
 def _safe(text: str) -> str:

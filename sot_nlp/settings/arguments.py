@@ -60,8 +60,8 @@ class Arguments(
         return {name: values[name] for name in FIELDS if TRAITS[name].kind != "secret"}
 
 
-FIELDS = {each.name: each for each in dataclasses.fields(Arguments) if "traits" in each.metadata}
-TRAITS: dict[str, Traits] = {name: each.metadata["traits"] for name, each in FIELDS.items()}
+FIELDS = {field.name: field for field in dataclasses.fields(Arguments) if "traits" in field.metadata}
+TRAITS: dict[str, Traits] = {name: field.metadata["traits"] for name, field in FIELDS.items()}
 TYPES = typing.get_type_hints(Arguments)
 # What `sot_nlp.train` takes beside the settings.
 EXAMPLES = ("train_data", "validation_data", "test_data")

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 def check(arguments: Arguments) -> list[tuple[str, str]]:
     """Return every `(field, problem)` of `arguments` that can be seen without loading anything."""
     problems: list[tuple[str, str]] = []
-    for each in dataclasses.fields(arguments):
-        traits: Traits | None = each.metadata.get("traits")
-        value = getattr(arguments, each.name)
+    for field in dataclasses.fields(arguments):
+        traits: Traits | None = field.metadata.get("traits")
+        value = getattr(arguments, field.name)
         if traits is None or value is None:
             continue
         if traits.choices and value not in traits.choices:
-            problems.append((each.name, f"{printable(value)!r} is not one of {', '.join(traits.choices)}"))
+            problems.append((field.name, f"{printable(value)!r} is not one of {', '.join(traits.choices)}"))
         elif problem := traits.range_problem(value):
-            problems.append((each.name, problem))
+            problems.append((field.name, problem))
     steps = arguments.checkpointing_steps
     if steps not in (None, "epoch") and not (str(steps).isdecimal() and int(str(steps)) > 0):
         problems.append(

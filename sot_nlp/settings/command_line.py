@@ -29,8 +29,8 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="YAML", help="a YAML file of these settings; flags override it")
     for title, settings in GROUPS.items():
         group = parser.add_argument_group(title)
-        for each in dataclasses.fields(settings):
-            _add_flag(group, each)
+        for field in dataclasses.fields(settings):
+            _add_flag(group, field)
     for name in NAMES:
         words: dict[str, Any] = {"nargs": "*"} if name in WITHOUT_SETTING else SWITCH
         if name in ALIASES:
@@ -39,8 +39,8 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flag(group: Any, each: dataclasses.Field) -> None:
-    name, default = each.name, each.default
+def _add_flag(group: Any, field: dataclasses.Field) -> None:
+    name, default = field.name, field.default
     shown = "" if default in (None, False, dataclasses.MISSING) else f" (default: {default})"
     others = ", ".join(f"--{other}" for other in (*TRAITS[name].aliases, *TRAITS[name].spelled))
     text = (TRAITS[name].help + (f"; also {others}" if others else "") + shown).replace("%", "%%")

@@ -96,7 +96,7 @@ class YamlMapping:
         if node is None:
             return None
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        found: list[str] = []
+        texts: list[str] = []
         problems = len(self.problems)
         for item in items:
             text = self._scalar_text(item, key)
@@ -105,11 +105,11 @@ class YamlMapping:
             if choices and text not in choices:
                 message = f"{printable(text)!r} is not known; {did_you_mean(text, choices)}{hint(text)}"
                 self.problem(message, item, key)
-            elif text in found:
+            elif text in texts:
                 self.problem(f"{printable(text)!r} occurs twice", item, key)
             else:
-                found.append(text)
-        return tuple(found) if len(self.problems) == problems else None
+                texts.append(text)
+        return tuple(texts) if len(self.problems) == problems else None
 
     def flag(self, key: str) -> bool | None:
         """Return the key's value, `true` or `false`."""
@@ -128,14 +128,14 @@ class YamlMapping:
         child = self.mapping(key)
         if child is None:
             return {}
-        found: dict[str, Scalar] = {}
+        values: dict[str, Scalar] = {}
         for name, node in child.values.items():
             child.asked[name] = None
             if isinstance(node, yaml.ScalarNode):
-                found[name] = scalar(node)
+                values[name] = scalar(node)
             else:
                 child.problem("must be a single value", node, name)
-        return found
+        return values
 
     def mapping(self, key: str) -> YamlMapping | None:
         """Return the key's value as a mapping whose own mistakes are reported with this one's."""
@@ -220,8 +220,8 @@ def read_yaml_mapping(path: Path, *, may_be_empty: bool = False) -> YamlMapping:
     """Return the mapping that the YAML file at `path` holds; UserError where it can't be read or is none."""
     shown = printable(path)
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
-        raise UserError(f"{shown}: {found}; expected a YAML file")
+        state = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
+        raise UserError(f"{shown}: {state}; expected a YAML file")
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{shown}: has more than {_LARGEST:,} bytes, too many for a YAML file of settings")
     try:

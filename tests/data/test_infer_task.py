@@ -61,9 +61,9 @@ def test_kind_and_labels_are_what_the_training_file_holds(tmp_path, content, end
     ],
 )
 def test_columns_are_guessed_by_their_names_or_not_at_all(columns, texts, label):
-    found = guess_label(columns)
-    assert guess_texts(columns, found) == texts
-    assert (found or guess_label(columns, texts)) == label
+    guessed = guess_label(columns)
+    assert guess_texts(columns, guessed) == texts
+    assert (guessed or guess_label(columns, texts)) == label
 
 
 def test_named_columns_come_before_guesses(tmp_path):

@@ -36,7 +36,7 @@ def write(path: Path, labels: list[Any]) -> Path:
     return path
 
 
-def found(path: Path, **settings: Any) -> tuple[str, tuple[str, ...] | None]:
+def kind_and_labels(path: Path, **settings: Any) -> tuple[str, tuple[str, ...] | None]:
     spec = user_task(Arguments(train_file=str(path), **settings))
     return spec.kind, spec.labels
 
@@ -81,7 +81,7 @@ def test_lists_in_a_text(text, items):
 def test_lists_written_into_a_cell_are_lists(tmp_path, ending, name):
     labels = [name(labels) for labels in (["news", "sport"], ["sport"], [], ["art"])]
     path = write(tmp_path / f"a.{ending}", labels)
-    assert found(path) == ("multi_label", ("art", "news", "sport"))
+    assert kind_and_labels(path) == ("multi_label", ("art", "news", "sport"))
     encoder = LabelEncoder("multi_label", ("art", "news", "sport"), {})
     rows = encoder.encode(labels, range(4), str, typed=ending not in ("csv", "tsv"))
     assert rows.tolist() == [[0, 1, 1], [0, 0, 1], [0, 0, 0], [1, 0, 0]]
@@ -102,8 +102,8 @@ def test_lists_written_into_a_cell_are_lists(tmp_path, ending, name):
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 def test_numbers_in_any_spelling_and_texts_among_them_are_classes(tmp_path, labels, expected, ending):
     path = write(tmp_path / f"a.{ending}", labels)
-    assert found(path) == ("classification", expected)
-    assert found(path, problem_type="classification")[1] == expected
+    assert kind_and_labels(path) == ("classification", expected)
+    assert kind_and_labels(path, problem_type="classification")[1] == expected
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_numbers_in_any_spelling_and_texts_among_them_are_classes(tmp_path, labe
     ],
 )
 def test_numbers_of_typed_formats(tmp_path, ending, labels, expected):
-    assert found(write(tmp_path / f"a.{ending}", labels)) == expected
+    assert kind_and_labels(write(tmp_path / f"a.{ending}", labels)) == expected
 
 
 @pytest.mark.parametrize("labels", [["0", "1", "1"], ["0.0", "1.0", "0.0"], [0.0, 1.0, 1.0], [0, 1, 1]])
@@ -177,22 +177,25 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
 )  # fmt: skip
 def test_what_can_not_be_meant_is_refused_with_a_way_out(tmp_path, labels, settings, message):
     with pytest.raises(UserError, match=message) as caught:
-        found(write(tmp_path / "a.csv", labels), **settings)
+        kind_and_labels(write(tmp_path / "a.csv", labels), **settings)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("labels", [["R&B", "pop"], ["C", "C/C++"], ["news/world", "news/art"], ["a-b", "a"]])
 def test_names_with_separators_are_names(tmp_path, labels):
-    assert found(write(tmp_path / "a.csv", labels)) == ("classification", tuple(sorted(labels)))
+    assert kind_and_labels(write(tmp_path / "a.csv", labels)) == ("classification", tuple(sorted(labels)))
 
 
 def test_problem_type_decides(tmp_path):
     path = write(tmp_path / "a.csv", ["1.0", "2.0", "0.5"])
-    assert found(path) == ("regression", None)
-    assert found(path, problem_type="classification") == ("classification", ("0.5", "1", "2"))
+    assert kind_and_labels(path) == ("regression", None)
+    assert kind_and_labels(path, problem_type="classification") == ("classification", ("0.5", "1", "2"))
     path = write(tmp_path / "b.csv", ["a;b", "a", "b"])
-    assert found(path, problem_type="classification")[1] == ("a", "a;b", "b")
-    assert found(write(tmp_path / "c.csv", [0, 1]), problem_type="regression") == ("regression", None)
+    assert kind_and_labels(path, problem_type="classification")[1] == ("a", "a;b", "b")
+    assert kind_and_labels(write(tmp_path / "c.csv", [0, 1]), problem_type="regression") == (
+        "regression",
+        None,
+    )
     with pytest.raises(UserError, match="--problem_type regression: task cola is a classification"):
         user_task(Arguments(task="cola", problem_type="regression"))
 
@@ -228,7 +231,7 @@ def told(path: Path, **settings: Any) -> list[str]:
 @pytest.mark.parametrize("ending", FORMATS)
 def test_white_space_around_labels_is_left_out_everywhere(tmp_path, ending):
     path = write(tmp_path / f"a.{ending}", ["pos", "pos ", " neg", "neg", "\u00a0neg"])
-    assert found(path) == ("classification", ("neg", "pos"))
+    assert kind_and_labels(path) == ("classification", ("neg", "pos"))
     lines = told(path)
     assert "3 labels have white space around them: it is ignored" in lines
     assert "labels: neg 3, pos 2" in lines
@@ -236,7 +239,7 @@ def test_white_space_around_labels_is_left_out_everywhere(tmp_path, ending):
 
 def test_white_space_in_lists_is_left_out(tmp_path):
     path = write(tmp_path / "a.jsonl", [["a ", "b"], ["a"], ["\tb"]])
-    assert found(path) == ("multi_label", ("a", "b"))
+    assert kind_and_labels(path) == ("multi_label", ("a", "b"))
 
 
 def test_names_of_older_models_keep_their_white_space():
@@ -270,7 +273,7 @@ def test_names_of_older_models_keep_their_white_space():
     ],
 )
 def test_what_is_ambiguous_is_said(tmp_path, labels, settings, line):
-    assert [found for found in told(write(tmp_path / "a.csv", labels), **settings) if found.startswith(line)]
+    assert [note for note in told(write(tmp_path / "a.csv", labels), **settings) if note.startswith(line)]
 
 
 def test_numbers_may_be_mapped_to_numbers(tmp_path):
@@ -290,14 +293,14 @@ def test_decimals_beside_texts_are_not_offered_as_scores(tmp_path):
 @pytest.mark.parametrize("labels", [["0.5", "1.5", "2.0"], ["1.5", "2.5", "1.5"]])
 def test_numbers_written_as_texts_are_names_and_said_to_be(tmp_path, labels):
     path = write(tmp_path / "a.jsonl", labels)
-    assert found(path) == ("classification", tuple(sorted(set(labels))))
+    assert kind_and_labels(path) == ("classification", tuple(sorted(set(labels))))
     line = (
         "the labels are numbers written as texts, read as names of classes; --problem_type regression makes"
     )
     notes = told(path)
     assert any(note.startswith(line) for note in notes)
     assert not any("written as decimals" in note for note in notes)
-    assert found(path, problem_type="regression") == ("regression", None)
+    assert kind_and_labels(path, problem_type="regression") == ("regression", None)
 
 
 @pytest.mark.parametrize("labels", [[-1, 0, 1], ["a", "b"], [0.1 * i for i in range(40)], [0, 1]])

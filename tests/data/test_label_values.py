@@ -67,9 +67,9 @@ def encode(encoder: LabelEncoder, values: list, typed: bool = True) -> np.ndarra
 def test_classes_are_numbered_in_the_order_of_their_names_and_words():
     encoder = LabelEncoder("classification", ("no", "yes"), {"0": "no", "1": "yes"})
     for values, typed in ((["1", " no", "yes"], False), ([1, "no", 1.0], True)):
-        found = encode(encoder, values, typed)
-        assert found.tolist() == [1, 0, 1]
-        assert found.dtype == np.int64
+        encoded = encode(encoder, values, typed)
+        assert encoded.tolist() == [1, 0, 1]
+        assert encoded.dtype == np.int64
 
 
 def test_scores_and_several_labels_are_floats():

@@ -111,13 +111,13 @@ def test_glue_files_give_every_example_in_order(glue_folder, folder, columns, co
         path = glue_folder / folder / f"{name}.tsv"
         headless = folder == "CoLA" and name != "test"
         table = open_table(path, header=not headless, quoting=False, num_columns=4 if headless else None)
-        found = examples(table, *([3] if headless else columns))
+        rows = examples(table, *([3] if headless else columns))
         lines = path.read_bytes().decode().rstrip("\n").split("\n")[0 if headless else 1 :]
-        assert len(found) == count == len(lines)
+        assert len(rows) == count == len(lines)
         # Its texts stand in each line as they are, the last column's at its end.
-        for row, line in zip(found, lines, strict=True):
+        for row, line in zip(rows, lines, strict=True):
             assert all(f"\t{text}" in line for text in row[2:])
-        assert [row[1] for row in found] == list(range(count))
+        assert [row[1] for row in rows] == list(range(count))
 
 
 FRAME = {"text": ['she said "a zorp"', "the dax", "one\ntwo", "a\tb"], "label": ["x", "y", "x", "y"]}

@@ -50,8 +50,8 @@ def test_both_parts_have_an_example(count, fraction, expected):
 
 def test_subset_is_in_order_and_holds_every_smaller_one_of_its_seed():
     drawn = [subset(100, size, seed=3) for size in (10, 40)]
-    assert [len(each) for each in drawn] == [10, 40]
-    assert all((np.diff(each) > 0).all() for each in drawn)
+    assert [len(rows) for rows in drawn] == [10, 40]
+    assert all((np.diff(rows) > 0).all() for rows in drawn)
     assert set(drawn[0]) < set(drawn[1]) < set(range(100))
     assert subset(100, 10, seed=3).tolist() == drawn[0].tolist() != subset(100, 10, seed=4).tolist()
     assert subset(5, 10, seed=0).tolist() == [0, 1, 2, 3, 4]

@@ -59,9 +59,9 @@ def stored(files: dict[str, str], tmp_path: Path) -> TaskData:
 
 
 def streamed(files: dict[str, str], cache: Path, **settings: Any) -> StreamedSplit:
-    found = loaded(files, cache, streaming=True, **settings).stream
-    assert found is not None
-    return found
+    stream = loaded(files, cache, streaming=True, **settings).stream
+    assert stream is not None
+    return stream
 
 
 def batch(split: Any, rows: Any) -> dict[str, list[Any]]:

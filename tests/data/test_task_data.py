@@ -230,8 +230,8 @@ def test_own_test_file_may_have_labels_or_not(load, tmp_path):
         ("with.csv", ["text,label", "a,y", "b,x"], [1, 0]),
     ):
         data = load(("test",), train_file=train, test_file=write(tmp_path / name, *lines))
-        found = data.splits["test"].labels
-        assert (found if found is None else found.tolist()) == labels
+        numbers = data.splits["test"].labels
+        assert (numbers if numbers is None else numbers.tolist()) == labels
         assert list(data.splits) == ["test"]
 
 
@@ -256,13 +256,13 @@ def test_real_glue_is_read_whole_and_in_order(glue_folder, task, folder, counts)
     spec = user_task(arguments)
     files = {"train": "train", "validation": "dev", "test": "test"}
     for (split, name), count in zip(files.items(), counts, strict=True):
-        found = check_source(open_source(spec, split, arguments))
-        assert len(found) == count == spec.rows[split]
-        assert found.indices.tolist() == list(range(count))
-        assert not found.unreadable
-        assert not found.empty.any()
+        checked = check_source(open_source(spec, split, arguments))
+        assert len(checked) == count == spec.rows[split]
+        assert checked.indices.tolist() == list(range(count))
+        assert not checked.unreadable
+        assert not checked.empty.any()
         if split == "test":
-            assert found.labels is None
+            assert checked.labels is None
             continue
         # Labels straight from the lines.
         lines = (glue_folder / folder / f"{name}.tsv").read_bytes().decode().rstrip("\n").split("\n")
@@ -271,7 +271,7 @@ def test_real_glue_is_read_whole_and_in_order(glue_folder, task, folder, counts)
         else:
             words = [line.split("\t")[-1] for line in lines[1:]]
             expected = [float(word) if task == "stsb" else int(word == "not_entailment") for word in words]
-        assert found.labels == pytest.approx(np.array(expected))
+        assert checked.labels == pytest.approx(np.array(expected))
 
 
 @pytest.mark.shared

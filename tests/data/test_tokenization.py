@@ -94,14 +94,14 @@ def tokens(source: Source, cache: Path, *, tokenizer=None, max_length=16, **sett
 
 
 def test_arrays_hold_every_example(source, tmp_path):
-    found = tokens(source, tmp_path / "cache").arrays
+    arrays = tokens(source, tmp_path / "cache").arrays
     tokenizer = tiny.tokenizer("bert")
     for i, text in enumerate(tiny.sentences(30)):
-        begin, end = found["offsets"][i : i + 2]
-        assert found["input_ids"][begin:end].tolist() == tokenizer(text)["input_ids"]
-    assert found["labels"].tolist() == [0, 1] * 15
-    assert found["indices"].tolist() == list(range(30))
-    assert found["offsets"][-1] == len(found["input_ids"]) == len(found["token_type_ids"])
+        begin, end = arrays["offsets"][i : i + 2]
+        assert arrays["input_ids"][begin:end].tolist() == tokenizer(text)["input_ids"]
+    assert arrays["labels"].tolist() == [0, 1] * 15
+    assert arrays["indices"].tolist() == list(range(30))
+    assert arrays["offsets"][-1] == len(arrays["input_ids"]) == len(arrays["token_type_ids"])
 
 
 def test_same_content_and_settings_are_tokenised_once(source, tmp_path):
@@ -141,15 +141,15 @@ def test_damaged_cache_is_made_again_and_said(source, tmp_path):
     good = tokens(source, cache).arrays["input_ids"].copy()
     (file,) = cache.glob("*/input_ids.bin")
     file.write_bytes(b"\xff" + file.read_bytes()[1:])
-    found = tokens(source, cache)
-    assert found.cache.startswith("rebuilt, because the old one was damaged (input_ids.bin has changed")
-    assert found.arrays["input_ids"].tolist() == good.tolist()
+    rebuilt = tokens(source, cache)
+    assert rebuilt.cache.startswith("rebuilt, because the old one was damaged (input_ids.bin has changed")
+    assert rebuilt.arrays["input_ids"].tolist() == good.tolist()
     assert tokens(source, cache).cache == REUSED
     assert tokens(source, cache, overwrite=True).cache == "rebuilt, as requested"
 
 
 def test_streamed_source_leaves_nothing_behind(source, tmp_path):
-    found = tokens(replace(source, files=()), tmp_path / "cache")
-    assert found.sha256 is None
+    streamed = tokens(replace(source, files=()), tmp_path / "cache")
+    assert streamed.sha256 is None
     assert list((tmp_path / "cache").iterdir()) == []
-    assert found.arrays["labels"].tolist() == [0, 1] * 15
+    assert streamed.arrays["labels"].tolist() == [0, 1] * 15

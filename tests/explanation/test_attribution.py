@@ -54,13 +54,13 @@ def make(family="bert", head="text", *, num_labels=3, seed=3, **overrides):
 
 def own_logits(model, tokenizer, text):
     pair = (text,) if isinstance(text, str) else text
-    (each,) = encode(tokenizer, [pair], model, None)
+    (encoding,) = encode(tokenizer, [pair], model, None)
     with torch.no_grad():
-        return logits_of(model, each, torch.tensor([each.ids]))[0].numpy()
+        return logits_of(model, encoding, torch.tensor([encoding.ids]))[0].numpy()
 
 
-def total(each: Explanation) -> np.ndarray:
-    return each.scores.sum(0, dtype=np.float64) + each.class_token + each.base
+def total(explanation: Explanation) -> np.ndarray:
+    return explanation.scores.sum(0, dtype=np.float64) + explanation.class_token + explanation.base
 
 
 @pytest.mark.parametrize("method", ["exact", "pairs"])
@@ -70,15 +70,15 @@ def test_the_shares_are_the_logits_in_one_forward_pass(family, head, method):
     model, tokenizer = make(family, head)
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    found = explain(model, tokenizer, TEXTS, method=method)
+    explained = explain(model, tokenizer, TEXTS, method=method)
     assert len(passes) == 1
-    for text, each in zip(TEXTS, found, strict=True):
-        assert np.abs(each.logits - own_logits(model, tokenizer, text)).max() < 1e-5
-        assert np.abs(total(each) - each.logits).max() < 1e-5
-        assert np.abs(each.delta).max() < 1e-5
+    for text, explanation in zip(TEXTS, explained, strict=True):
+        assert np.abs(explanation.logits - own_logits(model, tokenizer, text)).max() < 1e-5
+        assert np.abs(total(explanation) - explanation.logits).max() < 1e-5
+        assert np.abs(explanation.delta).max() < 1e-5
     # The text's words carry a real part of them, and not the same one.
-    assert np.abs(found[0].word_scores).max() > 1e-3
-    assert np.abs(found[0].word_scores.sum(0) - found[2].word_scores.sum(0)).max() > 1e-3
+    assert np.abs(explained[0].word_scores).max() > 1e-3
+    assert np.abs(explained[0].word_scores.sum(0) - explained[2].word_scores.sum(0)).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -100,38 +100,40 @@ def test_the_shares_are_the_logits_in_one_forward_pass(family, head, method):
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_other_heads_sum_up_too(family, overrides):
     model, tokenizer = make(family, "text", **overrides)
-    for text, each in zip(TEXTS, explain(model, tokenizer, TEXTS), strict=True):
-        assert np.abs(total(each) - own_logits(model, tokenizer, text)).max() < 1e-5
+    for text, explanation in zip(TEXTS, explain(model, tokenizer, TEXTS), strict=True):
+        assert np.abs(total(explanation) - own_logits(model, tokenizer, text)).max() < 1e-5
 
 
 def test_the_class_tokens_part_is_its_branch():
     model, tokenizer = make()
-    (each,) = explain(model, tokenizer, [TEXTS[0]])
+    (explanation,) = explain(model, tokenizer, [TEXTS[0]])
     encoded = tokenizer(TEXTS[0], return_tensors="pt")
     with torch.no_grad():
         output = model(**encoded)
     bias = model.classifier.class_token_output.bias
-    np.testing.assert_allclose(each.class_token, (output.class_token_logits[0] - bias).detach(), atol=1e-6)
+    np.testing.assert_allclose(
+        explanation.class_token, (output.class_token_logits[0] - bias).detach(), atol=1e-6
+    )
     assert not explain(*make(fusion="words"), [TEXTS[0]])[0].class_token.any()
 
 
 def test_batches_and_padding_change_nothing():
     model, tokenizer = make("gpt2", "vision")
     together = explain(model, tokenizer, TEXTS, batch_size=4)
-    for text, each in zip(TEXTS, together, strict=True):
+    for text, explanation in zip(TEXTS, together, strict=True):
         (alone,) = explain(model, tokenizer, [text])
-        np.testing.assert_allclose(each.scores, alone.scores, atol=1e-6)
+        np.testing.assert_allclose(explanation.scores, alone.scores, atol=1e-6)
 
 
 def test_pairs_give_each_token_half_of_every_pair():
     model, tokenizer = make()
-    (each,) = explain(model, tokenizer, [TEXTS[0]], method="pairs")
-    rows, columns = each.pairs.sum(1), each.pairs.sum(0)
-    np.testing.assert_allclose(each.scores, (rows + columns) / 2, atol=1e-6)
-    words = each.word_pairs
-    assert words.shape == (len(each.words), len(each.words), 3)
-    first, last = each.words[0], each.words[-1]
-    expected = each.pairs[np.ix_(first.tokens, last.tokens)].sum((0, 1))
+    (explanation,) = explain(model, tokenizer, [TEXTS[0]], method="pairs")
+    rows, columns = explanation.pairs.sum(1), explanation.pairs.sum(0)
+    np.testing.assert_allclose(explanation.scores, (rows + columns) / 2, atol=1e-6)
+    words = explanation.word_pairs
+    assert words.shape == (len(explanation.words), len(explanation.words), 3)
+    first, last = explanation.words[0], explanation.words[-1]
+    expected = explanation.pairs[np.ix_(first.tokens, last.tokens)].sum((0, 1))
     np.testing.assert_allclose(words[0, -1], expected, atol=1e-6)
     assert explain(model, tokenizer, [TEXTS[0]])[0].word_pairs is None
 
@@ -164,7 +166,7 @@ def test_integrated_gradients_against_the_integral_by_hand():
     captum = pytest.importorskip("captum.attr")
     model, tokenizer = make(num_labels=2, map_activation="none")
     text = "the zorps run ."
-    (each,) = explain(model, tokenizer, [text], method="integrated_gradients", steps=64)
+    (explanation,) = explain(model, tokenizer, [text], method="integrated_gradients", steps=64)
     ids = tokenizer(text, return_tensors="pt").input_ids
     baseline = ids.clone()
     baseline[0, 1:-1] = tokenizer.mask_token_id
@@ -175,41 +177,41 @@ def test_integrated_gradients_against_the_integral_by_hand():
     path = (start + (end - start) * shares).requires_grad_()  # midpoints, all in one batch
     (gradients,) = torch.autograd.grad(model(inputs_embeds=path).logits[:, 1].sum(), path)
     expected = (gradients.mean(0) * (end - start)[0]).sum(-1)
-    np.testing.assert_allclose(each.scores[:, 1], expected, atol=2e-3)
-    assert np.abs(each.scores).max() > 0.02
-    np.testing.assert_allclose(each.base, model(baseline).logits[0].detach(), atol=1e-5)
+    np.testing.assert_allclose(explanation.scores[:, 1], expected, atol=2e-3)
+    assert np.abs(explanation.scores).max() > 0.02
+    np.testing.assert_allclose(explanation.base, model(baseline).logits[0].detach(), atol=1e-5)
     # What is missing in the sum is captum's own convergence delta, but for the sign.
     method = captum.LayerIntegratedGradients(lambda ids: model(ids).logits, embed)
     _, delta = method.attribute(ids, baselines=baseline, target=1, n_steps=64, return_convergence_delta=True)
-    assert each.delta[1] == pytest.approx(-float(delta), abs=1e-5)
+    assert explanation.delta[1] == pytest.approx(-float(delta), abs=1e-5)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_integrated_gradients_nearly_sum_up(family):
     pytest.importorskip("captum")
     model, tokenizer = make(family, num_labels=2)
-    for each in explain(model, tokenizer, TEXTS[:2], method="integrated_gradients", steps=20):
-        assert np.abs(total(each) + each.delta - each.logits).max() < 1e-5
-        assert np.abs(each.delta).max() < 0.05
-        assert np.abs(each.scores).max() > 0.05
+    for explanation in explain(model, tokenizer, TEXTS[:2], method="integrated_gradients", steps=20):
+        assert np.abs(total(explanation) + explanation.delta - explanation.logits).max() < 1e-5
+        assert np.abs(explanation.delta).max() < 0.05
+        assert np.abs(explanation.scores).max() > 0.05
 
 
 @pytest.mark.parametrize(("family", "stand_in"), [("bert", "mask_token_id"), ("gpt2", "unk_token_id")])
 def test_occlusion_masks_a_whole_word(family, stand_in):
     model, tokenizer = make(family)
     text = "the zorp isn't xyz ."
-    (each,) = explain(model, tokenizer, [text], method="occlusion", batch_size=3)
-    word = next(i for i, word in enumerate(each.words) if word.text == "isn't")
-    tokens = list(each.words[word].tokens)
+    (explanation,) = explain(model, tokenizer, [text], method="occlusion", batch_size=3)
+    word = next(i for i, word in enumerate(explanation.words) if word.text == "isn't")
+    tokens = list(explanation.words[word].tokens)
     assert len(tokens) > 1
     ids = tokenizer(text, return_tensors="pt").input_ids
     masked = ids.clone()
     masked[0, tokens] = getattr(tokenizer, stand_in)
     expected = (model(ids).logits - model(masked).logits)[0].detach()
-    np.testing.assert_allclose(each.word_scores[word], expected, atol=1e-5)
-    assert not each.scores[each.special].any()
-    assert each.base is None
-    assert each.delta is None
+    np.testing.assert_allclose(explanation.word_scores[word], expected, atol=1e-5)
+    assert not explanation.scores[explanation.special].any()
+    assert explanation.base is None
+    assert explanation.delta is None
 
 
 def test_another_model_has_gradients_and_occlusion_alone():
@@ -221,9 +223,9 @@ def test_another_model_has_gradients_and_occlusion_alone():
             explain(model, tokenizer, ["rath"], method=method)
     assert default_method(model) == "integrated_gradients"
     for method in ("integrated_gradients", "occlusion"):
-        (each,) = explain(model, tokenizer, ["the rath runs ."], method=method, steps=10)
-        assert np.abs(each.word_scores).max() > 0
-    assert each.labels == ("LABEL_0", "LABEL_1")
+        (explanation,) = explain(model, tokenizer, ["the rath runs ."], method=method, steps=10)
+        assert np.abs(explanation.word_scores).max() > 0
+    assert explanation.labels == ("LABEL_0", "LABEL_1")
 
 
 def test_without_captum_the_extra_is_named(monkeypatch):
@@ -236,34 +238,34 @@ def test_without_captum_the_extra_is_named(monkeypatch):
 def test_texts_without_words(family):
     model, tokenizer = make(family)
     for method in ("exact", "pairs", "occlusion"):
-        each = explain(model, tokenizer, [""], method=method)[0]
-        assert each.words == ()
-        assert each.word_scores.shape == (0, 3)
-        assert each.special.all()
-        assert np.isfinite(each.logits).all()
+        explanation = explain(model, tokenizer, [""], method=method)[0]
+        assert explanation.words == ()
+        assert explanation.word_scores.shape == (0, 3)
+        assert explanation.special.all()
+        assert np.isfinite(explanation.logits).all()
 
 
 def test_a_long_text_says_what_it_lost():
     model, tokenizer = make()
     text = "zorp dax wug " * 1500
-    (each,) = explain(model, tokenizer, [text])
-    assert len(each.tokens) == 512
-    assert each.lost == 4500 - 510
-    assert len(each.words) == 510
+    (explanation,) = explain(model, tokenizer, [text])
+    assert len(explanation.tokens) == 512
+    assert explanation.lost == 4500 - 510
+    assert len(explanation.words) == 510
     assert explain(model, tokenizer, ["zorp " * 9], max_length=8)[0].lost == 3
 
 
 def test_words_come_from_the_text_and_special_tokens_stand_apart():
     model, tokenizer = make()
     first, second = "the zorp isn't xyz.", "no wug"
-    (each,) = explain(model, tokenizer, [(first, second)])
-    assert [word.text for word in each.words] == ["the", "zorp", "isn't", "xyz", ".", "no", "wug"]
-    assert [word.part for word in each.words] == [0] * 5 + [1] * 2
-    assert np.array(each.tokens)[each.special].tolist() == ["[CLS]", "[SEP]", "[SEP]"]
-    owned = sorted(token for word in each.words for token in word.tokens)
-    assert owned == np.flatnonzero(~each.special).tolist()
-    together = each.word_scores.sum(0) + each.scores[each.special].sum(0)
-    np.testing.assert_allclose(together, each.scores.sum(0), atol=1e-6)
+    (explanation,) = explain(model, tokenizer, [(first, second)])
+    assert [word.text for word in explanation.words] == ["the", "zorp", "isn't", "xyz", ".", "no", "wug"]
+    assert [word.part for word in explanation.words] == [0] * 5 + [1] * 2
+    assert np.array(explanation.tokens)[explanation.special].tolist() == ["[CLS]", "[SEP]", "[SEP]"]
+    owned = sorted(token for word in explanation.words for token in word.tokens)
+    assert owned == np.flatnonzero(~explanation.special).tolist()
+    together = explanation.word_scores.sum(0) + explanation.scores[explanation.special].sum(0)
+    np.testing.assert_allclose(together, explanation.scores.sum(0), atol=1e-6)
     # A special token that is typed is text like any other.
     typed = explain(model, tokenizer, ["no [SEP] wug"])[0]
     assert [word.text for word in typed.words] == ["no", "[SEP]", "wug"]
@@ -271,22 +273,27 @@ def test_words_come_from_the_text_and_special_tokens_stand_apart():
 
 def test_toward_is_what_separates_the_labels():
     model, tokenizer = make()
-    (each,) = explain(model, tokenizer, ["the rath runs ."])
-    values = each.word_scores
+    (explanation,) = explain(model, tokenizer, ["the rath runs ."])
+    values = explanation.word_scores
     expected = values[:, 1] - (values[:, 0] + values[:, 2]) / 2
-    np.testing.assert_allclose(each.toward(values, 1), expected, atol=1e-6)
-    np.testing.assert_allclose(each.toward(values + 5, 1), each.toward(values, 1), atol=1e-5)
-    several = dataclasses.replace(each, kind="multi_label")
+    np.testing.assert_allclose(explanation.toward(values, 1), expected, atol=1e-6)
+    np.testing.assert_allclose(explanation.toward(values + 5, 1), explanation.toward(values, 1), atol=1e-5)
+    several = dataclasses.replace(explanation, kind="multi_label")
     np.testing.assert_array_equal(several.toward(values, 1), values[:, 1])
 
 
 def test_a_regression_and_many_labels():
-    (each,) = explain(*make(num_labels=1), ["the rath runs ."])
-    assert (each.kind, each.labels, each.probabilities, each.predicted) == ("regression", None, None, 0)
+    (explanation,) = explain(*make(num_labels=1), ["the rath runs ."])
+    assert (explanation.kind, explanation.labels, explanation.probabilities, explanation.predicted) == (
+        "regression",
+        None,
+        None,
+        0,
+    )
     model, tokenizer = make()
     model.config.problem_type = "multi_label_classification"
-    (each,) = explain(model, tokenizer, ["the rath runs ."])
-    np.testing.assert_allclose(each.probabilities, 1 / (1 + np.exp(-each.logits)), rtol=1e-5)
+    (explanation,) = explain(model, tokenizer, ["the rath runs ."])
+    np.testing.assert_allclose(explanation.probabilities, 1 / (1 + np.exp(-explanation.logits)), rtol=1e-5)
 
 
 def test_the_model_is_left_as_it_was():
@@ -324,8 +331,8 @@ def test_a_tokenizer_without_offsets_is_refused():
 
 
 def test_odd_bytes_of_a_terminal_are_text():
-    (each,) = explain(*make(), ["rath \udcff wug"])
-    assert [word.text for word in each.words] == ["rath", "?", "wug"]
+    (explanation,) = explain(*make(), ["rath \udcff wug"])
+    assert [word.text for word in explanation.words] == ["rath", "?", "wug"]
 
 
 def test_no_texts():

@@ -53,40 +53,40 @@ def page(*views: View) -> Parsed:
 
 
 def test_words_carry_their_value_and_side():
-    found = page(View(name="m", explanation=explanation()))
-    words = [element for element in found.of_class("w") if "title" in element[0]]
+    parsed = page(View(name="m", explanation=explanation()))
+    words = [element for element in parsed.of_class("w") if "title" in element[0]]
     assert [text for _, text in words] == ["Good", "dog", "!"]
     assert [attributes["title"] for attributes, _ in words] == ["+1.00", "\u22120.50", "0.00"]
     assert [attributes["class"] for attributes, _ in words] == ["w pro", "w con", "w"]
     assert words[1][0]["style"] == "--s:0.50"
-    assert found.of_class("text")[0][1] == "Good dog !"
-    assert "classification token +2.00" in found.of_class("apart")[0][1]
-    assert "= +3.25" in found.of_class("apart")[0][1]
+    assert parsed.of_class("text")[0][1] == "Good dog !"
+    assert "classification token +2.00" in parsed.of_class("apart")[0][1]
+    assert "= +3.25" in parsed.of_class("apart")[0][1]
 
 
 def test_several_models_one_under_another_with_their_verdicts():
     views = [View(name=name, explanation=explanation(), truth=truth) for name, truth in (("a", 1), ("b", 0))]
-    found = page(*views)
-    assert len([element for element in found.elements if element[0] == "section"]) == 1
-    assert len([element for element in found.elements if element[0] == "article"]) == 2
-    assert found.of_class("right")[0][1] == "\u2713 right"
-    assert found.of_class("wrong")[0][1] == "\u2717 wrong: it is bad"
+    parsed = page(*views)
+    assert len([element for element in parsed.elements if element[0] == "section"]) == 1
+    assert len([element for element in parsed.elements if element[0] == "article"]) == 2
+    assert parsed.of_class("right")[0][1] == "\u2713 right"
+    assert parsed.of_class("wrong")[0][1] == "\u2717 wrong: it is bad"
 
 
 def test_no_text_becomes_markup():
     text = explanation_html.page(
         [[View(name=HOSTILE, explanation=explanation(HOSTILE, labels=("bad", HOSTILE)))]], title=HOSTILE
     )
-    found = Parsed(text)
-    tags = {tag for tag, _, _ in found.elements}
+    parsed = Parsed(text)
+    tags = {tag for tag, _, _ in parsed.elements}
     assert not tags & {"script", "img", "link", "iframe", "object", "a"}
-    assert not any(name.startswith("on") for _, attributes, _ in found.elements for name in attributes)
+    assert not any(name.startswith("on") for _, attributes, _ in parsed.elements for name in attributes)
     assert text.count("<style>") == text.count("</style>") == 1
-    assert "<script>alert(1)</script>" in found.of_class("text")[0][1]
-    assert "\\x1b[31m" in found.of_class("text")[0][1]
-    assert "\\u202eabc" in found.of_class("text")[0][1]
+    assert "<script>alert(1)</script>" in parsed.of_class("text")[0][1]
+    assert "\\x1b[31m" in parsed.of_class("text")[0][1]
+    assert "\\u202eabc" in parsed.of_class("text")[0][1]
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
-    policy = next(a["content"] for _, a, _ in found.elements if a.get("http-equiv"))
+    policy = next(a["content"] for _, a, _ in parsed.elements if a.get("http-equiv"))
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -99,45 +99,45 @@ def test_it_needs_nothing_else_and_knows_both_themes():
 
 def test_direction_is_the_texts_own():
     hebrew = "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd"
-    found = page(View(name="m", explanation=explanation(hebrew)))
-    assert found.of_class("text")[0][0]["dir"] == "auto"
-    assert found.of_class("text")[0][1] == hebrew
+    parsed = page(View(name="m", explanation=explanation(hebrew)))
+    assert parsed.of_class("text")[0][0]["dir"] == "auto"
+    assert parsed.of_class("text")[0][1] == hebrew
 
 
 def test_a_pair_is_two_paragraphs_and_what_was_cut_is_marked():
-    each = explanation("Good dog !", texts=("Good dog ! and more", "unseen"), lost=3)
-    found = page(View(name="m", explanation=each))
-    assert [text for _, text in found.of_class("text")] == ["Good dog ! and more", "unseen"]
-    assert [text for _, text in found.of_class("cut")] == [" and more", "unseen"]
-    assert any("3 tokens were cut off" in text for _, text in found.of_class("note"))
+    explained = explanation("Good dog !", texts=("Good dog ! and more", "unseen"), lost=3)
+    parsed = page(View(name="m", explanation=explained))
+    assert [text for _, text in parsed.of_class("text")] == ["Good dog ! and more", "unseen"]
+    assert [text for _, text in parsed.of_class("cut")] == [" and more", "unseen"]
+    assert any("3 tokens were cut off" in text for _, text in parsed.of_class("note"))
 
 
 @pytest.mark.parametrize("words", [3, 41])
 def test_a_matrix_of_pairs_while_it_can_be_read(words):
     pairs = np.zeros((words + 2, words + 2, 2), dtype=np.float32)
     pairs[1, 2, 1] = 0.5
-    each = explanation(" ".join(["wug"] * words), method="pairs", pairs=pairs)
-    found = page(View(name="m", explanation=each))
-    cells = found.of_class("pro-cell") + found.of_class("con-cell")
+    explained = explanation(" ".join(["wug"] * words), method="pairs", pairs=pairs)
+    parsed = page(View(name="m", explanation=explained))
+    cells = parsed.of_class("pro-cell") + parsed.of_class("con-cell")
     assert len(cells) == (words * words if words <= explanation_html.MATRIX_WORDS else 0)
-    text = "".join("".join(own) for _, _, own in found.elements)
+    text = "".join("".join(own) for _, _, own in parsed.elements)
     assert "+1.00" in text
     assert "wug \u00d7 wug" in text
 
 
 def test_in_a_notebook_an_explanation_shows_itself_without_touching_the_page_around_it():
-    each = explanation(HOSTILE)
-    text = each._repr_html_()
-    assert text == explanation_html.card([View(name="", explanation=each)])
-    found = Parsed(text)
-    assert found.elements[0][0] == "div"
-    assert not {tag for tag, _, _ in found.elements} & {"script", "img", "html", "body"}
-    assert found.of_class("text")[0][1].startswith("<script>alert(1)</script>")
-    style = re.sub(r"/\*.*?\*/", "", found.elements[1][2][0], flags=re.DOTALL)
+    explained = explanation(HOSTILE)
+    text = explained._repr_html_()
+    assert text == explanation_html.card([View(name="", explanation=explained)])
+    parsed = Parsed(text)
+    assert parsed.elements[0][0] == "div"
+    assert not {tag for tag, _, _ in parsed.elements} & {"script", "img", "html", "body"}
+    assert parsed.of_class("text")[0][1].startswith("<script>alert(1)</script>")
+    style = re.sub(r"/\*.*?\*/", "", parsed.elements[1][2][0], flags=re.DOTALL)
     selectors = re.findall(r"^([^\s@}].*?) \{", style, re.MULTILINE)
     assert len(selectors) > 20
     assert all(selector.startswith((".sot-view", ".sot-card")) for selector in selectors)
-    several = Explanations([each, explanation("another dog")])
+    several = Explanations([explained, explanation("another dog")])
     assert [text for _, text in Parsed(several._repr_html_()).of_class("text")][1] == "another dog"
 
 
@@ -161,8 +161,8 @@ def test_text_on_the_fullest_colour_can_be_read(theme, side):
     style = light if theme == "light" else dark
 
     def color(name: str) -> tuple[int, ...]:
-        if found := re.search(rf"--{name}: (\d+) (\d+) (\d+)", style):
-            return tuple(int(part) for part in found.groups())
+        if rgb := re.search(rf"--{name}: (\d+) (\d+) (\d+)", style):
+            return tuple(int(part) for part in rgb.groups())
         value = re.search(rf"--{name}: #(\w+)", style)[1]
         value = value if len(value) == 6 else "".join(c * 2 for c in value)
         return tuple(int(value[i : i + 2], 16) for i in (0, 2, 4))

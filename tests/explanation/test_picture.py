@@ -82,8 +82,8 @@ def test_odd_texts_are_drawn_and_what_is_missing_is_said(monkeypatch):
 
 
 def test_older_matplotlib_says_that_it_mirrors(monkeypatch):
-    each = View(name="m", explanation=explanation(f"{ALEF} {BET}"))
+    hebrew = View(name="m", explanation=explanation(f"{ALEF} {BET}"))
     monkeypatch.setattr(matplotlib, "__version__", "3.10.8")
-    assert any("mirrors right-to-left" in note for note in picture(each)[1])
+    assert any("mirrors right-to-left" in note for note in picture(hebrew)[1])
     monkeypatch.setattr(matplotlib, "__version__", "3.11.0")
-    assert picture(each)[1] == []
+    assert picture(hebrew)[1] == []

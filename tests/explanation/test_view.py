@@ -9,24 +9,24 @@ from sot_nlp.explanation.view import View, shown, signed
 from tests.support.fake_explanation import explanation
 
 
-def view(each=None, **settings):
-    return View(name="m", explanation=each or explanation(), **settings)
+def view(explained=None, **settings):
+    return View(name="m", explanation=explained or explanation(), **settings)
 
 
 def test_values_are_toward_the_predicted_label():
-    found = view()
-    assert found.label == "good"
+    viewed = view()
+    assert viewed.label == "good"
     # Of two labels: one's logit less the other's, so twice what the fake puts on each.
-    assert found.values.tolist() == [1.0, -0.5, 0.0]
-    assert [found.strength(word) for word in range(3)] == [1.0, -0.5, 0.0]
+    assert viewed.values.tolist() == [1.0, -0.5, 0.0]
+    assert [viewed.strength(word) for word in range(3)] == [1.0, -0.5, 0.0]
     assert view(output=0).values.tolist() == [-1.0, 0.5, 0.0]
     assert view(output=0).label == "bad"
 
 
 def test_the_summary_adds_up_to_the_total():
-    found = view()
-    assert found.summary == [("words", 0.5), ("classification token", 2.0), ("[SEP]", 0.25), ("bias", 0.5)]
-    assert found.total == pytest.approx(sum(share for _, share in found.summary))
+    viewed = view()
+    assert viewed.summary == [("words", 0.5), ("classification token", 2.0), ("[SEP]", 0.25), ("bias", 0.5)]
+    assert viewed.total == pytest.approx(sum(share for _, share in viewed.summary))
     occluded = explanation(method="occlusion", base=None, delta=None, class_token=np.zeros(2))
     assert view(occluded).summary == []
 
@@ -61,9 +61,9 @@ def test_words_too_faint_are_plain():
 
 
 def test_pieces_hold_the_whole_text():
-    found = view(explanation("Good  dog\t! "))
-    assert "".join(piece.text for piece in found.pieces(0)) == "Good  dog ! "
-    assert [piece.word for piece in found.pieces(0)] == [0, None, 1, None, 2, None]
+    viewed = view(explanation("Good  dog\t! "))
+    assert "".join(piece.text for piece in viewed.pieces(0)) == "Good  dog ! "
+    assert [piece.word for piece in viewed.pieces(0)] == [0, None, 1, None, 2, None]
 
 
 def test_what_was_cut_off_is_said_and_shown():
@@ -88,17 +88,17 @@ def test_a_coarse_path_is_said():
 def test_pairs_with_both_orders_together():
     pairs = np.zeros((5, 5, 2), dtype=np.float32)
     pairs[1, 2, 1], pairs[2, 1, 1], pairs[3, 3, 1], pairs[0, 1, 1] = 0.25, 0.5, -0.5, 9.0
-    found = view(explanation(method="pairs", pairs=pairs))
-    assert found.pairs.tolist() == [[0, 0.25, 0], [0.5, 0, 0], [0, 0, -0.5]]
-    assert found.top_pairs()[:2] == [("Good", "dog", 0.75), ("!", "!", -0.5)]
+    viewed = view(explanation(method="pairs", pairs=pairs))
+    assert viewed.pairs.tolist() == [[0, 0.25, 0], [0.5, 0, 0], [0, 0, -0.5]]
+    assert viewed.top_pairs()[:2] == [("Good", "dog", 0.75), ("!", "!", -0.5)]
     assert view().top_pairs() == []
 
 
 def test_a_word_of_several_tokens_shows_their_shares():
-    each = explanation()
-    joined = each.words[0].__class__("Good dog", 0, 0, 8, (1, 2))
+    explained = explanation()
+    joined = explained.words[0].__class__("Good dog", 0, 0, 8, (1, 2))
     assert view().tokens_of(joined) == "Good +1.00 dog \u22120.50"
-    assert view().tokens_of(each.words[0]) == ""
+    assert view().tokens_of(explained.words[0]) == ""
 
 
 def test_text_is_made_safe():

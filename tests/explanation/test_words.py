@@ -46,19 +46,19 @@ def test_tokens_that_reach_over_words_join_them():
     # "New York" as one token, "!!" as one, and a script without spaces in tokens of two characters.
     text = "New York!! \u4e2d\u6587\u5b57\u7b26"
     offsets = [(0, 8), (8, 10), (11, 13), (13, 15)]
-    found = words_of([text], offsets, [0] * 4)
-    assert [word.text for word in found] == ["New York", "!!", "\u4e2d\u6587", "\u5b57\u7b26"]
-    assert [word.tokens for word in found] == [(0,), (1,), (2,), (3,)]
+    words = words_of([text], offsets, [0] * 4)
+    assert [word.text for word in words] == ["New York", "!!", "\u4e2d\u6587", "\u5b57\u7b26"]
+    assert [word.tokens for word in words] == [(0,), (1,), (2,), (3,)]
 
 
 def test_bytes_of_one_character_are_one_word():
-    found = words_of(["\u4e2d a"], [(0, 1), (0, 1), (0, 1), (1, 3)], [0] * 4)
-    assert [(word.text, word.tokens) for word in found] == [("\u4e2d", (0, 1, 2)), ("a", (3,))]
+    words = words_of(["\u4e2d a"], [(0, 1), (0, 1), (0, 1), (1, 3)], [0] * 4)
+    assert [(word.text, word.tokens) for word in words] == [("\u4e2d", (0, 1, 2)), ("a", (3,))]
 
 
 def test_white_space_tokens_go_with_the_next_word():
-    found = words_of(["a  b "], [(0, 1), (1, 2), (2, 2), (3, 4), (4, 5)], [0] * 5)
-    assert [(word.text, word.tokens) for word in found] == [("a", (0,)), ("b", (1, 2, 3, 4))]
+    words = words_of(["a  b "], [(0, 1), (1, 2), (2, 2), (3, 4), (4, 5)], [0] * 5)
+    assert [(word.text, word.tokens) for word in words] == [("a", (0,)), ("b", (1, 2, 3, 4))]
     (only,) = words_of([" \n "], [(0, 1), (1, 3)], [0, 0])
     assert (only.text, only.start, only.end, only.tokens) == (" \n ", 0, 3, (0, 1))
 
@@ -66,8 +66,8 @@ def test_white_space_tokens_go_with_the_next_word():
 def test_a_pair_and_its_special_tokens():
     parts = [None, 0, 0, None, 1, None]
     offsets = [(0, 0), (0, 2), (2, 4), (0, 0), (0, 3), (0, 0)]
-    found = words_of(["zorp", "wug"], offsets, parts)
-    assert [(word.text, word.part, word.tokens) for word in found] == [("zorp", 0, (1, 2)), ("wug", 1, (4,))]
+    words = words_of(["zorp", "wug"], offsets, parts)
+    assert [(word.text, word.part, word.tokens) for word in words] == [("zorp", 0, (1, 2)), ("wug", 1, (4,))]
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -76,10 +76,10 @@ def test_real_tokenizers_lose_no_token(family):
     text = "the zorps isn't \U0001f469\u200d\U0001f52c \u05e9\u05dc \u4e2d\u6587,  <b>\x1b[31m wendlexyz"
     encoded = tokenizer(text, return_offsets_mapping=True)
     parts = encoded.sequence_ids(0)
-    found = words_of([text], encoded["offset_mapping"], parts)
-    owned = [token for word in found for token in word.tokens]
+    words = words_of([text], encoded["offset_mapping"], parts)
+    owned = [token for word in words for token in word.tokens]
     assert owned == [t for t, part in enumerate(parts) if part is not None]
-    assert [word.text for word in found][:3] == ["the", "zorps", "isn't"]
-    assert found[-1].text == "wendlexyz"
-    assert len(found[-1].tokens) > 1
-    assert all(word.text == text[word.start : word.end] for word in found)
+    assert [word.text for word in words][:3] == ["the", "zorps", "isn't"]
+    assert words[-1].text == "wendlexyz"
+    assert len(words[-1].tokens) > 1
+    assert all(word.text == text[word.start : word.end] for word in words)

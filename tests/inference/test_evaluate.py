@@ -122,9 +122,9 @@ def test_test_data_alone_is_predicted_by_name(run, tmp_path):
     out = tmp_path / "out"
     flags = ["--test_file", str(tmp_path / "test.csv"), "--do_predict", "--output_dir", str(out)]
     assert main(["evaluate", str(run), *flags, *CPU]) == 0
-    found = json.loads((out / "test_predictions.json").read_text())
-    assert [row["index"] for row in found] == [0, 1]
-    assert {row["prediction"] for row in found} <= set(NAMES)
+    predictions = json.loads((out / "test_predictions.json").read_text())
+    assert [row["index"] for row in predictions] == [0, 1]
+    assert {row["prediction"] for row in predictions} <= set(NAMES)
 
 
 def test_without_a_record_the_models_labels_are_enough(run, tmp_path, files):

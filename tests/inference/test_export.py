@@ -65,9 +65,9 @@ def test_bert_pairs_from_the_exported_folder_alone(bert: tuple[Path, export.Onnx
     seen = []
     for texts, side in ((TEXTS[:1], "right"), (TEXTS[:2], "left"), (TEXTS, "right"), (TEXTS, "left")):
         batch = tokenizer(texts, texts[::-1], padding=True, padding_side=side, return_tensors="pt")
-        (found,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
-        np.testing.assert_allclose(found, torch_logits(run, batch), rtol=0, atol=1e-5)
-        seen.append(found)
+        (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
+        np.testing.assert_allclose(logits, torch_logits(run, batch), rtol=0, atol=1e-5)
+        seen.append(logits)
     assert seen[2].std() > 0.1
     config = json.loads((folder / "config.json").read_text())
     assert [config["id2label"][str(i)] for i in range(3)] == list(LABELS)
@@ -111,15 +111,15 @@ def test_the_other_families(family: str, tmp_path: Path) -> None:
     assert result.difference["model.onnx"] < 1e-5
     tokenizer = load_tokenizer(run)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    found = OnnxClassifier(tmp_path / "out" / "model.onnx")(**batch).logits
-    assert found.std() > 0.01
-    np.testing.assert_allclose(found, torch_logits(run, batch), rtol=0, atol=1e-5)
+    logits = OnnxClassifier(tmp_path / "out" / "model.onnx")(**batch).logits
+    assert logits.std() > 0.01
+    np.testing.assert_allclose(logits, torch_logits(run, batch), rtol=0, atol=1e-5)
     if family == "gpt2":  # beyond what the example of the export had: more rows, more tokens
         texts = [" ".join(TEXTS), *TEXTS * 3]
         batch = tokenizer(texts, padding=True, truncation=True, max_length=300, return_tensors="pt")
         assert batch["input_ids"].shape == (len(texts), 300)
-        found = OnnxClassifier(tmp_path / "out" / "model.onnx")(**batch).logits
-        np.testing.assert_allclose(found, torch_logits(run, batch), rtol=0, atol=1e-5)
+        logits = OnnxClassifier(tmp_path / "out" / "model.onnx")(**batch).logits
+        np.testing.assert_allclose(logits, torch_logits(run, batch), rtol=0, atol=1e-5)
 
 
 def test_a_graph_that_differs_is_not_written(

@@ -73,16 +73,16 @@ def test_a_precision_that_is_not_here_is_replaced_in_words(run, tmp_path, capsys
 def test_predict_and_explain_compute_as_the_training_did(run, tmp_path, capsys):
     expected = probabilities(run / "predictions.json")
     file = str(run.parent / "dev.csv")
-    found = {}
+    by_mode = {}
     for mode in ("auto", "no"):
         output = tmp_path / f"{mode}.jsonl"
         words = ["predict", str(run), "--file", file, "--output", str(output), "--mixed_precision", mode]
         assert main([*words, "--cpu"]) == 0
         assert ("; precision bf16, as in training" in capsys.readouterr().err) == (mode == "auto")
         rows = [json.loads(line)["probabilities"] for line in output.read_text().splitlines()]
-        found[mode] = np.array([list(row.values()) for row in rows])
-    np.testing.assert_allclose(found["auto"], expected, atol=1e-6)
-    assert np.abs(found["no"] - expected).max() > 1e-5
+        by_mode[mode] = np.array([list(row.values()) for row in rows])
+    np.testing.assert_allclose(by_mode["auto"], expected, atol=1e-6)
+    assert np.abs(by_mode["no"] - expected).max() > 1e-5
     for mode in ("auto", "no"):
         output = tmp_path / f"{mode}.json"
         words = ["explain", str(run), "--file", file, "--json", str(output), "--mixed_precision", mode]
@@ -92,21 +92,21 @@ def test_predict_and_explain_compute_as_the_training_did(run, tmp_path, capsys):
         # One by one, so that bf16's rounding differs from that of predict's batches.
         shares = logits.double().softmax(-1).numpy()
         other = "no" if mode == "auto" else "auto"
-        assert np.abs(shares - found[mode]).mean() < np.abs(shares - found[other]).mean() / 4
+        assert np.abs(shares - by_mode[mode]).mean() < np.abs(shares - by_mode[other]).mean() / 4
 
 
 def test_python_computes_as_the_training_did(run):
     expected = probabilities(run / "predictions.json")
     lines = (run.parent / "dev.csv").read_text().splitlines()[1:]
     texts = [line.rpartition(",")[0] for line in lines]
-    found = {}
+    by_mode = {}
     for mode in (None, "no"):
         classifier = sot_nlp.load(run, mixed_precision=mode, cpu=True)
-        shares = found[mode] = classifier.predict(texts).probabilities
-        logits = torch.tensor(np.array([each.logits for each in classifier.explain(texts)]))
+        shares = by_mode[mode] = classifier.predict(texts).probabilities
+        logits = torch.tensor(np.array([explanation.logits for explanation in classifier.explain(texts)]))
         assert np.abs(logits.double().softmax(-1).numpy() - shares).max() < (0.03 if mode is None else 1e-5)
-    np.testing.assert_allclose(found[None], expected, atol=1e-6)
-    assert np.abs(found["no"] - expected).max() > 1e-5
+    np.testing.assert_allclose(by_mode[None], expected, atol=1e-6)
+    assert np.abs(by_mode["no"] - expected).max() > 1e-5
     record = records.read(run)
     (kept,) = (e["loss"] for e in record["evaluations"] if e["step"] == record["best"]["step"])
     assert sot_nlp.load(run, cpu=True).evaluate()["loss"] == kept

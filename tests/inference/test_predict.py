@@ -109,8 +109,8 @@ def test_rows_are_in_order_and_what_each_text_gives_alone(
     rows = rows_of(tmp_path / "out.jsonl")
     assert [row["label"] for row in rows] == [LABELS[i] for i in expected.argmax(-1)]
     assert len({row["label"] for row in rows}) > 1
-    found = torch.tensor([[row["probabilities"][name] for name in LABELS] for row in rows])
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    probabilities = torch.tensor([[row["probabilities"][name] for name in LABELS] for row in rows])
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=2e-6)
     assert (summary.count, summary.cut, summary.columns) == (len(TEXTS), 0, ("text",))
     assert "examples from text in" in summary.report()
 
@@ -129,8 +129,10 @@ def test_quotes_of_a_tsv_are_guessed_and_said_or_as_the_flag_says(
     assert ("(--quoting false keeps them)" in capsys.readouterr().err) == (quoting is None)
     read = lines[1:] if quoting == "false" else texts
     expected = alone(runs["plain"], read).softmax(-1)
-    found = torch.tensor([list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")])
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    probabilities = torch.tensor(
+        [list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")]
+    )
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=2e-6)
     assert not torch.allclose(
         expected, alone(runs["plain"], lines[1:] if read == texts else texts).softmax(-1)
     )
@@ -159,8 +161,8 @@ def test_pairs_from_columns_and_from_tabs(runs: dict[str, Path], tmp_path: Path,
     predict_file(runs["pair"], output=tmp_path / "tabs.jsonl", **OPTIONS)
     for name in ("columns.jsonl", "tabs.jsonl"):
         rows = rows_of(tmp_path / name)
-        found = torch.tensor([list(row["probabilities"].values()) for row in rows])
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+        probabilities = torch.tensor([list(row["probabilities"].values()) for row in rows])
+        torch.testing.assert_close(probabilities, expected, rtol=0, atol=2e-6)
 
 
 def test_causal_models(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -168,8 +170,10 @@ def test_causal_models(runs: dict[str, Path], tmp_path: Path) -> None:
     lines = [text for text in TEXTS if text]
     source.write_text("\n".join(lines), encoding="utf-8")
     predict_file(runs["causal"], file=source, output=tmp_path / "out.jsonl", **OPTIONS)
-    found = torch.tensor([list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")])
-    torch.testing.assert_close(found, alone(runs["causal"], lines).softmax(-1), rtol=0, atol=2e-6)
+    probabilities = torch.tensor(
+        [list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")]
+    )
+    torch.testing.assert_close(probabilities, alone(runs["causal"], lines).softmax(-1), rtol=0, atol=2e-6)
 
 
 def test_scores_of_a_regression(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -179,8 +183,8 @@ def test_scores_of_a_regression(runs: dict[str, Path], tmp_path: Path) -> None:
     as_csv, as_json = rows_of(tmp_path / "o.csv"), rows_of(tmp_path / "o.jsonl")
     assert list(as_csv[0]) == ["score"]
     assert [float(row["score"]) for row in as_csv] == [row["score"] for row in as_json]
-    found = torch.tensor([row["score"] for row in as_json])
-    torch.testing.assert_close(found, alone(runs["score"], TEXTS)[:, 0], rtol=0, atol=2e-6)
+    scores = torch.tensor([row["score"] for row in as_json])
+    torch.testing.assert_close(scores, alone(runs["score"], TEXTS)[:, 0], rtol=0, atol=2e-6)
 
 
 def test_several_labels(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -251,13 +255,13 @@ def test_a_pipe_is_written_as_it_goes(
 ) -> None:
     monkeypatch.setattr(prediction, "WINDOW", 2)
     os.mkfifo(tmp_path / "pipe.jsonl")
-    found: list[str] = []
-    reader = threading.Thread(target=lambda: found.extend((tmp_path / "pipe.jsonl").read_text().splitlines()))
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend((tmp_path / "pipe.jsonl").read_text().splitlines()))
     reader.start()
     type_in(b"a\nb\nc\n")
     predict_file(runs["plain"], output=tmp_path / "pipe.jsonl", **OPTIONS)
     reader.join(10)
-    assert len(found) == 3
+    assert len(lines) == 3
     assert stat.S_ISFIFO((tmp_path / "pipe.jsonl").stat().st_mode)
 
 

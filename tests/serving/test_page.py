@@ -63,10 +63,12 @@ def request(address, method, path, body=None, headers=None):
 def test_an_answer_is_the_explanation(address, saved):
     event, (label, words) = ask(address, "the zorp runs .", "exact", PREDICTED)
     assert event == "complete"
-    (each,) = explain(saved.model, saved.tokenizer, ["the zorp runs ."])
+    (explanation,) = explain(saved.model, saved.tokenizer, ["the zorp runs ."])
     chances = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
-    np.testing.assert_allclose([chances[name] for name in each.labels], each.probabilities, atol=1e-6)
-    assert label["label"] == each.labels[each.predicted]
+    np.testing.assert_allclose(
+        [chances[name] for name in explanation.labels], explanation.probabilities, atol=1e-6
+    )
+    assert label["label"] == explanation.labels[explanation.predicted]
     assert re.findall(r'class="w[^>]*>([^<]*)<', words)[-4:] == ["the", "zorp", "runs", "."]
     assert "toward yes" in ask(address, "the zorp runs .", "exact", 2)[1][1]
 

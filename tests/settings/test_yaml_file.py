@@ -33,9 +33,9 @@ from sot_nlp.settings.yaml_file import read_yaml_mapping, scalar
     ],
 )
 def test_a_scalar_is_what_a_person_would_read(text, value):
-    found = scalar(yaml.compose(text, Loader=yaml.SafeLoader))
-    assert found == value
-    assert type(found) is type(value)
+    parsed = scalar(yaml.compose(text, Loader=yaml.SafeLoader))
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 def read(tmp_path, text):
