@@ -23,7 +23,7 @@ import numpy as np
 from sot_nlp.data.data_report import label_summary
 from sot_nlp.data.row_checks import NONE_LEFT, Source, check_rows, check_unreadable
 from sot_nlp.data.token_split import TokenSplit
-from sot_nlp.data.tokenization import encode_texts, flat
+from sot_nlp.data.tokenization import encode_split
 from sot_nlp.errors import UserError
 
 if TYPE_CHECKING:
@@ -152,39 +152,30 @@ class StreamedSplit:
         return self._read(size)
 
     def _read(self, size: int) -> Window:
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
-        lost = []
         parts = list(self._take(size))
-        for part in parts:
-            part_ids, part_types, part_lost = encode_texts(part.texts, self.tokenizer, self.max_length)
-            ids += part_ids
-            types += part_types or []
-            lost.append(part_lost)
-        lengths = np.array([len(sequence) for sequence in ids], dtype=np.int64)
+        columns = [
+            list(itertools.chain(*column)) for column in zip(*(part.texts for part in parts), strict=True)
+        ]
+        tokens, lost = encode_split(columns, self.tokenizer, self.max_length)
         labels = np.concatenate([part.labels for part in parts])
-        split = TokenSplit(
+        split = replace(
+            tokens,
             name="train",
-            input_ids=flat(ids, np.int32),
-            token_type_ids=flat(types, np.uint8) if types else None,
-            starts=np.cumsum(lengths) - lengths,
-            lengths=lengths,
             labels=self.relabel(labels),
             indices=np.concatenate([part.indices for part in parts]),
         )
         digest = hashlib.sha256(labels.tobytes())
         for part in parts:
             digest.update(part.digests.tobytes())
-        cut = np.concatenate(lost)
         return Window(
             split=split,
             found={
                 "digest": digest.hexdigest(),
                 "examples": size,
-                "tokens": int(lengths.sum()),
-                "max_length": int(lengths.max()),
+                "tokens": int(split.lengths.sum()),
+                "max_length": int(split.lengths.max()),
                 "lost": {
-                    str(tokens): count for tokens, count in sorted(Counter(cut[cut > 0].tolist()).items())
+                    str(tokens): count for tokens, count in sorted(Counter(lost[lost > 0].tolist()).items())
                 },
                 "empty_texts": int(sum(part.empty.sum() for part in parts)),
                 "nul_texts": int(sum(part.nul_texts.sum() for part in parts)),

@@ -25,6 +25,7 @@ import numpy as np
 
 from sot_nlp.data.row_checks import Checked, Source, check_source, progress_bar
 from sot_nlp.data.token_cache import FORMAT_VERSION, ArrayWriter, DamagedCacheError, read_arrays
+from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.errors import printable
 from sot_nlp.files import sha256
 
@@ -229,6 +230,24 @@ def encode_texts(
         if types is not None:
             types[i] = [0]
     return ids, types, lost
+
+
+def encode_split(
+    texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[TokenSplit, np.ndarray]:
+    """Return the examples of `texts` (one or two columns) as a split without labels, and the tokens lost."""
+    ids, types, lost = encode_texts(texts, tokenizer, max_length)
+    lengths = np.array([len(sequence) for sequence in ids], dtype=np.int64)
+    split = TokenSplit(
+        name="texts",
+        input_ids=flat(ids, np.int32),
+        token_type_ids=None if types is None else flat(types, np.uint8),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        labels=None,
+        indices=np.arange(len(ids)),
+    )
+    return split, lost
 
 
 def filler_token(tokenizer: PreTrainedTokenizerBase) -> int:

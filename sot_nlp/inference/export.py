@@ -239,24 +239,13 @@ def _quiet() -> Iterator[None]:
 
 def _encode(saved: SavedModel, texts: tuple[str, ...], *, padding_side: str) -> dict[str, Tensor]:
     """Encode texts as a padded batch (B, N); for a model of pairs each text with the next one."""
-    from sot_nlp.data.tokenization import encode_texts
+    from sot_nlp.data.tokenization import encode_split
 
     columns = [list(texts)]
     if len(saved.text_columns) == 2:
         columns.append([*texts[1:], texts[0]])
-    ids, types, _ = encode_texts(columns, saved.tokenizer, saved.max_length)
-    length = max(map(len, ids))
-    pad = saved.tokenizer.pad_token_id
-
-    def padded(rows: list[list[int]], filler: int) -> Tensor:
-        fill = [[filler] * (length - len(row)) for row in rows]
-        pairs = zip(rows, fill, strict=True)
-        return torch.tensor([row + gap if padding_side == "right" else gap + row for row, gap in pairs])
-
-    batch = {"input_ids": padded(ids, pad), "attention_mask": padded([[1] * len(row) for row in ids], 0)}
-    if types is not None:
-        batch["token_type_ids"] = padded(types, 0)
-    return batch
+    split, _ = encode_split(columns, saved.tokenizer, saved.max_length)
+    return split.collate(split.indices, pad_token_id=saved.tokenizer.pad_token_id, padding_side=padding_side)
 
 
 def _check(saved: SavedModel, path: Path, result: OnnxExport, *, tolerance: float | None) -> None:

@@ -27,7 +27,6 @@ from sot_nlp.files import atomic_file
 
 if TYPE_CHECKING:
     from sot_nlp.data.tables import Table
-    from sot_nlp.data.token_split import TokenSplit
     from sot_nlp.inference.saved_model import SavedModel
 
 FORMATS = ("csv", "jsonl")
@@ -103,8 +102,7 @@ def predict_file(
     Args:
         name_or_path: the folder of a run, or a name on the Hub.
         file: CSV, TSV, JSON, JSONL or Parquet with text columns, or .txt with one text per line; None or "-"
-        is
-            standard input, one text per line. A pair of texts on a line is separated by a tab.
+            is standard input, one text per line. A pair of texts on a line is separated by a tab.
         output: the file to write, whole or not at all; None or "-" is standard output.
         format: "csv" or "jsonl"; by the output's ending when None, else CSV.
         text_columns: the one or two columns to read; those of the training data, or guessed, when None.
@@ -267,10 +265,11 @@ def window_logits(
     saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int | None, summary: Summary
 ) -> np.ndarray:
     """Return logits (n, K) of a window, in its order."""
+    from sot_nlp.data.tokenization import encode_split
     from sot_nlp.training import evaluation
     from sot_nlp.training.batching import evaluation_batches, padded_tokens
 
-    split, cut = _tokens(saved, columns)
+    split, lost = encode_split(columns, saved.tokenizer, saved.max_length)
     logits = evaluation.predict(
         saved.model,
         split,
@@ -282,30 +281,10 @@ def window_logits(
     on_gpu = accelerator.device.type == "cuda"
     batches = evaluation_batches(split.lengths, num_processes=1, batch_size=batch_size, on_gpu=on_gpu)
     summary.count += len(split)
-    summary.cut += cut
+    summary.cut += int((lost > 0).sum())
     summary.tokens += int(split.lengths.sum())
     summary.padded_tokens += sum(padded_tokens(batch, split.lengths) for [batch] in batches)
     return logits
-
-
-def _tokens(saved: SavedModel, columns: Columns) -> tuple[TokenSplit, int]:
-    """Return a window as tokens, and how many of its examples were cut."""
-    from sot_nlp.data.token_split import TokenSplit
-    from sot_nlp.data.tokenization import encode_texts
-
-    ids, types, lost = encode_texts(columns, saved.tokenizer, saved.max_length)
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    split = TokenSplit(
-        name="texts",
-        input_ids=np.concatenate([np.asarray(row, dtype=np.int32) for row in ids]),
-        token_type_ids=None if types is None else np.concatenate([np.asarray(t, np.uint8) for t in types]),
-        starts=ends - lengths,
-        lengths=lengths,
-        labels=None,
-        indices=np.arange(len(ids)),
-    )
-    return split, int((lost > 0).sum())
 
 
 # -- writing ------------------------------------------------------------------------------------------
