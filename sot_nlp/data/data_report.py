@@ -166,16 +166,13 @@ def _label_notes(split: str, facts: dict[str, Any], report: dict[str, Any]) -> l
     own = split == "train" and report["columns"]["own"]
     asked = report["columns"]["problem_type"]
     notes = label_notes(report["kind"], facts, own=own, asked=asked is not None)
-    absent = [] if report["kind"] == "regression" else _absent(facts["labels"] or {})
+    counts = {} if report["kind"] == "regression" else facts["labels"] or {}
+    absent = [printable(name, 40) for name, count in counts.items() if not count]
     if split == "train" and absent:
         drawn = facts["examples"] != facts["examples_in_file"]
         hint = "; draw others with --data_seed, or more with --max_train_samples" if drawn else ""
         notes.append(f"no example has the label {list_names(absent)}, so it can't be learned{hint}")
     return notes
-
-
-def _absent(labels: dict[str, int]) -> list[str]:
-    return [printable(name, 40) for name, count in labels.items() if not count]
 
 
 def _describe_split(split: dict[str, Any], report: dict[str, Any]) -> list[str]:
@@ -186,14 +183,13 @@ def _describe_split(split: dict[str, Any], report: dict[str, Any]) -> list[str]:
         f"{examples if whole is None else f'{count} of {examples}'} of {split['source']}{part}; "
         f"{split['mean_length']:.1f} tokens on average, {split['max_length']} at most"
     ]
-    if split["labels"] is not None and report["kind"] != "regression":
-        counts = [f"{printable(name, 40)} {count}" for name, count in split["labels"].items()]
-        lines.append(f"labels: {list_names(counts)}")
-    if split["labels"] is not None and report["kind"] == "regression":
-        scores = split["labels"]
+    if (labels := split["labels"]) is not None and report["kind"] == "regression":
         lines.append(
-            f"scores: {scores['lowest']:g} to {scores['highest']:g}, {scores['mean']:.4g} on average"
+            f"scores: {labels['lowest']:g} to {labels['highest']:g}, {labels['mean']:.4g} on average"
         )
+    elif labels is not None:
+        counts = [f"{printable(name, 40)} {count}" for name, count in labels.items()]
+        lines.append(f"labels: {list_names(counts)}")
     if split["truncated"]:
         lines.append(
             f"{counted(split['truncated'], 'example was', 'examples were')} cut at {report['max_length']} "

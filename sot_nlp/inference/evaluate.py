@@ -119,9 +119,8 @@ def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, A
     Columns that it guessed are named. Settings of data whose place other settings, `given` by name, take are
     omitted. Raises UserError for a record that can't be read.
     """
-    if not (Path(folder) / records.NAME).is_file():
+    if not (record := _record_of(folder)):
         return {}
-    record = records.read(folder)
     saved, spec = mapping(record, "arguments"), mapping(record, "task_spec")
     settings = {name: saved.get(name) for name in ("task", *OWN_DATA, *DATA)}
     if settings["task"] is None:
@@ -153,9 +152,7 @@ def evaluation_arguments(
 
 def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
     """Return a warning where the held-out share comes from other data than the model in `folder` saw."""
-    if not (Path(folder) / records.NAME).is_file():
-        return []
-    before = mapping(mapping(mapping(records.read(folder), "data"), "splits"), "train").get("sha256")
+    before = mapping(mapping(mapping(_record_of(folder), "data"), "splits"), "train").get("sha256")
     shares = [split for split in report["splits"].values() if split["held_out_of_train"]]
     if not before or all(split["sha256"] in (before, None) for split in shares):
         return []

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import printable
-from sot_nlp.files import write_atomic
-from sot_nlp.publishing.training_plot import evaluations_of, mapping, training_plot
+from sot_nlp.publishing.training_plot import evaluations_of, mapping
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.tasks.metrics import METRICS, traits
 from sot_nlp.templates import render
@@ -37,24 +36,6 @@ CITATION = """@article{xie2021sot,
 NOT_SCORES = {"epoch", "step", "split", "loss", "seconds", "examples", "num_examples", "examples_per_second"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~$@]|:(?=//))")
-
-
-def write_card(folder: str | Path, record: Mapping[str, Any], **options: Any) -> list[Path]:
-    """Write card and plot of `record` into `folder`; returns what was written. `options`: `model_card`'s.
-
-    A README.md of the user's own (one without the line that says who wrote it) is left as it is.
-    """
-    folder = Path(folder)
-    plot = training_plot(record)
-    written = []
-    if plot is not None:
-        write_atomic(folder / PLOT_NAME, plot)
-        written.append(folder / PLOT_NAME)
-    card = folder / CARD_NAME
-    if own_card(folder) is None:
-        write_atomic(card, model_card(record, plot=plot is not None, **options))
-        written.append(card)
-    return written
 
 
 def own_card(folder: Path) -> str | None:

@@ -25,7 +25,6 @@ from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 HEADER = "index\tprediction"
 _SHOWN = 3  # problems of one file that are listed one by one
-_LARGEST = 1 << 26  # bytes of one file of the zip; the largest that is right has about 4 million
 
 
 def predictions_name(split: str) -> str:
@@ -120,29 +119,6 @@ def write_submission(run_folders: Iterable[str | Path], output_zip: str | Path) 
     write_atomic(path, _zip(tables))
     missing = tuple(name for name in wanted if name not in runs)
     return Submission(path=path, runs=runs, missing=missing, notes=tuple(notes))
-
-
-def check_submission(path: str | Path) -> list[str]:
-    """Return what is wrong with, or missing from, a zip for GLUE's server; empty where it is correct."""
-    wanted = _wanted()
-    problems: list[str] = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            names = [entry.filename for entry in entries]
-            for entry in entries:
-                if entry.filename not in wanted or names.count(entry.filename) > 1:
-                    why = "occurs twice" if entry.filename in wanted else "is none of the server's files"
-                    problems.append(f"{printable(entry.filename)}: {why}")
-                elif entry.flag_bits & 1 or entry.file_size > _LARGEST:
-                    problems.append(f"{entry.filename}: is encrypted, or far too large")
-                else:
-                    text = archive.read(entry).decode("utf-8", "replace")
-                    wrong = check_table(text, *wanted[entry.filename])
-                    problems += [f"{entry.filename}: {problem}" for problem in _few(wrong)]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{printable(path)}: cannot be read as a zip file: {printable(error)}") from None
-    return problems + [f"{name}: missing" for name in wanted if name not in names]
 
 
 def check_table(text: str, spec: TaskSpec, split: str) -> list[str]:

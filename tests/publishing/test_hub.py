@@ -255,7 +255,7 @@ def test_a_file_with_the_token_is_not_pushed(folder: Path, server: Hub) -> None:
 
 def test_a_card_of_the_users_own_is_kept(folder: Path, server: Hub) -> None:
     records.write(folder, record())
-    model_card.write_card(folder, records.read(folder))
+    (folder / "README.md").write_text(model_card.model_card(record()))
     hub.push(folder, repo_id="me/x", token=TOKEN)
     assert b'model="me/x"' in server.repos["me/x"].files()["README.md"]
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\nMine.\n")

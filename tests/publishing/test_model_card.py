@@ -15,7 +15,7 @@ from huggingface_hub.repocard import metadata_load
 
 from sot_nlp import records
 from sot_nlp.publishing import model_card
-from sot_nlp.publishing.model_card import escape, write_card
+from sot_nlp.publishing.model_card import escape
 from sot_nlp.publishing.training_plot import training_plot
 from tests.support.hub_server import card_problems, serve
 from tests.support.saved_runs import record
@@ -219,16 +219,6 @@ def test_the_plot_is_the_same_for_the_same_record() -> None:
         record(main_metric=NASTY, evaluations=[{"step": 1, "split": "$x_$ " + NASTY, "loss": 1.0}])
     )
     assert nasty is not None
-
-
-def test_a_card_is_written_again_but_not_over_the_users_own(tmp_path: Path) -> None:
-    names = ["training.png", "README.md"]
-    assert [path.name for path in write_card(tmp_path, record())] == names
-    assert [path.name for path in write_card(tmp_path, record(), repo_id="me/x")] == names
-    assert "me/x" in (tmp_path / "README.md").read_text()
-    (tmp_path / "README.md").write_text("mine")
-    assert [path.name for path in write_card(tmp_path, record())] == ["training.png"]
-    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_closed_form_shows_no_settings_of_updates():
