@@ -1,4 +1,4 @@
-"""Draw examples from the training data, and find those that also occur in validation data."""
+"""Draw examples from the training data."""
 
 from __future__ import annotations
 
@@ -55,8 +55,3 @@ def subset(count: int, size: int, seed: int) -> np.ndarray:
     A function of the arguments alone; with the same seed a larger draw contains every smaller one.
     """
     return np.sort(np.random.RandomState(seed).permutation(count)[:size])
-
-
-def leaked(train: np.ndarray, validation: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: which training examples also occur in the validation data, by their digests."""
-    return np.isin(train, validation)

@@ -13,7 +13,7 @@ import numpy as np
 from sot_nlp.data.data_report import columns_report, split_report, stream_report
 from sot_nlp.data.row_checks import NONE_LEFT
 from sot_nlp.data.sources import held_out_splits, open_source, place
-from sot_nlp.data.splitting import hold_out, leaked, subset
+from sot_nlp.data.splitting import hold_out, subset
 from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.data.tokenization import Tokens, tokenize_sources
@@ -97,9 +97,9 @@ def load_data(
             rows[split] = np.setdiff1d(rows[split], out) if split == "train" else out
     duplicates = _duplicates(tokens, rows, drop=arguments.drop_leaked)
     rows = {split: _limited(split, rows[split], arguments) for split in rows}
-    found_splits = {split: _split(split, tokens[split], rows[split]) for split in wanted}
+    token_splits = {split: _split(split, tokens[split], rows[split]) for split in wanted}
     reports = {
-        split: split_report(spec, found_splits[split], tokens[split], rows[split], held_out=split in held)
+        split: split_report(spec, token_splits[split], tokens[split], rows[split], held_out=split in held)
         for split in wanted
     }
     stream = _stream(spec, arguments, tokenizer, tokens, max_length) if streamed else None
@@ -118,7 +118,7 @@ def load_data(
     return TaskData(
         kind=spec.kind,
         labels=spec.labels,
-        splits=found_splits,
+        splits=token_splits,
         report=report,
         caches={split: tokens[split].cache for split in tokens},
         stream=stream,
@@ -216,11 +216,11 @@ def _duplicates(tokens: dict[str, Tokens], rows: dict[str, np.ndarray], *, drop:
     keep = np.ones(len(train), dtype=bool)
     for split in validation:
         other = tokens[split].arrays["digests"][rows[split]]
-        in_both = leaked(train, other)
+        in_both = np.isin(train, other)
         keep &= ~in_both
         duplicates[split] = {
             "train_examples": int(in_both.sum()),
-            "validation_examples": int(leaked(other, train).sum()),
+            "validation_examples": int(np.isin(other, train).sum()),
             "dropped": drop,
         }
     if drop:

@@ -87,22 +87,14 @@ def convert(name: str, value: Any) -> Any:
         if word in TRUE_WORDS | FALSE_WORDS:
             return word in TRUE_WORDS
         raise ValueError("true or false")
-    if base is int:
+    if base in (int, float):
         try:
             number = float(value) if not isinstance(value, bool) else math.nan
         except (TypeError, ValueError):
             number = math.nan
-        if number != number or number in (math.inf, -math.inf) or number != int(number):
-            raise ValueError("a whole number")
-        return int(number)
-    if base is float:
-        try:
-            number = float(value) if not isinstance(value, bool) else math.nan
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise ValueError("a finite number")
-        return number
+        if not math.isfinite(number) or number != base(number):
+            raise ValueError("a whole number" if base is int else "a finite number")
+        return base(number)
     if base is list:
         values = [value] if isinstance(value, (str, int, float)) else value
         if not isinstance(values, (list, tuple)) or not values:

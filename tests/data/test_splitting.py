@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sot_nlp.data.splitting import hold_out, leaked, subset
+from sot_nlp.data.splitting import hold_out, subset
 
 
 def test_each_class_keeps_its_share():
@@ -55,8 +55,3 @@ def test_subset_is_in_order_and_holds_every_smaller_one_of_its_seed():
     assert set(drawn[0]) < set(drawn[1]) < set(range(100))
     assert subset(100, 10, seed=3).tolist() == drawn[0].tolist() != subset(100, 10, seed=4).tolist()
     assert subset(5, 10, seed=0).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_leaked_marks_what_stands_in_both():
-    train, validation = np.array([5, 1, 7, 5], dtype=np.uint64), np.array([7, 5, 9], dtype=np.uint64)
-    assert leaked(train, validation).tolist() == [True, False, True, True]
