@@ -19,7 +19,7 @@ from torch import Tensor
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.explanation.inputs import PASS_TOKENS, Encoded, encode, integrated_gradients, occlusion
 from sot_nlp.explanation.words import Word, words_of
-from sot_nlp.inference.saved_model import KIND_OF_PROBLEM_TYPE
+from sot_nlp.inference.saved_model import answers
 from sot_nlp.modeling.tokens import classification_index
 from sot_nlp.runs.scoring import shortest
 from sot_nlp.training.speed.threads import threads_for
@@ -209,11 +209,7 @@ def explain(
                 parts.append(
                     occlusion(model, tokenizer, encoding, [list(w.tokens) for w in words], batch_size)
                 )
-    config = model.config
-    kind = KIND_OF_PROBLEM_TYPE.get(str(config.problem_type)) or (
-        "regression" if config.num_labels == 1 else "classification"
-    )
-    labels = None if kind == "regression" else tuple(config.id2label[i] for i in range(config.num_labels))
+    kind, labels = answers(model.config.problem_type, model.config.id2label)
     return Explanations(
         Explanation(
             method=method,

@@ -13,7 +13,7 @@ from sot_nlp.data.data_report import describe
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
-from sot_nlp.inference.saved_model import trained_task
+from sot_nlp.inference.saved_model import record_of, trained_task
 from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
@@ -82,7 +82,7 @@ def open_saved(
     from sot_nlp.training import loop
     from sot_nlp.training.speed import precision
 
-    record = _record_of(arguments.model_name_or_path)
+    record = record_of(arguments.model_name_or_path)
     trained = precision.as_trained(record, cpu=arguments.cpu)
     accelerator = loop.create_accelerator(arguments, precision_before=trained)
     line = precision.beside_training(record, accelerator.mixed_precision)
@@ -109,17 +109,13 @@ def open_saved(
     return scorer, model.to(accelerator.device), data
 
 
-def _record_of(folder: str | Path) -> dict[str, Any]:
-    return records.read(folder) if (Path(folder) / records.NAME).is_file() else {}
-
-
 def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, Any]:
     """Return the settings by which the run in `folder` found its data; {} where there is no record.
 
     Columns that it guessed are named. Settings of data whose place other settings, `given` by name, take are
     omitted. Raises UserError for a record that can't be read.
     """
-    if not (record := _record_of(folder)):
+    if not (record := record_of(folder)):
         return {}
     saved, spec = mapping(record, "arguments"), mapping(record, "task_spec")
     settings = {name: saved.get(name) for name in ("task", *OWN_DATA, *DATA)}
@@ -152,7 +148,7 @@ def evaluation_arguments(
 
 def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
     """Return a warning where the held-out share comes from other data than the model in `folder` saw."""
-    before = mapping(mapping(mapping(_record_of(folder), "data"), "splits"), "train").get("sha256")
+    before = mapping(mapping(mapping(record_of(folder), "data"), "splits"), "train").get("sha256")
     shares = [split for split in report["splits"].values() if split["held_out_of_train"]]
     if not before or all(split["sha256"] in (before, None) for split in shares):
         return []

@@ -100,7 +100,7 @@ def open_model(
         else:
             model = _other_classifier(name, revision, trust_remote_code)
     preparation.check_embeddings(model, tokenizer, name)
-    record = records.read(path) if (path / records.NAME).is_file() else {}
+    record = record_of(path)
     trained = longest_text(model, tokenizer)
     longest = trained
     if is_sot:  # its tokenizer names the length that it was trained with, which is no bound
@@ -114,7 +114,7 @@ def open_model(
     )
     if max_length is not None and max_length > longest:
         raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
-    kind, labels = _answers(config.problem_type, config.id2label)
+    kind, labels = answers(config.problem_type, config.id2label)
     columns = _of_record(record, "task_spec", "text_columns") or ()
     return SavedModel(
         model=preparation.align_weights(model.eval()),
@@ -133,7 +133,7 @@ def check_labels(checkpoint: Checkpoint) -> None:
         label_names(checkpoint.saved["id2label"])
 
 
-def _answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | None]:
+def answers(problem_type: Any, id2label: Any) -> tuple[str, tuple[str, ...] | None]:
     """Return (kind, label names in the order of their ids; None for a regression) by a model's config."""
     names = label_names(id2label)
     kind = KIND_OF_PROBLEM_TYPE.get(str(problem_type)) or (
@@ -155,13 +155,12 @@ def trained_task(name_or_path: str | Path, checkpoint: Checkpoint) -> Trained | 
     saved = checkpoint.saved
     if saved.get("id2label") is None:
         return None
-    kind, labels = _answers(saved.get("problem_type"), saved["id2label"])
+    kind, labels = answers(saved.get("problem_type"), saved["id2label"])
     if labels is None:
         return Trained(kind=kind, labels=None)
     if all(map(GENERIC.fullmatch, labels)):
         return None
-    record = records.read(name_or_path) if (Path(name_or_path) / records.NAME).is_file() else {}
-    if isinstance(before := record.get("labels"), list):
+    if isinstance(before := record_of(name_or_path).get("labels"), list):
         with contextlib.suppress(UserError):  # a record of another model
             align_labels(dict(enumerate(labels)), list(map(str, before)))
             labels = tuple(map(str, before))
@@ -185,6 +184,11 @@ def _other_classifier(name: str, revision: str, trust_remote_code: bool) -> Any:
             "train one with `sot-nlp train`"
         )
     return model
+
+
+def record_of(folder: str | Path) -> dict[str, Any]:
+    """Return the record of the run in `folder`; {} where it has none, or for a name on the Hub."""
+    return records.read(folder) if (Path(folder) / records.NAME).is_file() else {}
 
 
 def _of_record(record: dict[str, Any], outer: str, inner: str) -> Any:
