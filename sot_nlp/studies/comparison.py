@@ -82,16 +82,16 @@ def compare(results: Results) -> list[Group]:
     by_group: dict[tuple[str, str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in results.cells:
         by_group[cell.group][cell.arm].append(cell)
-    chosen = {each.place: each for each in results.rates}
+    chosen = {rates.place: rates for rates in results.rates}
     groups = []
     for (task, model, setting), arms in by_group.items():
         baseline = _scores(arms.get(results.baseline, []))
-        found = []
+        results_of_arms = []
         for name in (arm for arm in results.arms if arm in arms):
             cells = tuple(sorted(arms[name], key=lambda cell: cell.seed))
             scores = _scores(cells)
             mean, sd = statistics.mean_and_sd(list(scores.values())) if scores else (None, None)
-            found.append(
+            results_of_arms.append(
                 ArmResult(
                     arm=name,
                     cells=cells,
@@ -113,7 +113,7 @@ def compare(results: Results) -> list[Group]:
         scored = next((cell for cells in arms.values() for cell in cells if cell.metric), None)
         of_metric = {} if scored is None else {name: getattr(scored, name) for name in OF_METRIC}
         place = {"task": task, "model": model, "setting": setting, "metric": ""}
-        groups.append(Group(**{**place, **of_metric}, arms=tuple(found)))
+        groups.append(Group(**{**place, **of_metric}, arms=tuple(results_of_arms)))
     return _with_holm(groups, results.holm)
 
 
@@ -136,4 +136,4 @@ def _with_holm(groups: list[Group], family: str) -> list[Group]:
         ]
         for (i, j), p in zip(members, statistics.holm(p_values), strict=True):
             arms[i][j] = replace(arms[i][j], holm_p=p)
-    return [replace(group, arms=tuple(found)) for group, found in zip(groups, arms, strict=True)]
+    return [replace(group, arms=tuple(adjusted)) for group, adjusted in zip(groups, arms, strict=True)]

@@ -154,7 +154,7 @@ def choose(results: Results, meanings: Mapping[str, tuple[str, Choice]]) -> tupl
     for cell in results.cells:
         arm, _ = meanings[cell.arm]
         tried.setdefault((*cell.group, arm), {}).setdefault(cell.arm, []).append(cell)
-    found = []
+    chosen = []
     for (task, model, setting, arm), combinations in tried.items():
         means = {
             title: sum(cell.score for cell in cells) / len(cells)
@@ -170,7 +170,7 @@ def choose(results: Results, meanings: Mapping[str, tuple[str, Choice]]) -> tupl
             )
         higher = next(cell.higher_is_better for cell in all_cells if cell.status == FINISHED)
         best = (max if higher else min)(means, key=lambda title: means[title])
-        found.append(
+        chosen.append(
             ChosenRates(
                 task=task,
                 model=model,
@@ -183,7 +183,7 @@ def choose(results: Results, meanings: Mapping[str, tuple[str, Choice]]) -> tupl
                 at_edge=_at_edge(meanings[best][1], [meanings[title][1] for title in combinations]),
             )
         )
-    return tuple(found)
+    return tuple(chosen)
 
 
 def _at_edge(rates: Choice, grid: list[Choice]) -> tuple[str, ...]:

@@ -78,24 +78,26 @@ def _read_plan(folder: Path) -> tuple[Results, dict[tuple, Path]]:
         header |= {"arms": tuple(study["arms"]), "marks": tuple(study["marks"])}
         header |= {"rates": read_rates(study.get("rates", ()))}
         cells: list[Cell] = []
-        found: dict[str, dict[str, str]] = {}
-        for each in planned:
-            names = {key: each[key] for key in ("task", "model", "setting", "arm", "seed", "data_seed")}
-            cells.append(_cell_of_folder(folder / "runs" / each["folder"], names, study["score"], found))
+        versions: dict[str, dict[str, str]] = {}
+        for entry in planned:
+            names = {key: entry[key] for key in ("task", "model", "setting", "arm", "seed", "data_seed")}
+            cells.append(_cell_of_folder(folder / "runs" / entry["folder"], names, study["score"], versions))
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{printable(path)}: not the plan of a study: {printable(repr(error))}") from None
-    places = [folder / "runs" / each["folder"] for each in planned]
+    places = [folder / "runs" / entry["folder"] for entry in planned]
     folders = {_key(cell): place for cell, place in zip(cells, places, strict=True)}
-    return Results(cells=tuple(cells), versions=found, **header), folders
+    return Results(cells=tuple(cells), versions=versions, **header), folders
 
 
-def _cell_of_folder(run: Path, names: Mapping[str, Any], rule: str, found: dict[str, dict[str, str]]) -> Cell:
+def _cell_of_folder(
+    run: Path, names: Mapping[str, Any], rule: str, versions_by_hash: dict[str, dict[str, str]]
+) -> Cell:
     failure = run.with_name(f"{run.name}.failed.json")
     record = records.read(run) if (run / records.NAME).exists() else None
     if record is not None and record.get("status") == records.FINISHED:
-        return cell_of_record(record, names, rule, found)
+        return cell_of_record(record, names, rule, versions_by_hash)
     if record is not None and record.get("status") == records.FAILED and record.get("failure"):
         return Cell(**names, status=FAILED, reason=_without_folders(printable(record["failure"])))
     if failure.exists():
@@ -113,16 +115,19 @@ def _without_folders(reason: str) -> str:
 
 
 def cell_of_record(
-    record: Mapping[str, Any], names: Mapping[str, Any], rule: str, found: dict[str, dict[str, str]]
+    record: Mapping[str, Any],
+    names: Mapping[str, Any],
+    rule: str,
+    versions_by_hash: dict[str, dict[str, str]],
 ) -> Cell:
-    """Return the cell of a finished run; `found` collects the sets of versions seen, by their hash."""
+    """Return the cell of a finished run; `versions_by_hash` collects the sets of versions seen."""
     metric = str(record.get("main_metric"))
     versions = {str(k): str(v) for k, v in (record.get("versions") or {}).items()}
     # It may differ between machines, and between runs where --mixed_precision auto decides.
     if precision := (record.get("environment") or {}).get("mixed_precision"):
         versions["precision"] = str(precision)
     version_hash = short_hash(versions)
-    found[version_hash] = versions
+    versions_by_hash[version_hash] = versions
     known = traits(metric, record)
     common: dict[str, Any] = {
         **names,
@@ -148,7 +153,9 @@ def cell_of_record(
 def _curve(record: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
     """Return (epoch, score) of each evaluation on the first validation split."""
     evaluations = record.get("evaluations") or []
-    points = [(_number(each.get("epoch")), _number(each.get(metric))) for each in evaluations]
+    points = [
+        (_number(evaluation.get("epoch")), _number(evaluation.get(metric))) for evaluation in evaluations
+    ]
     return [(epoch, score) for epoch, score in points if epoch is not None and score is not None]
 
 
@@ -192,11 +199,11 @@ def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
     if not finished:
         raise UserError(f"{printable(folder)}: none of its {len(runs)} runs is finished")
     names = _names_of_runs([record for _, record in finished])
-    found: dict[str, dict[str, str]] = {}
+    versions: dict[str, dict[str, str]] = {}
     cells: list[Cell] = []
     folders: dict[tuple, Path] = {}
     for (run, record), name in zip(finished, names, strict=True):
-        cell = cell_of_record(record, name, LAST, found)
+        cell = cell_of_record(record, name, LAST, versions)
         if _key(cell) in folders:
             raise UserError(
                 f"{printable(run)} and {printable(folders[_key(cell)])}: two runs of the same task, model, "
@@ -211,7 +218,7 @@ def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
         baseline=arms[0],
         arms=arms,
         cells=tuple(cells),
-        versions=found,
+        versions=versions,
         marks=marks,
     )
     return results, folders
@@ -224,15 +231,15 @@ def _names_of_runs(all_records: list[Mapping[str, Any]]) -> list[dict[str, Any]]
     settings = [{**default, **(record.get("arguments") or {})} for record in all_records]
     varying = sorted(
         name
-        for name in {key for each in settings for key in each} - NOT_AN_ARM - {"head_overrides"}
-        if len({json.dumps(each.get(name), sort_keys=True) for each in settings}) > 1
+        for name in {key for arguments in settings for key in arguments} - NOT_AN_ARM - {"head_overrides"}
+        if len({json.dumps(arguments.get(name), sort_keys=True) for arguments in settings}) > 1
     )
     fields_by_head: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for record in all_records:
         head = record.get("head_config") or {}
         fields_by_head[str(record.get("task")), str(record.get("head"))].append(head)
     names = []
-    for record, each in zip(all_records, settings, strict=True):
+    for record, arguments in zip(all_records, settings, strict=True):
         head = str(record.get("head"))
         siblings = fields_by_head[str(record.get("task")), head]
         mine = record.get("head_config") or {}
@@ -242,7 +249,7 @@ def _names_of_runs(all_records: list[Mapping[str, Any]]) -> list[dict[str, Any]]
             {
                 "task": str(record.get("task")),
                 "model": short_name(str(record.get("model"))),
-                "setting": ", ".join(f"{name}={each.get(name)}" for name in varying),
+                "setting": ", ".join(f"{name}={arguments.get(name)}" for name in varying),
                 "arm": arm,
                 "seed": int(record.get("seed", 0)),
                 "data_seed": record.get("data_seed"),

@@ -149,8 +149,10 @@ class Results:
 def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:
     """Return chosen rates from their JSON values."""
     return tuple(
-        ChosenRates(**{**each, "seeds": tuple(each["seeds"]), "at_edge": tuple(each.get("at_edge", ()))})
-        for each in values
+        ChosenRates(
+            **{**fields, "seeds": tuple(fields["seeds"]), "at_edge": tuple(fields.get("at_edge", ()))}
+        )
+        for fields in values
     )
 
 

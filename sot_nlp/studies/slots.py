@@ -38,8 +38,11 @@ def slots(jobs: int | None, threads: int | None, *, cpu: bool) -> list[dict[str,
     if devices:
         count = jobs or len(devices)
         return [{**common, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} for i in range(count)]
-    each = threads or 1
-    return [{**common, **thread_limits(each)} for _ in range(jobs or max(1, usable_cores() // each))]
+    threads_per_run = threads or 1
+    return [
+        {**common, **thread_limits(threads_per_run)}
+        for _ in range(jobs or max(1, usable_cores() // threads_per_run))
+    ]
 
 
 def thread_limits(threads: int) -> dict[str, str]:
@@ -76,8 +79,8 @@ def fitting(places: list[dict[str, str]], models: Sequence[str]) -> tuple[list[d
     need = COPIES * max(map(weight_bytes, models), default=UNKNOWN_WEIGHTS)
     # A GPU's runs keep their model there; the machine's memory holds it once, while loading.
     on_gpu = any("CUDA_VISIBLE_DEVICES" in place for place in places)
-    each = PROCESS_BYTES + (need / COPIES if on_gpu else need)
-    limits = [(available_memory(), each, places)]
+    memory_per_run = PROCESS_BYTES + (need / COPIES if on_gpu else need)
+    limits = [(available_memory(), memory_per_run, places)]
     if on_gpu:
         for device in {place["CUDA_VISIBLE_DEVICES"] for place in places}:
             of_device = [place for place in places if place["CUDA_VISIBLE_DEVICES"] == device]
@@ -91,7 +94,8 @@ def fitting(places: list[dict[str, str]], models: Sequence[str]) -> tuple[list[d
         return places, ""
     taken = [places[i] for i in kept]
     return taken, (
-        f"{len(taken)} runs at once instead of {len(places)}: each needs about {each / 1e9:.1f} GB of memory"
+        f"{len(taken)} runs at once instead of {len(places)}: each needs about {memory_per_run / 1e9:.1f} GB "
+        "of memory"
     )
 
 

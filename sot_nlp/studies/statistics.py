@@ -51,7 +51,7 @@ def bootstrap_interval(
     quantile = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1)
     level = 1 - 2 * stats.norm.sf(quantile)
     for method in ("BCa", "percentile"):
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             (array,),
             np.mean,
             confidence_level=level,
@@ -59,9 +59,9 @@ def bootstrap_interval(
             method=method,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
+        if math.isfinite(interval.low) and math.isfinite(interval.high):
             break
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float | None:
@@ -75,7 +75,7 @@ def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int 
     if len(first) < MIN_SEEDS:
         return None
     arrays = (np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64))
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         arrays,
         # Rounded: swaps of scores such as k / 277 that are equally far from 0 must count as equally far.
         lambda a, b, axis: np.round(np.mean(a - b, axis=axis), DECIMALS),
@@ -84,7 +84,7 @@ def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int 
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -203,7 +203,7 @@ class Study:
         """Return the settings that a cell's command names, but for seeds and folder."""
         task, model, setting, arm = place
         given: dict[str, Any] = {"task": self.tasks[task], "model_name_or_path": self.models[model]}
-        own = next((found.rates for found in self.chosen if found.place == place), {})
+        own = next((choice.rates for choice in self.chosen if choice.place == place), {})
         return {**given, **self.arguments, **self.settings[setting], **self.heads[arm], **own}
 
     def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
@@ -276,7 +276,7 @@ class Study:
             "arms": list(self.heads),
             "command": command,
             "marks": self.marks(),
-            "rates": [dataclasses.asdict(found) for found in self.chosen],
+            "rates": [dataclasses.asdict(choice) for choice in self.chosen],
             "cells": [dataclasses.asdict(cell) for cell in cells],
         }
         write_json(folder / STUDY_NAME, plan)

@@ -87,8 +87,8 @@ class LiveTable:
             record = records.read(self.folder / "runs" / cell.folder)
         except UserError:
             return None
-        found = read_results.cell_of_record(record, cell.names(), self.study.score, {})
-        return found if found.status == FINISHED else None
+        scored = read_results.cell_of_record(record, cell.names(), self.study.score, {})
+        return scored if scored.status == FINISHED else None
 
     def table(self, state: State) -> Table:
         """Return the table of `state`."""
@@ -109,8 +109,8 @@ class LiveTable:
         for group, arm in shown:
             cells = rows[group, arm]
             folders = {cell.folder for cell in cells}
-            scored = [found for name in folders if (found := self.scored.get(name)) is not None]
-            scores = [found.score for found in scored if found.score is not None]
+            scored = [ended for name in folders if (ended := self.scored.get(name)) is not None]
+            scores = [ended.score for ended in scored if ended.score is not None]
             score = mean_and_sd_text(*mean_and_sd(scores), scored[0].times) if scores else ""
             running = len(folders & (state.running.keys() | state.elsewhere.keys()))
             failed = len(folders & state.failed.keys())
@@ -128,8 +128,8 @@ class LiveTable:
         minutes = (time.monotonic() - self.started) / 60
         parts = [f"{minutes:.0f} min"]
         if state.seconds and state.running:
-            each = sum(state.seconds) / len(state.seconds)
-            left = each * state.open / len(state.running) / 60
+            seconds_per_run = sum(state.seconds) / len(state.seconds)
+            left = seconds_per_run * state.open / len(state.running) / 60
             parts.append(f"about {left:.0f} min left")
         if state.elsewhere:
             parts.append(

@@ -82,13 +82,13 @@ def _named_settings(top: YamlMapping, key: str) -> dict[str, dict[str, Any]]:
         return {name: {"head": name} for name in top.texts(key) or ()}
     child = top.mapping(key)
     assert child is not None
-    found: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for name in child.values:
         if child.is_text(name) and key == "heads":
-            found[name] = {"head": child.text(name)}
+            settings[name] = {"head": child.text(name)}
         else:
-            found[name] = _settings(child, child.scalars(name), name)
-    return found
+            settings[name] = _settings(child, child.scalars(name), name)
+    return settings
 
 
 def _settings(place: YamlMapping, settings: dict[str, Scalar], key: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _published(top: YamlMapping) -> tuple[dict[str, dict[str, dict[str, float]]]
     child = top.mapping("published")
     if child is None:
         return {}, ""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    published: dict[str, dict[str, dict[str, float]]] = {}
     scores = child.mapping("scores")
     for arm in scores.values if scores is not None else ():
         assert scores is not None
@@ -116,8 +116,8 @@ def _published(top: YamlMapping) -> tuple[dict[str, dict[str, dict[str, float]]]
                 if isinstance(score, bool) or not isinstance(score, (int, float)):
                     by_model.problem(f"{printable(task)}: must be a score in percent", key=model)
                 else:
-                    found.setdefault(arm, {}).setdefault(model, {})[task] = float(score)
-    return found, child.text("source", required=True) or ""
+                    published.setdefault(arm, {}).setdefault(model, {})[task] = float(score)
+    return published, child.text("source", required=True) or ""
 
 
 def parse_seeds(words: Sequence[str], *, listed: bool = False) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def _dimension(word: str) -> Dimension:
     if not separator or not text:
         raise UserError(f"--search {printable(word)}: give NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C")
     # An arm is a head; names, places and what changes no score are not searched.
-    searchable = [each for each in FIELDS if each not in NOT_AN_ARM and each != "head_overrides"]
+    searchable = [field for field in FIELDS if field not in NOT_AN_ARM and field != "head_overrides"]
     if name not in searchable and not name.startswith(HEAD_PREFIX):
         hint = did_you_mean(name, searchable)
         raise UserError(f"--search {printable(name)}: not a setting that can be searched; {hint}")
@@ -213,7 +213,7 @@ class Tuner:
                     return
                 trial = self.searches[arm].ask()
                 trial.set_user_attr("owner", [socket.gethostname(), os.getpid()])
-                settings = {each.name: each.suggest(trial) for each in self.space_of(arm)}
+                settings = {dimension.name: dimension.suggest(trial) for dimension in self.space_of(arm)}
             self._try(arm, trial, settings, slot)
 
     def _next_arm(self) -> str | None:
@@ -226,13 +226,13 @@ class Tuner:
             # A failed trial is made again, but not without end.
             if failed >= self.trials:
                 numbers[arm] = self.trials
-        arm = min(numbers, key=lambda each: numbers[each])
+        arm = min(numbers, key=lambda name: numbers[name])
         return arm if numbers[arm] < self.trials else None
 
     def space_of(self, arm: str) -> tuple[Dimension, ...]:
         """Return what is searched for an arm: the stock head has no use for the settings of a SoT head."""
         if self.study.heads[arm].get("head") == "stock":
-            return tuple(each for each in self.space if not each.name.startswith(HEAD_PREFIX))
+            return tuple(dimension for dimension in self.space if not dimension.name.startswith(HEAD_PREFIX))
         return self.space
 
     def _try(self, arm: str, trial: optuna.Trial, settings: dict[str, Any], slot: Mapping[str, str]) -> None:
@@ -286,18 +286,18 @@ class Tuner:
         code = process.wait()
         if code != 0:
             return failure_reason(code, log_path)
-        found = read_results.cell_of_record(records.read(run), cell.names(), self.study.score, {})
+        cell_of_run = read_results.cell_of_record(records.read(run), cell.names(), self.study.score, {})
         drop_weights(run)
-        return found.reason if found.score is None else found.score
+        return cell_of_run.reason if cell_of_run.score is None else cell_of_run.score
 
     def best(self) -> dict[str, tuple[float, dict[str, Any]]]:
         """Return each arm's best score and its settings, for the arms with a finished trial."""
         states = self.optuna.trial.TrialState
-        found = {}
+        best = {}
         for arm, search in self.searches.items():
             if search.get_trials(deepcopy=False, states=(states.COMPLETE,)):
-                found[arm] = (float(search.best_value), dict(search.best_params))
-        return found
+                best[arm] = (float(search.best_value), dict(search.best_params))
+        return best
 
     def write(self, tasks: Mapping[str, str]) -> Path:
         """Write `tuned.yaml`: a study of the best settings of each arm, on the real validation data."""
@@ -313,7 +313,7 @@ class Tuner:
             "seeds": "100-109",
             "arguments": {name: _typed(name, value) for name, value in self.study.arguments.items()},
             # What was searched may be part of the budget; the budget of the search itself was equal.
-            "allow_unequal_budget": any(each.name in BUDGET for each in self.space),
+            "allow_unequal_budget": any(dimension.name in BUDGET for dimension in self.space),
         }
         if self.study.settings != {"": {}}:
             content["settings"] = self.study.settings

@@ -55,7 +55,7 @@ def _make_absolute(files: yaml.MappingNode, folder: Path) -> None:
     for _, value in files.value:
         nodes = [value]
         if isinstance(value, yaml.MappingNode):
-            nodes = [each for key, each in value.value if key.value == "file"]
+            nodes = [file for key, file in value.value if key.value == "file"]
         for node in nodes:
             # The training file's node is in both places, and is made absolute once.
             node.value = str(folder / node.value)

@@ -64,7 +64,7 @@ class Draws:
     def draw(self, sources: Sequence[np.random.SFC64], size: int) -> list[Tensor]:
         """Draw the factors (G, size, D) of one forward, 0 or 1/(1 - p); p is rounded to 256ths."""
         assert self.noted is not None
-        found = []
+        factors = []
         for p, width in self.noted:
             dropped = round(p * 256)
             count = size * width
@@ -73,8 +73,8 @@ class Draws:
                 for source in sources
             ]
             kept = torch.from_numpy(np.stack(bytes_of) >= dropped)
-            found.append(kept.float() * (256 / (256 - dropped)))
-        return found
+            factors.append(kept.float() * (256 / (256 - dropped)))
+        return factors
 
 
 class SeedBatch:
@@ -140,7 +140,7 @@ class SeedBatch:
             with torch.no_grad():
                 states, mask, class_token = inputs
                 self.head([state[0] for state in states], mask[0], class_token[0])
-        factors = [each.to(self.device) for each in self.draws.draw(self.sources, examples.shape[1])]
+        factors = [drawn.to(self.device) for drawn in self.draws.draw(self.sources, examples.shape[1])]
         with warnings.catch_warnings():
             # BatchNorm's running statistics are updated seed by seed, which is no loss at their size.
             warnings.filterwarnings("ignore", message=".*performance drop.*")
@@ -195,13 +195,13 @@ class SeedBatch:
             return logits
 
         order = np.argsort(features.lengths, kind="stable")
-        found = []
+        batches = []
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 inputs = self._inputs(features, order[start : start + batch_size])
                 across = vmap(forward, (0, 0, *[None] * len(inputs)))
-                found.append(across(self.parameters, self.buffers, *inputs).cpu())
-        joined = torch.cat(found, 1).numpy()
+                batches.append(across(self.parameters, self.buffers, *inputs).cpu())
+        joined = torch.cat(batches, 1).numpy()
         result = np.empty_like(joined)
         result[:, order] = joined
         return result

@@ -59,8 +59,10 @@ def train_passes(
 ) -> list[Trained]:
     """Train every pass, `jobs` at once in processes of one thread each; the longest are started first."""
     order = sorted(range(len(passes)), key=lambda i: -_work(passes[i]))
-    found = ((i, train_pass(passes[i])) for i in order) if jobs == 1 else _in_processes(passes, order, jobs)
-    shown = track(found, description=description, total=len(passes), transient=True, disable=quiet)
+    numbered = (
+        ((i, train_pass(passes[i])) for i in order) if jobs == 1 else _in_processes(passes, order, jobs)
+    )
+    shown = track(numbered, description=description, total=len(passes), transient=True, disable=quiet)
     done = dict(shown)
     return [done[i] for i in range(len(passes))]
 
@@ -89,38 +91,42 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(each: Pass) -> float:
+def _work(one_pass: Pass) -> float:
     """Estimate how long a pass takes, in no unit."""
-    config = each.heads[0].config
+    config = one_pass.heads[0].config
     maps = config.num_heads * sum(config.widths) if config.uses_words else 0
-    return len(each.seeds) * (1 + (maps if config.pools_matrix else 50))
+    return len(one_pass.seeds) * (1 + (maps if config.pools_matrix else 50))
 
 
-def train_pass(each: Pass) -> Trained:
+def train_pass(one_pass: Pass) -> Trained:
     """Train the heads of a pass over all epochs."""
     started = time.perf_counter()
     # Of numbers too small to matter, which cost a processor a hundred times what others do.
     torch.set_flush_denormal(True)
-    arguments, size = each.arguments, each.arguments.per_device_train_batch_size
-    batch = SeedBatch(each.heads, arguments=arguments, kind=each.kind, seeds=each.seeds, device=each.device)
+    arguments, size = one_pass.arguments, one_pass.arguments.per_device_train_batch_size
+    batch = SeedBatch(
+        one_pass.heads, arguments=arguments, kind=one_pass.kind, seeds=one_pass.seeds, device=one_pass.device
+    )
     epochs = int(arguments.num_train_epochs)
-    per_epoch = math.ceil(len(each.train) / size)
+    per_epoch = math.ceil(len(one_pass.train) / size)
     factor = learning_rate_schedule(arguments, epochs * per_epoch)
-    data_seeds = [seed + DATA_SEED_OFFSET for seed in each.seeds]
-    curves: list[list[tuple[float, float]]] = [[] for _ in each.seeds]
+    data_seeds = [seed + DATA_SEED_OFFSET for seed in one_pass.seeds]
+    curves: list[list[tuple[float, float]]] = [[] for _ in one_pass.seeds]
     step = 0
     for epoch in range(epochs):
-        for examples in seed_updates(each.train.lengths, data_seeds, epoch, size):
-            batch.step(each.train, examples, factor(step))
+        for examples in seed_updates(one_pass.train.lengths, data_seeds, epoch, size):
+            batch.step(one_pass.train, examples, factor(step))
             step += 1
-        if each.every_epoch or epoch + 1 == epochs:
-            logits = batch.logits(each.validation)
+        if one_pass.every_epoch or epoch + 1 == epochs:
+            logits = batch.logits(one_pass.validation)
             for curve, of_seed in zip(curves, logits, strict=True):
-                scores = metrics_of_logits([each.metric], of_seed, each.validation.labels, each.kind)
-                curve.append((float(epoch + 1), scores[each.metric]))
+                scores = metrics_of_logits(
+                    [one_pass.metric], of_seed, one_pass.validation.labels, one_pass.kind
+                )
+                curve.append((float(epoch + 1), scores[one_pass.metric]))
     return Trained(
         curves=curves,
-        decisions=np.stack([decisions(of_seed, each.kind) for of_seed in logits]),
+        decisions=np.stack([decisions(of_seed, one_pass.kind) for of_seed in logits]),
         weights=batch.state_dict(0),
         seconds=time.perf_counter() - started,
     )

@@ -95,7 +95,9 @@ class Probe:
         started = time.perf_counter()
         if len(self.rates) > 1:
             self._choose_rates(train)
-        passes = [each for arm in self.arms for each in self._passes(arm, self.seeds, train, validation)]
+        passes = [
+            one_pass for arm in self.arms for one_pass in self._passes(arm, self.seeds, train, validation)
+        ]
         done = self._train(passes, "heads")
         self.seconds["heads"] = time.perf_counter() - started
         return self._results(passes, done, validation)
@@ -137,7 +139,7 @@ class Probe:
         tokenizer.model_max_length = self.data.report["max_length"]
         self.tokenizer = tokenizer
         cache = task_data.cache_folder(arguments.cache_dir).with_name("features")
-        found = [
+        features = [
             load_features(
                 self.model,
                 self.data.splits[split],
@@ -149,12 +151,12 @@ class Probe:
         ]
         self.model.cpu()
         self.seconds["features"] = time.perf_counter() - started
-        return found[0], found[1]
+        return features[0], features[1]
 
     def config(self, arm: str) -> SoTHeadConfig:
         """Return the head of an arm: its preset, of text's kind with the recipe's widths and dropout."""
-        found: SoTHeadConfig = self._model_config(arm).head_config
-        return found
+        head_config: SoTHeadConfig = self._model_config(arm).head_config
+        return head_config
 
     def _model_config(self, arm: str) -> Any:
         """Return the config of a model with that head."""
@@ -231,9 +233,9 @@ class Probe:
         seeds = self.seeds[:SEEDS_PER_PASS]
         plans = [(arm, rate) for arm in self.arms for rate in self.rates]
         passes = [
-            each
+            one_pass
             for arm, rate in plans
-            for each in self._passes(arm, seeds, kept, held, rate=rate, every_epoch=False)
+            for one_pass in self._passes(arm, seeds, kept, held, rate=rate, every_epoch=False)
         ]
         done = self._train(passes, "rates")
         sign = 1 if higher_is_better(self.spec.main_metric) else -1
@@ -260,15 +262,15 @@ class Probe:
             "data": data_hash({"data": self.data.report}),
             "versions": short_hash(versions),
         }
-        for each, trained in zip(passes, done, strict=True):
-            if each.seeds[0] == self.seeds[0]:
-                self.weights[each.arm] = trained.weights
-            for row, seed in enumerate(each.seeds):
+        for one_pass, trained in zip(passes, done, strict=True):
+            if one_pass.seeds[0] == self.seeds[0]:
+                self.weights[one_pass.arm] = trained.weights
+            for row, seed in enumerate(one_pass.seeds):
                 if self.data.kind == "classification":
-                    right[each.arm, seed] = trained.decisions[row] == validation.labels
-                cells.append(self._cell(each, trained, row, right, common))
+                    right[one_pass.arm, seed] = trained.decisions[row] == validation.labels
+                cells.append(self._cell(one_pass, trained, row, right, common))
         cells.sort(key=lambda cell: (self.arms.index(cell.arm), cell.seed))
-        rates = {each.arm: each.arguments.learning_rate for each in passes}
+        rates = {one_pass.arm: one_pass.arguments.learning_rate for one_pass in passes}
         epochs, size = self.arguments.num_train_epochs, self.arguments.per_device_train_batch_size
         return Results(
             name=f"probe-{self.spec.name}",
@@ -288,7 +290,7 @@ class Probe:
 
     def _cell(
         self,
-        each: Pass,
+        one_pass: Pass,
         trained: Trained,
         row: int,
         right: dict[tuple[str, int], Any],
@@ -298,10 +300,10 @@ class Probe:
 
         from sot_nlp.studies.results import DATA_SEED_OFFSET, FINISHED, Cell
 
-        seed = each.seeds[row]
+        seed = one_pass.seeds[row]
         disagreements: dict[str, Any] = {}
-        mine, theirs = right.get((each.arm, seed)), right.get((self.arms[0], seed))
-        if mine is not None and theirs is not None and each.arm != self.arms[0]:
+        mine, theirs = right.get((one_pass.arm, seed)), right.get((self.arms[0], seed))
+        if mine is not None and theirs is not None and one_pass.arm != self.arms[0]:
             disagreements = {
                 "only_here": int((mine & ~theirs).sum()),
                 "only_baseline": int((theirs & ~mine).sum()),
@@ -311,7 +313,7 @@ class Probe:
             task=self.spec.name,
             model=self.model_label,
             setting="frozen",
-            arm=each.arm,
+            arm=one_pass.arm,
             seed=seed,
             data_seed=seed + DATA_SEED_OFFSET,
             status=FINISHED,
@@ -322,7 +324,7 @@ class Probe:
             epoch=curve[-1][0],
             curve=tuple(curve),
             collapsed=bool(len(np.unique(trained.decisions[row], axis=0)) == 1),
-            seconds=trained.seconds / len(each.seeds),
+            seconds=trained.seconds / len(one_pass.seeds),
             **disagreements,
             **common,
         )

@@ -67,7 +67,7 @@ def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
 
 def used_columns(rows: Sequence[dict[str, str]]) -> list[Column]:
     """Return the columns that hold anything."""
-    return [column for column in COLUMNS if any(each[column.key] for each in rows)]
+    return [column for column in COLUMNS if any(row_texts[column.key] for row_texts in rows)]
 
 
 def _seeds(arm: ArmResult) -> str:
@@ -161,8 +161,8 @@ def _scientific(value: float) -> str:
 def _rates_notes(results: Results) -> list[str]:
     """Return what each arm spent on choosing its rates, and where one beyond the grid may be better."""
     arms: dict[tuple[int, int], dict[str, None]] = {}
-    for found in results.rates:
-        arms.setdefault((found.among, len(found.seeds)), {})[found.arm] = None
+    for chosen in results.rates:
+        arms.setdefault((chosen.among, len(chosen.seeds)), {})[chosen.arm] = None
     spent = [
         f"{' and '.join(map(printable, names)) if len(arms) > 1 else 'each arm'} among {among} combinations "
         f"with {seeds} seed{'s' if seeds > 1 else ''} each"
@@ -173,9 +173,9 @@ def _rates_notes(results: Results) -> list[str]:
         "table are other ones."
     ]
     edges = [
-        f"{found.title} ({shown_rates({name: found.rates[name] for name in found.at_edge})})"
-        for found in results.rates
-        if found.at_edge
+        f"{chosen.title} ({shown_rates({name: chosen.rates[name] for name in chosen.at_edge})})"
+        for chosen in results.rates
+        if chosen.at_edge
     ]
     if edges:
         lines.append(f"At an end of the grid, so that a rate beyond it may be better: {'; '.join(edges)}.")

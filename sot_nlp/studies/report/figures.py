@@ -38,9 +38,9 @@ def group_height(group: Group) -> float:
     return 0.62 * len(group.arms) + 0.55
 
 
-def forest_height(found: Overview) -> float:
+def forest_height(whole: Overview) -> float:
     """Return the height of an overview's plot, in inches."""
-    return 0.17 * sum(max(1, len(lines) - 1) + 0.8 for lines in found.by_place().values()) + 0.8
+    return 0.17 * sum(max(1, len(lines) - 1) + 0.8 for lines in whole.by_place().values()) + 0.8
 
 
 def svg(draw: Draw, height: float, title: str) -> str:
@@ -69,7 +69,7 @@ def _for_the_page(text: str, title: str) -> str:
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(rf'<g id="{plots.TIP}([^"]*)">', r"<g><title>\1</title>", body)
     used = set(re.findall(r"(?:#|url\(#)([\w-]+)", body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", body)
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", body)
     for color, variable in VARIABLES.items():
         body = body.replace(color, variable)
@@ -83,16 +83,16 @@ def png(results: Results, groups: Sequence[Group]) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    found = overview(results, groups)
-    top = forest_height(found) + 0.3 if found.places else 0.0
+    whole = overview(results, groups)
+    top = forest_height(whole) + 0.3 if whole.places else 0.0
     heights = [max(1.9, group_height(group)) for group in groups]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(15, top + sum(heights) + 0.6), layout="constrained")
         figure.suptitle(plots.text(results.title or results.name, 120), fontsize=13, fontweight="bold")
         parts: Any = figure.subfigures(2, 1, height_ratios=[max(top, 0.01), sum(heights)])
-        if found.places:
-            for task, axes in enumerate(parts[0].subplots(1, len(found.tasks), squeeze=False)[0]):
-                _drawn(axes, plots.forest(axes, found, task, results))
+        if whole.places:
+            for task, axes in enumerate(parts[0].subplots(1, len(whole.tasks), squeeze=False)[0]):
+                _drawn(axes, plots.forest(axes, whole, task, results))
         all_axes: Any = parts[1].subplots(
             len(groups), 3, squeeze=False, gridspec_kw={"height_ratios": heights}
         )

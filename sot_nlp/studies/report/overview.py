@@ -108,17 +108,17 @@ def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
         return ("–",)
     if arm.mean is None:
         return ("failed" if arm.failed and not arm.missing else MISSING_TEXT,)
-    found, more, times = arm.difference, [], _times(arm)
+    difference, more, times = arm.difference, [], _times(arm)
     if arm.arm == results.baseline:
         text, pairs = shown(arm.mean, times), len(arm.scores)
-    elif found is None:
+    elif difference is None:
         return ("no paired seed",)
     else:
-        difference = shown(found.mean, times, signed=True)
-        text, pairs = f"{SIGNS[verdict(arm)]} {difference}".strip(), len(found.seeds)
-        if found.interval is not None:
-            more.append(interval_text(found.interval, times))
-    if pairs < len(arm.cells) or (found is not None and found.too_few):
+        text = f"{SIGNS[verdict(arm)]} {shown(difference.mean, times, signed=True)}".strip()
+        pairs = len(difference.seeds)
+        if difference.interval is not None:
+            more.append(interval_text(difference.interval, times))
+    if pairs < len(arm.cells) or (difference is not None and difference.too_few):
         more.append(f"({pairs} of {len(arm.cells)} seeds)")
     if arm.published is not None:
         more.append(f"(paper {_published(arm, results)})")
@@ -145,17 +145,17 @@ def _published(arm: ArmResult, results: Results) -> str:
 
 def rows(results: Results, groups: Sequence[Group]) -> tuple[int, list[str], list[list[str]]]:
     """Return the number of columns that name a row, the heading and the rows, as text."""
-    found = overview(results, groups)
-    header = ["arm", *found.tasks]
+    whole = overview(results, groups)
+    header = ["arm", *whole.tasks]
     lines, last = [], ""
-    for line in found.lines:
+    for line in whole.lines:
         baseline = " (baseline)" if line.arm == printable(results.baseline) else ""
         row = [line.arm + baseline, *(" ".join(texts(arm, results)) for arm in line.arms)]
-        if found.places:
+        if whole.places:
             row.insert(0, line.place if line.place != last else "")
         lines.append(row)
         last = line.place
-    return (2, [found.places, *header], lines) if found.places else (1, header, lines)
+    return (2, [whole.places, *header], lines) if whole.places else (1, header, lines)
 
 
 def terminal(results: Results, groups: Sequence[Group]) -> Table:

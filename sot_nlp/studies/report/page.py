@@ -49,7 +49,7 @@ def _forests(whole: overview.Overview, results: Results) -> list[tuple[str, Mark
     caption = "Differences to the baseline and their 95 % intervals"
     drawn = []
     for task, title in enumerate(whole.tasks):
-        draw = functools.partial(plots.forest, found=whole, task=task, results=results)
+        draw = functools.partial(plots.forest, whole=whole, task=task, results=results)
         name = f"Differences of {title} to {results.baseline} in every place"
         drawn.append((caption, Markup(figures.svg(draw, figures.forest_height(whole), name))))
     return [(caption, drawing) for caption, drawing in drawn if drawing]

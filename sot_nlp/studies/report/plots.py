@@ -38,11 +38,11 @@ def lanes(values: Iterable[float]) -> list[int]:
     More than seven equal ones share lanes.
     """
     seen: dict[float, int] = {}
-    found = []
+    numbers = []
     for value in values:
         count = seen[round(value, 9)] = seen.get(round(value, 9), -1) + 1
-        found.append((0, 1, -1, 2, -2, 3, -3)[count % 7])
-    return found
+        numbers.append((0, 1, -1, 2, -2, 3, -3)[count % 7])
+    return numbers
 
 
 def text(value: str, limit: int = 60) -> str:
@@ -84,20 +84,22 @@ def differences(axes: Any, group: Group, results: Results) -> bool:
         return False
     axes.axvline(0, color=TEXT, linewidth=1, linestyle="--")
     for i, arm in enumerate(arms):
-        found = arm.difference
-        assert found is not None
+        difference = arm.difference
+        assert difference is not None
         color = COLORS[color_number(results, arm.arm)]
-        label = shown(found.mean, times, signed=True)
-        if found.interval is None:
-            label += f" ({len(found.seeds)} seeds: too few)"
+        label = shown(difference.mean, times, signed=True)
+        if difference.interval is None:
+            label += f" ({len(difference.seeds)} seeds: too few)"
         else:
-            label += f" {interval_text(found.interval, times)}"
-            _interval(axes, found.interval, times, i, color, f"{arm.arm}: 95 % interval {label}")
+            label += f" {interval_text(difference.interval, times)}"
+            _interval(axes, difference.interval, times, i, color, f"{arm.arm}: 95 % interval {label}")
         _row_label(axes, i, arm.arm, label, color)
-        for seed, value, lane in zip(found.seeds, found.differences, lanes(found.differences), strict=True):
+        for seed, value, lane in zip(
+            difference.seeds, difference.differences, lanes(difference.differences), strict=True
+        ):
             tip = f"{arm.arm}, seed {seed}: {shown(value, times, signed=True)}"
             _dot(axes, times * value, i + LANE * lane, color, tip)
-        _mean(axes, times * found.mean, i, color, f"{arm.arm}: mean {label}")
+        _mean(axes, times * difference.mean, i, color, f"{arm.arm}: mean {label}")
     _rows(axes, len(arms))
     axes.set_xlabel(_difference_title(results, group.times))
     return True
@@ -127,12 +129,12 @@ def curves(axes: Any, group: Group, results: Results) -> bool:
     return True
 
 
-def forest(axes: Any, found: Overview, task: int, results: Results) -> bool:
+def forest(axes: Any, whole: Overview, task: int, results: Results) -> bool:
     """Draw one task's differences in every place, a mean and its interval per arm; False without any.
 
     A ring is a mean of too few seeds, which has no interval.
     """
-    rows = found.differences(task)
+    rows = whole.differences(task)
     arms_here = [arm for _, arms in rows for arm in arms if arm is not None]
     if not arms_here:
         return False
@@ -147,7 +149,7 @@ def forest(axes: Any, found: Overview, task: int, results: Results) -> bool:
             else:
                 _forest_row(axes, arm, y + i, COLORS[color_number(results, arm.arm)], place)
         y += len(arms) + 0.8
-    axes.set_title(text(found.tasks[task]), fontsize=10, loc="left", color=TEXT)
+    axes.set_title(text(whole.tasks[task]), fontsize=10, loc="left", color=TEXT)
     axes.set_yticks([at for at, _ in ticks], [text(place, 24) for _, place in ticks])
     axes.set_ylim(y - 0.8, -1)
     axes.grid(axis="x", color=LINE)
@@ -155,9 +157,9 @@ def forest(axes: Any, found: Overview, task: int, results: Results) -> bool:
     return True
 
 
-def mean_curve(found: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+def mean_curve(of_seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
     """Return the mean over curves at those epochs that all of them have."""
-    tables = [dict(curve) for curve in found]
+    tables = [dict(curve) for curve in of_seeds]
     if not tables:
         return []
     shared = sorted(set.intersection(*(set(table) for table in tables)))
@@ -170,15 +172,15 @@ def times_of(arm: ArmResult) -> int:
 
 
 def _forest_row(axes: Any, arm: ArmResult, y: float, color: str, place: str) -> None:
-    found, times = arm.difference, times_of(arm)
-    assert found is not None
-    tip = f"{place}, {arm.arm}: {shown(found.mean, times, signed=True)}"
-    if found.interval is None:
-        tip += f" ({len(found.seeds)} seeds: too few)"
+    difference, times = arm.difference, times_of(arm)
+    assert difference is not None
+    tip = f"{place}, {arm.arm}: {shown(difference.mean, times, signed=True)}"
+    if difference.interval is None:
+        tip += f" ({len(difference.seeds)} seeds: too few)"
     else:
-        tip += f" {interval_text(found.interval, times)}"
-        _interval(axes, found.interval, times, y, color, tip)
-    _dot(axes, times * found.mean, y, color, tip, hollow=found.interval is None)
+        tip += f" {interval_text(difference.interval, times)}"
+        _interval(axes, difference.interval, times, y, color, tip)
+    _dot(axes, times * difference.mean, y, color, tip, hollow=difference.interval is None)
 
 
 def _difference_title(results: Results, times: int) -> str:

@@ -44,8 +44,8 @@ def terminal_table(group: Group, results: Results) -> Table:
     columns = used_columns(rows)
     for column in columns:
         table.add_column(Text(column.title), justify="right" if column.right else "left")
-    for each in rows:
-        table.add_row(*(Text(each[column.key]) for column in columns))
+    for row_texts in rows:
+        table.add_row(*(Text(row_texts[column.key]) for column in columns))
     return table
 
 
@@ -118,15 +118,15 @@ def arms_csv(groups: Sequence[Group]) -> str:
     rows: list[list[object]] = []
     for group in groups:
         for arm in group.arms:
-            each: list[object] = [group.task, group.model, group.setting, group.metric, arm.arm]
-            each += [len(arm.cells), len(arm.scores), len(arm.failed), arm.missing, arm.collapsed]
-            each += [arm.mean, arm.sd]
-            if (found := arm.difference) is None:
-                each += [None] * 7
+            line: list[object] = [group.task, group.model, group.setting, group.metric, arm.arm]
+            line += [len(arm.cells), len(arm.scores), len(arm.failed), arm.missing, arm.collapsed]
+            line += [arm.mean, arm.sd]
+            if (difference := arm.difference) is None:
+                line += [None] * 7
             else:
-                each += [len(found.differences), found.mean, *(found.interval or (None, None))]
-                each += [found.p_value, arm.holm_p, found.seeds_needed]
-            rows.append([*each, arm.published])
+                line += [len(difference.differences), difference.mean, *(difference.interval or (None, None))]
+                line += [difference.p_value, arm.holm_p, difference.seeds_needed]
+            rows.append([*line, arm.published])
     return _csv(ARMS_HEADER, rows)
 
 
@@ -140,5 +140,5 @@ def _csv(header: Sequence[str], rows: list[list[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(["" if value is None else value for value in each] for each in rows)
+    writer.writerows(["" if value is None else value for value in line] for line in rows)
     return text.getvalue()
