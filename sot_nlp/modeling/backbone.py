@@ -112,8 +112,8 @@ def backbone_class(config: Any) -> Any:
         )
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"transformers' AutoModel has no backbone for model type {model_type!r}")
-    found: Any = MODEL_MAPPING[type(config)]
-    model_class = found[0] if isinstance(found, tuple) else found
+    mapped: Any = MODEL_MAPPING[type(config)]
+    model_class = mapped[0] if isinstance(mapped, tuple) else mapped
     modalities = model_class.input_modalities
     modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     if model_class.main_input_name != "input_ids" or modalities != ("text",):

@@ -127,12 +127,12 @@ class SoTConfigMixin:
         Raises:
             ValueError: if it is a backbone that another class reads.
         """
-        found = backbone_type(config_dict, source)
-        if found == cls.model_type:  # type: ignore[attr-defined]
+        model_type = backbone_type(config_dict, source)
+        if model_type == cls.model_type:  # type: ignore[attr-defined]
             return config_dict
-        if cls.backbone_type not in ("", found):
+        if cls.backbone_type not in ("", model_type):
             raise ValueError(
-                f"{source} is of model type {found!r}, but {cls.__name__} reads "
+                f"{source} is of model type {model_type!r}, but {cls.__name__} reads "
                 f"{cls.backbone_type!r} and {cls.model_type!r} "  # type: ignore[attr-defined]
                 "(AutoSoTForSequenceClassification finds the right class)"
             )
@@ -261,9 +261,9 @@ def backbone_type(config_dict: Mapping[str, Any], source: object) -> str:
     Raises:
         ValueError: if it names none and is not a BERT's either.
     """
-    found = config_dict.get("model_type")
-    if found:
-        return str(found)
+    model_type = config_dict.get("model_type")
+    if model_type:
+        return str(model_type)
     # The BERT-weight checkpoints of 2019 and 2020 (SpanBERT, ...) carry BERT's own settings and no type.
     if {"hidden_size", "num_hidden_layers", "type_vocab_size", "vocab_size"} <= set(config_dict):
         return "bert"

@@ -88,8 +88,8 @@ class SoTHeadConfig:
     part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if found := problems(self):
-            raise ValueError("head settings: " + "; ".join(found))
+        if mistakes := problems(self):
+            raise ValueError("head settings: " + "; ".join(mistakes))
 
     @property
     def parts(self) -> tuple[Part, ...]:

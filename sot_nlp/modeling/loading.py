@@ -129,11 +129,16 @@ class Checkpoint:
             raise ValueError(f"{source}: its config.json holds no object of settings") from error
         if not isinstance(saved, dict):
             raise ValueError(f"{source}: its config.json holds no object of settings")
-        if not saved and (found := find_adapter_config_file(str(source), **hub_arguments)) is not None:
+        if (
+            not saved
+            and (adapter_config := find_adapter_config_file(str(source), **hub_arguments)) is not None
+        ):
             if not is_peft_available():
                 raise ValueError(f"{source} is an adapter: it needs peft (pip install peft)")
             adapter = str(source)
-            source = str(json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"])
+            source = str(
+                json.loads(Path(adapter_config).read_text(encoding="utf-8"))["base_model_name_or_path"]
+            )
             try:
                 saved, _ = PreTrainedConfig.get_config_dict(source, **hub_arguments)
             except OSError as error:
@@ -220,7 +225,9 @@ class Checkpoint:
         """
         config = model.config
         missing = set(info["missing_keys"])
-        mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
+        mismatched = {
+            name: (tuple(actual), tuple(wanted)) for name, actual, wanted in info["mismatched_keys"]
+        }
         # Only a stock BERT has a pooler, and checkpoints of language models come without.
         new = {name for name in missing if name.startswith(f"{model.base_model_prefix}.pooler.")}
         if self.has_new_head(config):
@@ -233,8 +240,8 @@ class Checkpoint:
             new |= set(mismatched)
         problems = [f"{name} is missing" for name in sorted(missing - new)]
         problems += [
-            f"{name} is {_shape(found)} in the file, {_shape(wanted)} by the config"
-            for name, (found, wanted) in sorted(mismatched.items())
+            f"{name} is {_shape(actual)} in the file, {_shape(wanted)} by the config"
+            for name, (actual, wanted) in sorted(mismatched.items())
             if name not in new
         ]
         if not self.has_new_head(config):

@@ -28,10 +28,10 @@ def lora_target_modules(model: Any) -> list[str]:
         for name, module in model.base_model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D))
     }
-    found = sorted(linear & ATTENTION_PROJECTIONS)
-    if not found:
+    names = sorted(linear & ATTENTION_PROJECTIONS)
+    if not names:
         raise ValueError(
             f"{type(model).__name__}: no query or value projection found; name the layers for LoRA, of "
             f"{', '.join(sorted(linear))}"
         )
-    return found
+    return names

@@ -51,12 +51,12 @@ class _Watcher(MetaPathFinder):
     ) -> ModuleSpec | None:
         if not fullname.startswith(WATCHED):
             return None
-        found = (
+        specs = (
             finder.find_spec(fullname, path, target)
             for finder in sys.meta_path
             if finder is not self and hasattr(finder, "find_spec")
         )
-        spec = next((spec for spec in found if spec is not None), None)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and hasattr(spec.loader, "exec_module"):
             execute = functools.partial(self.execute, spec.loader.exec_module)  # type: ignore[union-attr]
             spec.loader.exec_module = execute  # type: ignore[union-attr, method-assign]
