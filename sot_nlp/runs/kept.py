@@ -60,11 +60,11 @@ def kept(
 
 def state_of(paths: Iterable[Path]) -> tuple[tuple[str, int, int, int], ...]:
     """Return what tells whether files have changed: for each its place, number, size and time of change."""
-    found = []
+    states = []
     for path in sorted(paths):
         status = path.stat()
-        found.append((str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
+        states.append((str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(states)
 
 
 # What `data.task_data.load_data` reads of the settings.

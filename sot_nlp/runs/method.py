@@ -146,15 +146,15 @@ def by_size(data: TaskData) -> Method:
         return Method(name=FINE_TUNE, reason=f"{examples:,} training texts, more than {FEW:,}")
     # Each label of several is learned from all texts: as one of two classes.
     classes = len(data.labels) if data.labels and data.kind == "classification" else 2
-    each = examples / classes
-    if each < FEW_PER_LABEL:
+    texts_per_label = examples / classes
+    if texts_per_label < FEW_PER_LABEL:
         return Method(
             name=LINEAR_PROBE,
-            reason=f"{examples} training texts, {each:.3g} per label, fewer than {FEW_PER_LABEL}",
+            reason=f"{examples} training texts, {texts_per_label:.3g} per label, fewer than {FEW_PER_LABEL}",
         )
     return Method(
         name=PROBE_THEN_TUNE,
-        reason=f"{examples} training texts, {each:.3g} per label, at least {FEW_PER_LABEL}",
+        reason=f"{examples} training texts, {texts_per_label:.3g} per label, at least {FEW_PER_LABEL}",
     )
 
 
