@@ -65,8 +65,8 @@ def label_names(id2label: Any) -> tuple[str, ...]:
         raise UserError(f"the model's id2label is {printable(id2label, 80)}; expected a name for each id")
     named = {str(index): name for index, name in id2label.items()}
     if set(named) != set(map(str, range(len(named)))):
-        found = ", ".join(map(printable, named))
-        raise UserError(f"the model's id2label has the ids {found}; expected 0 to {len(named) - 1}")
+        ids = ", ".join(map(printable, named))
+        raise UserError(f"the model's id2label has the ids {ids}; expected 0 to {len(named) - 1}")
     return tuple(named[str(index)] for index in range(len(named)))
 
 

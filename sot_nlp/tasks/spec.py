@@ -266,14 +266,14 @@ def _label_words(top: YamlMapping, labels: tuple[str, ...] | None) -> FrozenMapp
         return FrozenMapping()
     if "labels" not in top:
         top.problem("needs `labels`, the names that it maps to", key="label_words")
-    found = {word: words.text(word, choices=labels or ()) for word in words.values}
-    for word, label in found.items():
+    label_of_word = {word: words.text(word, choices=labels or ()) for word in words.values}
+    for word, label in label_of_word.items():
         if label is not None and word != label and word in (labels or ()):
             words.problem("is itself a label's name", key=word)
-    missing = [label for label in labels or () if label not in found.values()]
+    missing = [label for label in labels or () if label not in label_of_word.values()]
     if missing:
         top.problem(f"no word for {', '.join(map(printable, missing))}", key="label_words")
-    return FrozenMapping({word: label for word, label in found.items() if label is not None})
+    return FrozenMapping({word: label for word, label in label_of_word.items() if label is not None})
 
 
 def _score_range(top: YamlMapping, kind: str) -> tuple[float, float] | None:
@@ -313,16 +313,16 @@ def _by_split(
 def _files(top: YamlMapping, columns: tuple[str, ...]) -> FrozenMapping[str, TaskFile]:
     shared = _columns(top, columns)
     files = top.mapping("files")
-    found: dict[str, TaskFile] = {}
+    task_files: dict[str, TaskFile] = {}
     for split in _split_names(files) if files is not None else ():
         assert files is not None
         if files.is_text(split):
-            found[split] = TaskFile(file=files.text(split) or "", columns=shared)
+            task_files[split] = TaskFile(file=files.text(split) or "", columns=shared)
         elif (entry := files.mapping(split)) is not None:
-            found[split] = _file(entry, columns, shared)
+            task_files[split] = _file(entry, columns, shared)
     if files is not None and not files.values:
         files.problem("names no files")
-    return FrozenMapping(found)
+    return FrozenMapping(task_files)
 
 
 def _file(entry: YamlMapping, columns: tuple[str, ...], shared: _Columns) -> TaskFile:
@@ -352,17 +352,17 @@ def _file(entry: YamlMapping, columns: tuple[str, ...], shared: _Columns) -> Tas
 
 
 def _columns(place: YamlMapping, columns: tuple[str, ...]) -> _Columns:
-    found: dict[str, str | int] = {}
+    positions: dict[str, str | int] = {}
     for column, position in place.scalars("columns").items():
         if column not in columns:
             hint = did_you_mean(column, columns)
             place.problem(f"{printable(column)!r} is not a column of the task; {hint}", key="columns")
         elif type(position) is str or (type(position) is int and position >= 0):
-            found[column] = position
+            positions[column] = position
         else:
             message = "must be a name in the header, or a position counted from 0"
             place.problem(f"{printable(column)}: {message}", key="columns")
-    return FrozenMapping(found)
+    return FrozenMapping(positions)
 
 
 def _recipe(top: YamlMapping) -> FrozenMapping[str, Scalar]:
