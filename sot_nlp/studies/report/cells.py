@@ -54,7 +54,7 @@ def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
     return {
         "arm": printable(arm.arm) + (" (baseline)" if is_baseline else ""),
         "seeds": _seeds(arm),
-        "score": MISSING_TEXT if arm.mean is None else _score(arm, group),
+        "score": MISSING_TEXT if arm.mean is None else mean_and_sd(arm.mean, arm.sd, group.times),
         "difference": "" if is_baseline else _difference(arm.difference, group),
         "p": "" if is_baseline else _p(arm),
         "needed": "" if is_baseline or arm.difference is None else _needed(arm.difference),
@@ -78,10 +78,6 @@ def _seeds(arm: ArmResult) -> str:
     if arm.missing:
         parts.append(f"{arm.missing} missing")
     return ", ".join(parts)
-
-
-def _score(arm: ArmResult, group: Group) -> str:
-    return mean_and_sd(arm.mean, arm.sd, group.times)
 
 
 def mean_and_sd(mean: float | None, sd: float | None, times: int) -> str:

@@ -108,7 +108,7 @@ def texts(arm: ArmResult | None, results: Results) -> tuple[str, ...]:
         return ("–",)
     if arm.mean is None:
         return ("failed" if arm.failed and not arm.missing else MISSING_TEXT,)
-    difference, more, times = arm.difference, [], _times(arm)
+    difference, more, times = arm.difference, [], times_of(arm)
     if arm.arm == results.baseline:
         text, pairs = shown(arm.mean, times), len(arm.scores)
     elif difference is None:
@@ -129,7 +129,8 @@ def _higher_is_better(arm: ArmResult) -> bool:
     return next((cell.higher_is_better for cell in arm.cells if cell.metric), True)
 
 
-def _times(arm: ArmResult) -> int:
+def times_of(arm: ArmResult) -> int:
+    """Return what an arm's scores are multiplied by."""
     return next((cell.times for cell in arm.cells if cell.metric), 100)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from sot_nlp.errors import printable
 from sot_nlp.studies.comparison import ArmResult, Group
 from sot_nlp.studies.report.cells import interval_text, mean_and_sd, metric_name, shown, value_unit
-from sot_nlp.studies.report.overview import Overview
+from sot_nlp.studies.report.overview import Overview, times_of
 from sot_nlp.studies.results import Results
+from sot_nlp.studies.statistics import PairedDifference
 
 # The page's colours in the light. Of the arms: the baseline's grey, then Okabe and Ito's.
 COLORS = ("#6f6f6b", "#0072b2", "#d55e00", "#00795a", "#b0578d", "#9a6b00", "#3a8fc4", "#5b4fa8")
@@ -87,11 +88,8 @@ def differences(axes: Any, group: Group, results: Results) -> bool:
         difference = arm.difference
         assert difference is not None
         color = COLORS[color_number(results, arm.arm)]
-        label = shown(difference.mean, times, signed=True)
-        if difference.interval is None:
-            label += f" ({len(difference.seeds)} seeds: too few)"
-        else:
-            label += f" {interval_text(difference.interval, times)}"
+        label = _mean_and_interval(difference, times)
+        if difference.interval is not None:
             _interval(axes, difference.interval, times, i, color, f"{arm.arm}: 95 % interval {label}")
         _row_label(axes, i, arm.arm, label, color)
         for seed, value, lane in zip(
@@ -166,21 +164,21 @@ def mean_curve(of_seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[
     return [(epoch, sum(table[epoch] for table in tables) / len(tables)) for epoch in shared]
 
 
-def times_of(arm: ArmResult) -> int:
-    """Return what an arm's scores are multiplied by."""
-    return next((cell.times for cell in arm.cells if cell.metric), 100)
-
-
 def _forest_row(axes: Any, arm: ArmResult, y: float, color: str, place: str) -> None:
     difference, times = arm.difference, times_of(arm)
     assert difference is not None
-    tip = f"{place}, {arm.arm}: {shown(difference.mean, times, signed=True)}"
-    if difference.interval is None:
-        tip += f" ({len(difference.seeds)} seeds: too few)"
-    else:
-        tip += f" {interval_text(difference.interval, times)}"
+    tip = f"{place}, {arm.arm}: {_mean_and_interval(difference, times)}"
+    if difference.interval is not None:
         _interval(axes, difference.interval, times, y, color, tip)
     _dot(axes, times * difference.mean, y, color, tip, hollow=difference.interval is None)
+
+
+def _mean_and_interval(difference: PairedDifference, times: int) -> str:
+    interval = difference.interval
+    spread = (
+        f"({len(difference.seeds)} seeds: too few)" if interval is None else interval_text(interval, times)
+    )
+    return f"{shown(difference.mean, times, signed=True)} {spread}"
 
 
 def _difference_title(results: Results, times: int) -> str:
