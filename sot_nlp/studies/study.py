@@ -23,7 +23,7 @@ from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
-from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
+from sot_nlp.tasks.spec import available_tasks, load_task
 
 FORMAT_VERSION = 1
 # The seeds that arms choose their rates on, where the study does not say.
@@ -69,10 +69,8 @@ class StudyCell:
         return [*words, "--output_dir", str(output_dir)]
 
 
-@functools.lru_cache(maxsize=64)
-def _load_once(task: str) -> TaskSpec:
-    # A grid asks for the same few tasks hundreds of times.
-    return load_task(task)
+# A grid asks for the same few tasks hundreds of times.
+_load_once = functools.lru_cache(maxsize=64)(load_task)
 
 
 def _task_content(task: str) -> Any:
@@ -163,16 +161,7 @@ class Study:
         `given` holds `seed` and `data_seed`.
         """
         (task,), (model,), (setting,) = self.tasks, self.models, self.settings
-        return StudyCell(
-            task=task,
-            model=model,
-            setting=setting,
-            arm=arm,
-            seed=given["seed"],
-            data_seed=given["data_seed"],
-            settings={**self._given((task, model, setting, arm)), **given},
-            folder="",
-        )
+        return self._cell_at((task, model, setting, arm), given, folder="")
 
     def marks(self) -> list[str]:
         """Return what a reader of its results must know, such as differences of budget that were let pass."""
@@ -251,28 +240,29 @@ class Study:
         shaping["task"] = task_content
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
         slug = safe_name(names)[:120]
+        return self._cell_at(place, seeds, folder=f"{slug}-{short_hash(shaping)[:8]}")
+
+    def _cell_at(
+        self, place: tuple[str, str, str, str], given: Mapping[str, Any], *, folder: str
+    ) -> StudyCell:
         task, model, setting, arm = place
         return StudyCell(
             task=task,
             model=model,
             setting=setting,
             arm=arm,
-            seed=seed,
-            data_seed=seeds["data_seed"],
-            settings={**self._given(place), **seeds},
-            folder=f"{slug}-{short_hash(shaping)[:8]}",
+            seed=given["seed"],
+            data_seed=given["data_seed"],
+            settings={**self._given(place), **given},
+            folder=folder,
         )
 
     def write_plan(self, folder: Path, cells: Sequence[StudyCell], command: str) -> None:
         """Write `study.json`, by which the report knows what was planned."""
-        header = {
-            name: getattr(self, name)
-            for name in ("name", "title", "description", "baseline", "score", "holm", "published")
-        }
+        names = ("name", "title", "description", "baseline", "score", "holm", "published", "published_source")
         plan = {
             "format_version": FORMAT_VERSION,
-            **header,
-            "published_source": self.published_source,
+            **{name: getattr(self, name) for name in names},
             "arms": list(self.heads),
             "command": command,
             "marks": self.marks(),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 
 from sot_nlp import records
@@ -201,7 +202,7 @@ class Tuner:
         for search in self.searches.values():
             for trial in search.get_trials(deepcopy=False, states=(states.RUNNING,)):
                 host, pid = trial.user_attrs.get("owner", ("", 0))
-                if host == socket.gethostname() and not _lives(pid):
+                if host == socket.gethostname() and not psutil.pid_exists(pid):
                     search.tell(trial.number, state=states.FAIL)
 
     def _work(self, slot: Mapping[str, str]) -> None:
@@ -320,17 +321,6 @@ class Tuner:
         path = self.folder / "tuned.yaml"
         write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return path
-
-
-def _lives(pid: int) -> bool:
-    """Return whether a process of this machine is alive."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _typed(name: str, value: Any) -> Any:
