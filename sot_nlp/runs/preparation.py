@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -121,14 +122,13 @@ def load_tokenizer(arguments: Arguments, checkpoint: Checkpoint) -> PreTrainedTo
 
         from sot_nlp.modeling.tokenizer import load_tokenizer as load
 
-        def read() -> PreTrainedTokenizerBase:
-            return load(
-                arguments.model_name_or_path,
-                trust_remote_code=arguments.trust_remote_code,
-                saved=checkpoint.saved,
-                revision=arguments.model_revision,
-            )
-
+        read = functools.partial(
+            load,
+            arguments.model_name_or_path,
+            trust_remote_code=arguments.trust_remote_code,
+            saved=checkpoint.saved,
+            revision=arguments.model_revision,
+        )
         tokenizer = kept("tokenizer", lambda: model_key(arguments, checkpoint), read)
         if is_sot(checkpoint):
             tokenizer.model_max_length = VERY_LARGE_INTEGER
@@ -188,13 +188,11 @@ def load_model(
     embeddings have a row for every token of `tokenizer`.
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
-        import torch
-
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
         from sot_nlp.modeling.loading import is_headless
         from sot_nlp.modeling.tokenizer import separator_ids
 
-        options: dict[str, Any] = {}
+        options = _loading_options(arguments)
         saved = checkpoint.saved
         asked = any(methods.asked(arguments, name) for name in ("head", "head_overrides"))
         alignment = None
@@ -210,21 +208,27 @@ def load_model(
             options["num_labels"] = 1
         elif not old_outputs:
             options |= label_options(data.labels)
-        if arguments.attn_implementation:
-            options["attn_implementation"] = arguments.attn_implementation
         model = AutoSoTForSequenceClassification.from_pretrained(
             checkpoint,
             problem_type=PROBLEM_TYPES[data.kind],
-            trust_remote_code=arguments.trust_remote_code,
             pad_token_id=tokenizer.pad_token_id,
             separator_token_ids=separator_ids(tokenizer),
-            dtype=torch.float32,
             **options,
         )
         if old_outputs and data.labels is not None:
             take_labels(model, data.labels, alignment)
         add_embeddings(model, tokenizer)
         return model, alignment
+
+
+def _loading_options(arguments: Arguments) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that every model is loaded with."""
+    import torch
+
+    options = {"trust_remote_code": arguments.trust_remote_code, "dtype": torch.float32}
+    if arguments.attn_implementation:
+        options["attn_implementation"] = arguments.attn_implementation
+    return options
 
 
 def check_saving(arguments: Arguments, model: PreTrainedModel) -> None:
@@ -268,10 +272,7 @@ def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """Give the model an embedding for each token that the tokenizer has beyond them (`add_tokens`)."""
     import torch
 
-    from sot_nlp.modeling.tokenizer import num_tokens
-
-    embeddings: Any = model.get_input_embeddings()
-    present, needed = embeddings.num_embeddings, num_tokens(tokenizer)
+    present, needed = _embeddings_and_tokens(model, tokenizer)
     if needed <= present:
         return
     # Drawn from the distribution of those there, and the same whatever the run's seed: a probe's heads share
@@ -289,16 +290,20 @@ def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raise UserError where the tokenizer of the trained model `name` has tokens without an embedding."""
-    from sot_nlp.modeling.tokenizer import num_tokens
-
-    embeddings: Any = model.get_input_embeddings()
-    present, needed = embeddings.num_embeddings, num_tokens(tokenizer)
+    present, needed = _embeddings_and_tokens(model, tokenizer)
     if needed > present:
         raise UserError(
             f"{printable(name)}: the tokenizer has {needed} tokens, the model {present} embeddings: "
             f"{counted(needed - present, 'was', 'were')} added after the training; take the tokenizer saved "
             "with the model, or train it with this one"
         )
+
+
+def _embeddings_and_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    from sot_nlp.modeling.tokenizer import num_tokens
+
+    embeddings: Any = model.get_input_embeddings()
+    return embeddings.num_embeddings, num_tokens(tokenizer)
 
 
 def align_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -316,28 +321,17 @@ def load_saved(
     arguments: Arguments, checkpoint: Checkpoint, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, Alignment | None]:
     """Load a saved SoT classifier in fp32; return it and where the labels of `data` are in its outputs."""
-    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
-        import torch
-
+    named = f"--model_name_or_path {printable(arguments.model_name_or_path)}"
+    with user_errors(named):
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
         from sot_nlp.modeling.loading import is_headless
 
-        options: dict[str, Any] = {}
         if not is_sot(checkpoint):
-            raise UserError(
-                f"--model_name_or_path {printable(arguments.model_name_or_path)}: is not a SoT classifier "
-                f"(model_type {printable(checkpoint.saved.get('model_type'))}); train one first"
-            )
+            model_type = printable(checkpoint.saved.get("model_type"))
+            raise UserError(f"{named}: is not a SoT classifier (model_type {model_type}); train one first")
         if is_headless(checkpoint.saved):
-            raise UserError(f"--model_name_or_path {printable(arguments.model_name_or_path)}: {HEADLESS}")
-        if arguments.attn_implementation:
-            options["attn_implementation"] = arguments.attn_implementation
-        model = AutoSoTForSequenceClassification.from_pretrained(
-            checkpoint,
-            trust_remote_code=arguments.trust_remote_code,
-            dtype=torch.float32,
-            **options,
-        )
+            raise UserError(f"{named}: {HEADLESS}")
+        model = AutoSoTForSequenceClassification.from_pretrained(checkpoint, **_loading_options(arguments))
         check_embeddings(align_weights(model), tokenizer, arguments.model_name_or_path)
         if data.labels is None:
             if model.config.num_labels != 1:
@@ -364,10 +358,9 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
     if arguments.class_weights == "balanced":
         weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
     else:
-        try:
+        weights = np.zeros(0)
+        with contextlib.suppress(ValueError):
             weights = np.array([float(part) for part in arguments.class_weights.split(",")])
-        except ValueError:
-            weights = np.zeros(0)
         if len(weights) != len(counts) or not (weights > 0).all() or not np.isfinite(weights).all():
             raise UserError(
                 f"--class_weights {printable(arguments.class_weights)}: expected 'balanced' or "
