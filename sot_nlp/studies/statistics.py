@@ -30,9 +30,7 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, confidence: float = CONFIDENCE, seed: int = 0
-) -> tuple[float, float] | None:
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return a bootstrap interval of the mean of `values`; None below `MIN_SEEDS` values.
 
     It is BCa at an expanded level. A plain bootstrap interval of few values is too narrow (it held the mean
@@ -40,7 +38,7 @@ def bootstrap_interval(
     and divides by n. The level is therefore widened to the one whose normal quantile is sqrt(n / (n - 1)) t,
     with t Student's (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, expanded percentile
     interval): 92 % for 5 values, 94 % for 10, 95 % for 20. Where BCa's correction is undefined the percentile
-    form is used; values that are all equal give an interval of width 0. `seed` fixes the resamples.
+    form is used; values that are all equal give an interval of width 0. Resamples are the same in every call.
     """
     array = np.asarray(values, dtype=np.float64)
     n = len(array)
@@ -48,7 +46,7 @@ def bootstrap_interval(
         return None
     if np.ptp(array) == 0:
         return float(array[0]), float(array[0])
-    quantile = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1)
+    quantile = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
     level = 1 - 2 * stats.norm.sf(quantile)
     for method in ("BCa", "percentile"):
         interval = stats.bootstrap(
@@ -57,14 +55,14 @@ def bootstrap_interval(
             confidence_level=level,
             n_resamples=RESAMPLES,
             method=method,
-            rng=np.random.default_rng(seed),
+            rng=np.random.default_rng(0),
         ).confidence_interval
         if math.isfinite(interval.low) and math.isfinite(interval.high):
             break
     return float(interval.low), float(interval.high)
 
 
-def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float | None:
+def permutation_p(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return the two-sided p-value of the mean paired difference under swaps; None below `MIN_SEEDS`.
 
     Each pair may be swapped. Exact (all 2^n swaps) up to 13 pairs, by `RESAMPLES` random ones beyond. The
@@ -82,7 +80,7 @@ def permutation_p(first: Sequence[float], second: Sequence[float], *, seed: int 
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     return float(test.pvalue)
 
@@ -101,15 +99,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def paired_t_power(effect: float, n: int, *, alpha: float = 1 - CONFIDENCE) -> float:
+def paired_t_power(effect: float, n: int) -> float:
     """Return the power of the two-sided paired t-test with `n` pairs, for the standardised `effect`."""
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
     shift = abs(effect) * math.sqrt(n)
     return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
 
 
-def seeds_needed(differences: Sequence[float], *, power: float = POWER) -> int | None:
-    """Return how many pairs a paired t-test needs to show an effect of the size seen, with that power.
+def seeds_needed(differences: Sequence[float]) -> int | None:
+    """Return how many pairs a paired t-test needs to show an effect of the size seen, with power `POWER`.
 
     None where that is beyond `MAX_SEEDS` or unknown (fewer than two pairs, or a mean difference of 0).
     The effect seen is itself uncertain: a number from few seeds is a rough plan, no promise.
@@ -122,14 +120,14 @@ def seeds_needed(differences: Sequence[float], *, power: float = POWER) -> int |
     if not sd:
         return 2
     # At 10,000 pairs the test is a z-test; the noncentral t of scipy is not needed that far out.
-    if abs(mean / sd) * math.sqrt(MAX_SEEDS) < stats.norm.isf((1 - CONFIDENCE) / 2) + stats.norm.ppf(power):
+    if abs(mean / sd) * math.sqrt(MAX_SEEDS) < stats.norm.isf((1 - CONFIDENCE) / 2) + stats.norm.ppf(POWER):
         return None
     low, high = 1, 2
-    while paired_t_power(mean / sd, high) < power:
+    while paired_t_power(mean / sd, high) < POWER:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if paired_t_power(mean / sd, middle) < power:
+        if paired_t_power(mean / sd, middle) < POWER:
             low = middle
         else:
             high = middle
