@@ -119,17 +119,15 @@ def evaluation_batches(
     *,
     num_processes: int,
     batch_size: int | None,
-    max_tokens: int | None = None,
     on_gpu: bool = False,
 ) -> list[list[np.ndarray]]:
     """Split a dataset by length, longest first: `[batch][process]` -> example indices, possibly none.
 
     A batch ends before `batch_size` examples (None: 64, on a GPU 256, or 32,768 tokens) where one more would
-    bring its padding above 5 % of its tokens, on a GPU 50 % (or its tokens above `max_tokens`). Longest
-    first, so that what does not fit into memory shows in the first batch.
+    bring its padding above 5 % of its tokens, on a GPU 50 %. Longest first, so that what does not fit into
+    memory shows in the first batch.
     """
-    if batch_size is None and on_gpu and max_tokens is None:
-        max_tokens = GPU_EVALUATION_TOKENS
+    max_tokens = GPU_EVALUATION_TOKENS if batch_size is None and on_gpu else None
     if batch_size is None:
         batch_size = GPU_EVALUATION_BATCH_SIZE if on_gpu else EVALUATION_BATCH_SIZE
     most = GPU_EVALUATION_PADDING if on_gpu else EVALUATION_PADDING

@@ -14,7 +14,7 @@ import torch
 
 from sot_nlp.data.token_split import Split
 from sot_nlp.training import signals
-from sot_nlp.training.batching import check_token_budget, evaluation_batches
+from sot_nlp.training.batching import evaluation_batches
 from sot_nlp.training.speed.fast_cpu import pass_context
 from sot_nlp.training.speed.threads import threads_for
 
@@ -34,7 +34,6 @@ def predict(
     batch_size: int | None,
     pad_token_id: int,
     padding_side: str = "right",
-    max_tokens_per_batch: int | None = None,
 ) -> np.ndarray:
     """Return logits (n, K) float32 for every example of `split`, in its order, the same on every process.
 
@@ -45,12 +44,10 @@ def predict(
     lengths = np.asarray(split.lengths)
     if not len(lengths):
         return np.zeros((0, 0), dtype=np.float32)
-    check_token_budget(max_tokens_per_batch, int(lengths.max()))
     steps = evaluation_batches(
         lengths,
         num_processes=accelerator.num_processes,
         batch_size=batch_size,
-        max_tokens=max_tokens_per_batch,
         on_gpu=accelerator.device.type == "cuda",
     )
     was_training = [module for module in model.modules() if module.training]
