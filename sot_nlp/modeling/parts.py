@@ -355,35 +355,3 @@ REGISTRY: dict[str, dict[str, Any]] = {
 def is_own(part: Part) -> bool:
     """Return whether a user registered the part; its file is then saved with the model."""
     return not isinstance(part.source, str)
-
-
-def table(kind: Literal["pooling", "normalization", "fusion", "class_token"]) -> str:
-    """Return the table of a kind's parts in Markdown, as this folder's README has it."""
-    columns: dict[str, Callable[[Any], str]] = {f"`{kind}`": lambda part: f"`{part.name}`"}
-    columns["what it does"] = lambda part: part.doc
-    if kind == "pooling":
-        columns["gives"] = lambda part: part.gives or "nothing"
-        columns["exact shares of words"] = lambda part: f"no: {part.inexact}" if part.inexact else "yes"
-    elif kind == "normalization":
-        columns["takes"] = lambda part: "covariance" if part.symmetric else " or ".join(part.takes)
-        columns["`S -> c S`"] = lambda part: part.factor
-        columns["exact shares"] = lambda part: part.exact
-    elif kind == "class_token":
-        columns["reads"] = _reads
-    else:
-        columns["branches"] = lambda part: " and ".join(
-            name for name, there in (("words", part.words), ("class token", part.class_token)) if there
-        )
-        columns["a loss on"] = lambda part: " and ".join(f"`{name}`" for name in part.scores)
-    if kind != "fusion":
-        columns["settings"] = lambda part: ", ".join(f"`{name}`" for name in part.settings)
-    rows = [list(columns), ["---"] * len(columns)]
-    rows += [
-        [cell(part) for cell in columns.values()] for part in REGISTRY[kind].values() if not is_own(part)
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _reads(part: Any) -> str:
-    token = "the token of the last layers" if part.layers else "the last layer's token"
-    return token + (" and the words" if part.words else "")

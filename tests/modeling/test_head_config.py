@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sot_nlp.modeling.head_config import INTEGER_RANGES, PRESETS, SoTHeadConfig, choices, resolve_head
-from sot_nlp.modeling.parts import table
+from sot_nlp.modeling.parts import REGISTRY, is_own
 
 TEXT = PRESETS["text"]
 
@@ -166,6 +166,38 @@ def test_the_settings_need_no_torch():
         "assert resolve_head('text').width_x == 96; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def table(kind):
+    """Return the table of a kind's parts in Markdown, as the README of their folder has it."""
+    columns = {f"`{kind}`": lambda part: f"`{part.name}`"}
+    columns["what it does"] = lambda part: part.doc
+    if kind == "pooling":
+        columns["gives"] = lambda part: part.gives or "nothing"
+        columns["exact shares of words"] = lambda part: f"no: {part.inexact}" if part.inexact else "yes"
+    elif kind == "normalization":
+        columns["takes"] = lambda part: "covariance" if part.symmetric else " or ".join(part.takes)
+        columns["`S -> c S`"] = lambda part: part.factor
+        columns["exact shares"] = lambda part: part.exact
+    elif kind == "class_token":
+        columns["reads"] = _reads
+    else:
+        columns["branches"] = lambda part: " and ".join(
+            name for name, there in (("words", part.words), ("class token", part.class_token)) if there
+        )
+        columns["a loss on"] = lambda part: " and ".join(f"`{name}`" for name in part.scores)
+    if kind != "fusion":
+        columns["settings"] = lambda part: ", ".join(f"`{name}`" for name in part.settings)
+    rows = [list(columns), ["---"] * len(columns)]
+    rows += [
+        [cell(part) for cell in columns.values()] for part in REGISTRY[kind].values() if not is_own(part)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _reads(part):
+    token = "the token of the last layers" if part.layers else "the last layer's token"
+    return token + (" and the words" if part.words else "")
 
 
 @pytest.mark.parametrize("kind", ["pooling", "normalization", "fusion", "class_token"])
