@@ -334,10 +334,8 @@ def load_saved(
         model = AutoSoTForSequenceClassification.from_pretrained(checkpoint, **_loading_options(arguments))
         check_embeddings(align_weights(model), tokenizer, arguments.model_name_or_path)
         if data.labels is None:
-            if model.config.num_labels != 1:
-                raise UserError(
-                    f"the model has {model.config.num_labels} labels, but the task is a regression"
-                )
+            if (count := model.config.num_labels) != 1:
+                raise UserError(f"the model has {count} labels, but the task is a regression")
             return model, None
         return model, align_labels(model.config.id2label, data.labels)
 
