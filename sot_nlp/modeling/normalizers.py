@@ -5,6 +5,7 @@ Shapes: B batch, M heads, P x Q matrix and D features per head, C hidden size.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -87,10 +88,7 @@ class FixedScale(ScalarGain):
     @property
     def scale(self) -> float:
         """1/sqrt(d)."""
-        product = 1
-        for width in self.widths:
-            product *= width
-        return float(product ** (-0.5 / len(self.widths)))
+        return float(math.prod(self.widths) ** (-0.5 / len(self.widths)))
 
     def gain(self, words: Any, pooled: Tensor) -> Tensor:
         """Return 1/sqrt(d)."""

@@ -66,7 +66,8 @@ def own_files(parts: Iterable[Part], taken: Iterable[str]) -> dict[str, str]:
     for part in own:
         source: Any = part.source
         path = _file_of(part)
-        if path.name in taken and not _is_travelled(source):
+        # (unless the class was itself loaded as remote code, from beside a checkpoint)
+        if path.name in taken and not source.__module__.startswith("transformers_modules."):
             raise _problem(part, f"its file {path.name} has the name of a modelling file: rename it")
         files[path.name] = _portable(part, path)
         imports.add(f"from .{path.stem} import {source.__name__}")
@@ -81,11 +82,6 @@ def own_files(parts: Iterable[Part], taken: Iterable[str]) -> dict[str, str]:
 
 def _problem(part: Part, reason: str) -> ValueError:
     return ValueError(f"{part.name!r} cannot be saved with the model: {reason}")
-
-
-def _is_travelled(source: type) -> bool:
-    """Return whether a class was itself loaded as remote code, from beside a checkpoint."""
-    return source.__module__.startswith("transformers_modules.")
 
 
 def _file_of(part: Part) -> Path:

@@ -161,11 +161,12 @@ class Tuner:
         pruner = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1) if prune else pruners.NopPruner()
         folder.mkdir(parents=True, exist_ok=True)
         url = storage or f"sqlite:///{(folder / 'trials.db').resolve()}"
+        places = (*study.tasks, *study.models, *study.settings)
         try:
             opened = optuna.storages.RDBStorage(url)
             self.searches = {
                 arm: optuna.create_study(
-                    study_name=self._name(arm),
+                    study_name=" · ".join(filter(None, (*places, arm))),
                     storage=opened,
                     direction="maximize" if self.metric.higher_is_better else "minimize",
                     load_if_exists=True,
@@ -177,10 +178,6 @@ class Tuner:
         except (SQLAlchemyError, ImportError, optuna.exceptions.OptunaError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise UserError(f"--storage {printable(url)}: {printable(reason)}") from None
-
-    def _name(self, arm: str) -> str:
-        places = (*self.study.tasks, *self.study.models, *self.study.settings, arm)
-        return " · ".join(place for place in places if place)
 
     def run(self) -> None:
         """Run every arm's trials. A signal to end stops the runs at work; what is done is kept."""

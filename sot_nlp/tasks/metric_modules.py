@@ -69,9 +69,7 @@ def module(name: str, **options: Any) -> MetricModule:
     return MetricModule(metrics.metric_of(name), **options)
 
 
-@functools.lru_cache(maxsize=32)
-def _in_memory(metric: Metric) -> MetricModule:
-    return MetricModule(metric)
+_in_memory = functools.lru_cache(maxsize=32)(MetricModule)
 
 
 def compute(
