@@ -37,7 +37,7 @@ def ours(kind):
 
 def settings_of_every_kind(**fixed):
     """Every accepted pooling, normalisation and fusion."""
-    found = {}
+    settings = {}
     for pooling, normalization, fusion in itertools.product(
         ours("pooling"), ours("normalization"), ours("fusion")
     ):
@@ -47,8 +47,8 @@ def settings_of_every_kind(**fixed):
         except ValueError:
             continue
         name = "none" if pooling == "none" else f"{pooling}-{normalization}-{fusion}"
-        found[name] = overrides
-    return found
+        settings[name] = overrides
+    return settings
 
 
 ALL = settings_of_every_kind()

@@ -340,9 +340,9 @@ def test_hidden_states_named_elsewhere_are_those_of_the_backbone(backbone_folder
         by_config = model(input_ids=ids, labels=torch.tensor([1]))
         model.config.output_hidden_states = False
         in_tuple = model(input_ids=ids, output_hidden_states=wanted, return_dict=False)
-        found = in_tuple[1] if wanted else None
+        selected = in_tuple[1] if wanted else None
         assert torch.equal(by_config.logits, plain)
-        for states in (by_config.hidden_states, found):
+        for states in (by_config.hidden_states, selected):
             assert (states is None) == (expected is None), wanted
             for state, other in zip(states or (), expected or (), strict=True):
                 assert (state is None) == (other is None)

@@ -105,8 +105,8 @@ def clean_process(folders, tmp_path_factory) -> dict:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {name: found[str(folder)] for name, folder in folders.items()}
+    results = json.loads(done.stdout.splitlines()[-1])
+    return {name: results[str(folder)] for name, folder in folders.items()}
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "electra", "own", "module"])
@@ -114,12 +114,12 @@ def test_the_logits_are_the_same_without_this_package(name, folders, clean_proce
     model = AutoSoTForSequenceClassification.from_pretrained(folders[name])
     inputs = load_tokenizer(folders[name])(TEXTS, padding=True, return_tensors="pt")
     expected = model(**inputs).logits
-    found = clean_process[name]
-    assert torch.equal(torch.tensor(found["true"]), expected)
-    assert torch.equal(torch.tensor(found["again"]), expected)
-    assert found["backbone"]
-    assert found["class"] == type(model).__name__
-    assert found["labels"] == {str(i): label for i, label in model.config.id2label.items()}
+    result = clean_process[name]
+    assert torch.equal(torch.tensor(result["true"]), expected)
+    assert torch.equal(torch.tensor(result["again"]), expected)
+    assert result["backbone"]
+    assert result["class"] == type(model).__name__
+    assert result["labels"] == {str(i): label for i, label in model.config.id2label.items()}
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "electra"])

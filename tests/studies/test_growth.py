@@ -12,18 +12,18 @@ from tests.support.fake_runs import Silent, small
 PLACES = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
-def widths(monkeypatch, seconds, *, memory=80e9, each=10e9, most=64, cells=80):
-    """The widths that are tried where a cell takes `seconds(width)` and each run takes `each` bytes."""
+def widths(monkeypatch, seconds, *, memory=80e9, per_run=10e9, most=64, cells=80):
+    """The widths that are tried where a cell takes `seconds(width)` and each run takes `per_run` bytes."""
     state = {}
     monkeypatch.setattr(
-        growth, "gpu_memory", lambda device: memory - each * (state["of"].width if "of" in state else 0)
+        growth, "gpu_memory", lambda device: memory - per_run * (state["of"].width if "of" in state else 0)
     )
-    state["of"] = found = Growth(PLACES, most=most)
-    found.before = dict.fromkeys(found.before, memory)
-    seen = [found.width]
+    state["of"] = growing = Growth(PLACES, most=most)
+    growing.before = dict.fromkeys(growing.before, memory)
+    seen = [growing.width]
     for _ in range(cells):
-        if found.cell_ended(seconds(found.width)):
-            seen.append(found.width)
+        if growing.cell_ended(seconds(growing.width)):
+            seen.append(growing.width)
     return seen
 
 
@@ -35,8 +35,8 @@ def test_it_grows_while_the_rate_rises_and_steps_back_once(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"each": 30e9}, [1, 2]),  # a third would need 1.3 x 30 of the 20 that are left
-        ({"each": 60e9}, [1]),
+        ({"per_run": 30e9}, [1, 2]),  # a third would need 1.3 x 30 of the 20 that are left
+        ({"per_run": 60e9}, [1]),
         ({"most": 4}, [1, 2]),
         ({"cells": 3}, [1]),
     ],
@@ -47,8 +47,8 @@ def test_memory_cores_and_evidence_bound_it(monkeypatch, given, expected):
 
 def test_without_a_reading_of_the_memory_it_stays_at_one(monkeypatch):
     monkeypatch.setattr(growth, "gpu_memory", lambda device: None)
-    found = Growth(PLACES)
-    assert [found.cell_ended(1.0) for _ in range(20)] == [0] * 20
+    growing = Growth(PLACES)
+    assert [growing.cell_ended(1.0) for _ in range(20)] == [0] * 20
 
 
 def test_a_step_back_takes_one_place_of_each_gpu(monkeypatch, tmp_path):

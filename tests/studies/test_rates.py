@@ -94,7 +94,7 @@ def test_each_arm_has_its_own_rates_on_fresh_seeds_and_the_report_says_so(file, 
     assert {cell["settings"]["task"] for cell in plan["cells"]} == {str(tmp_path / "task.yaml")}
     results = read_results.read_results(tmp_path / "s" / "results.json")
     assert results == read_results.read_results(tmp_path / "s")
-    chosen = {found.arm: found for found in results.rates}
+    chosen = {rates.arm: rates for rates in results.rates}
     assert chosen["text"].rates == {"learning_rate": 1e-5, "head_learning_rate": None}
     assert (chosen["text"].among, chosen["one rate"].among) == (4, 2)
     assert chosen["text"].score == pytest.approx(0.5 + 0.0005 + 0.1 - 0.01)
@@ -138,7 +138,7 @@ MEANINGS = {"a 1": ("a", {"learning_rate": 1.0}), "a 2": ("a", {"learning_rate":
 def chosen(*cells):
     results = Results(name="r", baseline="a 1", arms=("a 1", "a 2"), cells=cells)
     return [
-        (found.rates["learning_rate"], found.score) for found in choose(check_comparable(results), MEANINGS)
+        (rates.rates["learning_rate"], rates.score) for rates in choose(check_comparable(results), MEANINGS)
     ]
 
 
@@ -148,14 +148,14 @@ def test_a_rate_inside_the_grid_is_not_at_its_edge():
     }
     for best, edge in ((1.0, ("learning_rate",)), (2.0, ()), (3.0, ("learning_rate",))):
         cells = tuple(cell(f"a {rate}", -abs(rate - best)) for rate in (1.0, 2.0, 3.0))
-        (found,) = choose(Results(name="r", baseline="a 1.0", arms=tuple(meanings), cells=cells), meanings)
-        assert (found.rates["learning_rate"], found.at_edge) == (best, edge)
+        (rates,) = choose(Results(name="r", baseline="a 1.0", arms=tuple(meanings), cells=cells), meanings)
+        assert (rates.rates["learning_rate"], rates.at_edge) == (best, edge)
 
 
 def test_the_best_mean_is_chosen_in_the_metrics_direction():
     pairs = [cell("a 1", 0.4), cell("a 1", 0.8, 2), cell("a 2", 0.7), cell("a 2", 0.6, 2)]
     assert chosen(*pairs) == [(2.0, pytest.approx(0.65))]
-    errors = [dataclasses.replace(each, higher_is_better=False) for each in pairs]
+    errors = [dataclasses.replace(pair, higher_is_better=False) for pair in pairs]
     assert chosen(*errors) == [(1.0, pytest.approx(0.6))]
     assert chosen(cell("a 1", 0.5), cell("a 2", 0.5)) == [(1.0, 0.5)]
     assert chosen(cell("a 1", 0.4), cell("a 2", None, status=FAILED)) == [(1.0, 0.4)]

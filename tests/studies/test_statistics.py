@@ -39,11 +39,11 @@ def test_the_smallest_p_of_five_pairs():
 def test_no_test_below_five_pairs():
     assert statistics.permutation_p([2, 3, 4, 5], [1, 1, 1, 1]) is None
     assert statistics.bootstrap_interval([1.0, 2.0, 3.0, 4.0]) is None
-    found = statistics.paired_difference({1: 0.5, 2: 0.7}, {1: 0.4, 2: 0.5})
-    assert found.too_few
-    assert found.p_value is None
-    assert found.interval is None
-    assert found.mean == pytest.approx(0.15)
+    difference = statistics.paired_difference({1: 0.5, 2: 0.7}, {1: 0.4, 2: 0.5})
+    assert difference.too_few
+    assert difference.p_value is None
+    assert difference.interval is None
+    assert difference.mean == pytest.approx(0.15)
 
 
 def test_swaps_that_are_equally_far_count_whatever_their_rounding():
@@ -125,11 +125,11 @@ def test_mcnemar_by_hand():
 
 
 def test_paired_difference_takes_the_seeds_that_both_have():
-    found = statistics.paired_difference(
+    difference = statistics.paired_difference(
         {3: 0.5, 1: 0.3, 2: 0.4, 4: 0.9, 5: 0.1, 6: 0.2}, {1: 0.1, 2: 0.3, 3: 0.2, 5: 0.3, 6: 0.1, 9: 0.0}
     )
-    assert found.seeds == (1, 2, 3, 5, 6)
-    assert found.differences == pytest.approx((0.2, 0.1, 0.3, -0.2, 0.1))
-    assert found.mean == pytest.approx(0.1)
-    assert found.interval[0] < 0 < found.interval[1]
+    assert difference.seeds == (1, 2, 3, 5, 6)
+    assert difference.differences == pytest.approx((0.2, 0.1, 0.3, -0.2, 0.1))
+    assert difference.mean == pytest.approx(0.1)
+    assert difference.interval[0] < 0 < difference.interval[1]
     assert statistics.paired_difference({1: 0.1}, {2: 0.1}) is None

@@ -59,7 +59,7 @@ def tuner(folder, trials=4, **options):
 
 
 def numbers(search):
-    return {arm: len(each.trials) for arm, each in search.searches.items()}
+    return {arm: len(arm_search.trials) for arm, arm_search in search.searches.items()}
 
 
 def test_every_arm_gets_the_same_trials_and_a_second_start_adds_none(tmp_path):
@@ -67,8 +67,8 @@ def test_every_arm_gets_the_same_trials_and_a_second_start_adds_none(tmp_path):
     search.run()
     assert numbers(search) == {"stock": 4, "text": 4}
     best = search.best()
-    for arm, each in search.searches.items():
-        assert best[arm][0] == max(trial.value for trial in each.trials)
+    for arm, arm_search in search.searches.items():
+        assert best[arm][0] == max(trial.value for trial in arm_search.trials)
     again = tuner(tmp_path)
     again.run()
     assert numbers(again) == {"stock": 4, "text": 4}
@@ -106,7 +106,7 @@ def test_a_hopeless_trial_is_stopped(tmp_path, monkeypatch):
     search = tuner(tmp_path, trials=1, slots=[{}])
     monkeypatch.setattr(search.optuna.Trial, "should_prune", lambda self: True)
     search.run()
-    states = {str(trial.state.name) for each in search.searches.values() for trial in each.trials}
+    states = {str(trial.state.name) for arm_search in search.searches.values() for trial in arm_search.trials}
     assert states == {"PRUNED"}
     assert search.searches["stock"].trials[0].intermediate_values.keys() == {1}
 
@@ -118,10 +118,10 @@ def test_trials_of_a_killed_program_are_given_up(tmp_path):
     trial = search.searches["stock"].ask()
     trial.set_user_attr("owner", [tune.socket.gethostname(), dead.pid])
     search.run()
-    assert [each.state.name for each in search.searches["stock"].trials] == ["FAIL"]
+    assert [trial.state.name for trial in search.searches["stock"].trials] == ["FAIL"]
     more = tuner(tmp_path, trials=2)
     more.run()
-    assert sum(each.state.name == "COMPLETE" for each in more.searches["stock"].trials) == 2
+    assert sum(trial.state.name == "COMPLETE" for trial in more.searches["stock"].trials) == 2
 
 
 def test_a_bad_storage_is_refused(tmp_path):

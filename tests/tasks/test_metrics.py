@@ -91,7 +91,7 @@ def test_spearman_is_the_pearson_of_mean_ranks():
 def test_constant_sides_give_finite_scores_without_a_warning(name, predictions, references):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        probabilities = [[1.0 - each, each] for each in predictions]
+        probabilities = [[1.0 - probability, probability] for probability in predictions]
         value = compute(name, predictions, references, probabilities=probabilities)[name]
     assert type(value) is float
     json.dumps(value, allow_nan=False)

@@ -409,12 +409,12 @@ def test_the_layout_is_that_of_glue_s_own_files(glue_folder, name):
         assert len(rows) == spec.rows[split]
         assert set(columns) == {*spec.text_columns, *([] if split == "test" else [spec.label_column])}
         if split != "test":
-            found = {row[columns[spec.label_column]] for row in rows}
+            values = {row[columns[spec.label_column]] for row in rows}
             if spec.labels is None:
                 low, high = spec.score_range
-                assert all(low <= float(score) <= high for score in found)
+                assert all(low <= float(score) <= high for score in values)
             else:
-                assert {spec.label_words.get(word, word) for word in found} == set(spec.labels)
+                assert {spec.label_words.get(word, word) for word in values} == set(spec.labels)
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ def standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("count", "size"), [(60, 5), (12, 30)])
 def test_the_solution_is_the_minimum_of_the_penalised_cross_entropy(count, size):
     features, labels = data(count, size)
-    found = solve(features, labels, kind="classification", num_outputs=3)
-    scores = logits(found, features)
+    solution = solve(features, labels, kind="classification", num_outputs=3)
+    scores = logits(solution, features)
     residual = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) - np.eye(3)[labels]
     inputs, scale = standardised(features)
-    gradient = residual.T @ inputs + found.weight * scale / found.strength
+    gradient = residual.T @ inputs + solution.weight * scale / solution.strength
     assert np.abs(gradient).max() < 2e-3
     assert np.abs(residual.sum(0)).max() < 2e-3
 
@@ -44,11 +44,11 @@ def test_the_solution_is_the_minimum_of_the_penalised_cross_entropy(count, size)
 def test_ridge_is_the_normal_equations():
     features, _ = data(50, 4)
     scores = features @ [1.0, -2.0, 0.5, 0.0] + RANDOM.normal(size=50)
-    found = solve(features, scores.astype(np.float32), kind="regression", num_outputs=1)
+    solution = solve(features, scores.astype(np.float32), kind="regression", num_outputs=1)
     inputs, _ = standardised(features)
-    gram = inputs.T @ inputs + np.eye(4) / found.strength
+    gram = inputs.T @ inputs + np.eye(4) / solution.strength
     expected = inputs @ np.linalg.solve(gram, inputs.T @ (scores - scores.mean())) + scores.mean()
-    np.testing.assert_allclose(logits(found, features)[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(logits(solution, features)[:, 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression"])
@@ -64,10 +64,10 @@ def test_units_and_origin_of_the_features_change_nothing(kind):
 
 def test_two_classes_have_opposite_logits_and_the_strength_that_loses_least_is_taken():
     features, labels = data(60, 8, classes=2)
-    found = solve(features, labels, kind="classification", num_outputs=2)
-    np.testing.assert_allclose(found.weight[0], -found.weight[1])
-    assert tuple(found.held_out_loss) == STRENGTHS
-    assert found.held_out_loss[found.strength] == min(found.held_out_loss.values())
+    solution = solve(features, labels, kind="classification", num_outputs=2)
+    np.testing.assert_allclose(solution.weight[0], -solution.weight[1])
+    assert tuple(solution.held_out_loss) == STRENGTHS
+    assert solution.held_out_loss[solution.strength] == min(solution.held_out_loss.values())
     # Labels without any relation to the features: the strongest penalty.
     noise = solve(RANDOM.normal(size=(200, 40)), labels[RANDOM.randint(0, 60, 200)], **KIND)
     assert noise.strength == STRENGTHS[0]
@@ -78,30 +78,30 @@ KIND = {"kind": "classification", "num_outputs": 2}
 
 def test_one_example_of_each_class_is_enough():
     features = RANDOM.normal(size=(3, 20))
-    found = solve(features, np.array([2, 0, 1]), kind="classification", num_outputs=3)
-    assert (found.folds, found.held_out_loss) == (0, {})
-    assert logits(found, features).argmax(1).tolist() == [2, 0, 1]
+    solution = solve(features, np.array([2, 0, 1]), kind="classification", num_outputs=3)
+    assert (solution.folds, solution.held_out_loss) == (0, {})
+    assert logits(solution, features).argmax(1).tolist() == [2, 0, 1]
 
 
 def test_classes_rarer_than_there_are_folds_do_not_stop_the_choice():
     features, labels = data(80, 5, classes=2)
     labels = np.where(np.arange(80) == 7, 2, labels)
-    found = solve(features, labels, kind="classification", num_outputs=3)
-    assert found.folds == 5
+    solution = solve(features, labels, kind="classification", num_outputs=3)
+    assert solution.folds == 5
 
 
 def test_a_class_without_examples_is_never_predicted():
     features, labels = data(40, 5, classes=2)
-    found = solve(features, labels * 2, kind="classification", num_outputs=3)  # 0 and 2
-    assert set(logits(found, RANDOM.normal(size=(500, 5)) * 10).argmax(1)) == {0, 2}
+    solution = solve(features, labels * 2, kind="classification", num_outputs=3)  # 0 and 2
+    assert set(logits(solution, RANDOM.normal(size=(500, 5)) * 10).argmax(1)) == {0, 2}
 
 
 def test_a_label_that_all_examples_hold_keeps_its_odds():
     features, labels = data(40, 5, classes=2)
     held = np.stack([labels, np.ones(40), np.zeros(40)], 1).astype(np.float32)
-    found = solve(features, held, kind="multi_label", num_outputs=3)
-    np.testing.assert_allclose(found.weight[1:], 0)
-    np.testing.assert_allclose(found.bias[1:], [np.log(81), -np.log(81)])
+    solution = solve(features, held, kind="multi_label", num_outputs=3)
+    np.testing.assert_allclose(solution.weight[1:], 0)
+    np.testing.assert_allclose(solution.bias[1:], [np.log(81), -np.log(81)])
 
 
 def test_class_weights_count_as_copies_of_the_examples():
@@ -127,27 +127,27 @@ def test_what_cannot_be_learned_is_refused():
 def test_the_solution_is_in_the_model(head):
     model, split = tiny_model(head=head), Split(60)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found, scores = solved(model, split)
+    solution, scores = solved(model, split)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all("_output." in name for name in changed)
     again, repeated = solved(tiny_model(head=head), split)
     np.testing.assert_array_equal(scores, repeated)
-    assert found.strength == again.strength
+    assert solution.strength == again.strength
     features = predict(Features(model), split, create_accelerator(settings()), **COMMON)
-    np.testing.assert_allclose(scores, logits(found, features), atol=1e-4)
+    np.testing.assert_allclose(scores, logits(solution, features), atol=1e-4)
     assert np.ptp(scores[:, 0]) > 1e-3
 
 
 def test_a_head_without_a_bias_is_solved_without_one():
     model, split = tiny_model(head="stock"), Split(60)
     model.classifier.class_token_output.bias = None
-    found, scores = solved(model, split)
-    assert not found.bias.any()
+    solution, scores = solved(model, split)
+    assert not solution.bias.any()
     assert np.isfinite(scores).all()
 
 
 def solved(model, split):
     accelerator = create_accelerator(settings())
-    found = solve_head(model, split, accelerator, kind="classification", **COMMON)
-    return found, predict(model, split, accelerator, **COMMON)
+    solution = solve_head(model, split, accelerator, kind="classification", **COMMON)
+    return solution, predict(model, split, accelerator, **COMMON)

@@ -32,16 +32,16 @@ def logits_of(model: Any, split: Split, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("head", ["text", "vision"])
 def test_predictions_are_those_of_one_example_at_a_time(head: str, options: dict[str, Any]) -> None:
     model, split = tiny_model(head=head), Split(29)
-    found = logits_of(model, split, **options)
+    logits = logits_of(model, split, **options)
 
     model.eval()
     for i in range(29):
         batch = split.collate(np.array([i]), pad_token_id=PAD)
         batch.pop("labels")
         with torch.no_grad():
-            np.testing.assert_allclose(found[i], model(**batch).logits[0], atol=1e-5)
-    assert found.shape == (29, 2)
-    assert found.dtype == np.float32
+            np.testing.assert_allclose(logits[i], model(**batch).logits[0], atol=1e-5)
+    assert logits.shape == (29, 2)
+    assert logits.dtype == np.float32
 
 
 def test_every_example_is_collated_once_with_little_padding() -> None:
@@ -72,8 +72,8 @@ def test_predictions_need_no_gradient_and_take_no_labels() -> None:
             return type("Output", (), {"logits": batch["input_ids"][:, :1].to(torch.bfloat16)})
 
     split = Split(9)
-    found = logits_of(Watched(), split, batch_size=4)
-    assert found[:, 0].tolist() == [float(row[0]) for row in split.rows]
+    logits = logits_of(Watched(), split, batch_size=4)
+    assert logits[:, 0].tolist() == [float(row[0]) for row in split.rows]
 
 
 def test_in_bf16_layers_give_bf16_as_they_do_in_training_and_logits_are_close(tmp_path: Path) -> None:

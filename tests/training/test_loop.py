@@ -180,15 +180,15 @@ def test_a_resumed_run_keeps_the_lowest_of_both_parts(tmp_path: Path) -> None:
 
 
 def test_evaluation_after_the_last_epoch_alone(tmp_path: Path) -> None:
-    each = scripted([0.9, 0.6, 0.4])
+    every_epoch = scripted([0.9, 0.6, 0.4])
     last = scripted([0.4])
-    run(tmp_path / "each", settings(num_train_epochs=3.0), evaluate=each)
+    run(tmp_path / "each", settings(num_train_epochs=3.0), evaluate=every_epoch)
     model, result = run(tmp_path / "last", settings(num_train_epochs=3.0, eval_strategy="no"), evaluate=last)
 
     assert [(e["epoch"], e["step"], e["accuracy"]) for e in result.evaluations] == [(3.0, 30, 0.4)]
     assert result.best == {"metric": "accuracy", "value": 0.4, "epoch": 3.0, "step": 30}
     # The updates are those of the run that was evaluated on the way.
-    assert all(torch.equal(tensor, each.seen[2][name]) for name, tensor in weights(model).items())
+    assert all(torch.equal(tensor, every_epoch.seen[2][name]) for name, tensor in weights(model).items())
 
 
 def test_a_run_that_ends_earlier_than_its_checkpoint_expected_is_evaluated(tmp_path: Path) -> None:

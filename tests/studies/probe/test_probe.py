@@ -76,8 +76,8 @@ def padded(features, config, examples):
     width = max(len(mask) for _, mask, _ in parts)
     states = torch.full((len(parts), width, config.num_layers, C), 7.0)
     mask = torch.zeros(len(parts), width, dtype=torch.bool)
-    for i, (each, words, _) in enumerate(parts):
-        states[i, : len(words)], mask[i, : len(words)] = each, words
+    for i, (hidden, words, _) in enumerate(parts):
+        states[i, : len(words)], mask[i, : len(words)] = hidden, words
     return states.unbind(2), mask, torch.stack([token for _, _, token in parts])
 
 
@@ -97,7 +97,7 @@ def test_the_batched_training_is_the_plain_one(tmp_path, name):
     updates = [u for epoch in range(2) for u in seed_updates(features.lengths, seeds, epoch, 16)]
     batch = SeedBatch(heads_of(config, seeds), arguments=arguments, kind="classification", seeds=seeds)
     losses = [batch.step(features, examples, 1 - i / 6) for i, examples in enumerate(updates)]
-    found = batch.logits(features, batch_size=7)
+    of_seeds = batch.logits(features, batch_size=7)
     for row, head in enumerate(heads_of(config, seeds)):
         groups = [
             {"params": [p for p in head.parameters() if p.ndim > 1], "weight_decay": 0.1},
@@ -121,7 +121,7 @@ def test_the_batched_training_is_the_plain_one(tmp_path, name):
         head.eval()
         with torch.no_grad():
             expected = head(*padded(features, config, range(len(features)))).logits
-        np.testing.assert_allclose(found[row], expected.numpy(), atol=2e-4)
+        np.testing.assert_allclose(of_seeds[row], expected.numpy(), atol=2e-4)
         for key, value in head.state_dict().items():
             torch.testing.assert_close(batch.state_dict(row)[key], value, atol=2e-4, rtol=1e-3)
 
@@ -239,8 +239,8 @@ def test_the_features_are_the_backbones_hidden_states(tmp_path, backbone, num_la
             expected = backbone.bert(**tokenizer(texts[i], return_tensors="pt"), output_hidden_states=True)
         states, kinds = features.batch(np.array([i]), num_layers)
         assert states.shape[2] == num_layers
-        for found, layer in zip(states[0].unbind(1), expected.hidden_states[-num_layers:], strict=True):
-            torch.testing.assert_close(found.float(), layer[0], atol=4e-3, rtol=2e-3)
+        for kept, layer in zip(states[0].unbind(1), expected.hidden_states[-num_layers:], strict=True):
+            torch.testing.assert_close(kept.float(), layer[0], atol=4e-3, rtol=2e-3)
         assert kinds[0].tolist() == [CLASS_TOKEN, *[WORD] * (len(kinds[0]) - 2), SEPARATOR]
         torch.testing.assert_close(features.class_token(np.array(i), stock=False), states[0, 0, -1])
         torch.testing.assert_close(
@@ -343,7 +343,8 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
     )
     words = ("--arms", *probe.ARMS, "--seeds", "1", "--num_train_epochs", "1", "--jobs", "1")
     probe_command.run(command(files, backbone_folder, *words), "p")
-    kinds = {each.arm: (each.heads[0].config.pooling, each.heads[0].config.fusion) for each in seen}
+    configs = {one_pass.arm: one_pass.heads[0].config for one_pass in seen}
+    kinds = {arm: (config.pooling, config.fusion) for arm, config in configs.items()}
     assert kinds == {
         "class_token": ("none", "class_token"),
         "mean": ("mean", "words"),
@@ -361,7 +362,7 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
         "sot_isqrt": ("covariance", "sum"),
         "moments": ("moments", "sum"),
     }
-    layers = {each.arm: each.heads[0].config.num_layers for each in seen}
+    layers = {arm: config.num_layers for arm, config in configs.items()}
     mixing = [arm for arm in layers if arm.startswith(("sot", "moments"))]
     assert {layers.pop(arm) for arm in mixing} == {2}  # as many as the backbone has
     assert set(layers.values()) == {1}
@@ -386,13 +387,13 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
     words = ("--arms", "class_token", "mean", "--seeds", "2", "--num_train_epochs", "4", "--jobs", "1")
     probe_command.run(command(files, backbone_folder, *words, "--learning_rates", "1e-7", "0.02"), "p")
     choosing, final = seen
-    assert {each.arguments.learning_rate for each in choosing} == {1e-7, 0.02}
-    for each in choosing:
-        held = set(each.validation.indices.tolist())
+    assert {one_pass.arguments.learning_rate for one_pass in choosing} == {1e-7, 0.02}
+    for one_pass in choosing:
+        held = set(one_pass.validation.indices.tolist())
         assert len(held) == 16
-        assert held.isdisjoint(each.train.indices.tolist())
-    assert all(len(each.train) == 160 and len(each.validation) == 60 for each in final)
-    assert {(each.arm, each.arguments.learning_rate) for each in final} >= {("mean", 0.02)}
+        assert held.isdisjoint(one_pass.train.indices.tolist())
+    assert all(len(one_pass.train) == 160 and len(one_pass.validation) == 60 for one_pass in final)
+    assert {(one_pass.arm, one_pass.arguments.learning_rate) for one_pass in final} >= {("mean", 0.02)}
     assert "chosen on held-out training data" in capsys.readouterr().out
 
 

@@ -50,8 +50,8 @@ def places(values: dict[tuple[str, str], dict[str, list[float]]], **header) -> R
     """Results from (task, setting) -> arm -> the scores of seeds 0, 1, ..."""
     cells = []
     for (task, setting), arms in values.items():
-        each = by_hand({task: arms})
-        cells += [dataclasses.replace(cell, setting=setting) for cell in each.cells]
+        results = by_hand({task: arms})
+        cells += [dataclasses.replace(cell, setting=setting) for cell in results.cells]
     arms = tuple(dict.fromkeys(cell.arm for cell in cells))
     return Results(**{"name": "x", "baseline": "a", "arms": arms, "cells": tuple(cells), **header})
 
@@ -102,9 +102,9 @@ def test_the_overview_says_what_is_missing_or_failed():
 def test_the_overview_draws_every_interval_a_task_at_a_time():
     results = places(GRID)
     groups = compare(results)
-    found = overview.overview(results, groups)
+    whole = overview.overview(results, groups)
     first, second = (
-        figures.svg(functools.partial(plots.forest, found=found, task=task, results=results), 3, "x")
+        figures.svg(functools.partial(plots.forest, whole=whole, task=task, results=results), 3, "x")
         for task in (0, 1)
     )
     assert (first.count("95 %"), first.count("<title>small, b: +10.00 [+10.00, +10.00]<")) == (0, 2)

@@ -302,14 +302,14 @@ def test_the_tables_hold_the_same_numbers(tmp_path):
 def test_the_command_writes_its_files(tmp_path, capsys):
     folder = write_study(tmp_path / "s")
     assert report_command.run([str(folder), "--output_dir", str(tmp_path / "o")], "sot-nlp report") == 0
-    found = sorted(path.name for path in (tmp_path / "o").iterdir())
-    assert found == ["arms.csv", "report.html", "report.md", "report.tex", "results.json", "runs.csv"]
+    names = sorted(path.name for path in (tmp_path / "o").iterdir())
+    assert names == ["arms.csv", "report.html", "report.md", "report.tex", "results.json", "runs.csv"]
     printed = capsys.readouterr().out
     assert "▲" in printed
     # Everything can be made again from the numbers alone.
     args = [str(tmp_path / "o" / "results.json"), "--output_dir", str(tmp_path / "again")]
     assert report_command.run(args, "sot-nlp report") == 0
-    for name in found:
+    for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "o" / name).read_bytes()
 
 

@@ -71,10 +71,10 @@ def test_damage_is_named_and_the_checkpoint_before_taken(damage: str, tmp_path: 
         truncate(newest / name)
     warnings: list[str] = []
 
-    found = folders.find("latest", tmp_path, warnings.append)
+    checkpoint = folders.find("latest", tmp_path, warnings.append)
 
-    assert found is not None
-    assert (found[0].name, found[1].step) == ("step-00000010", 10)
+    assert checkpoint is not None
+    assert (checkpoint[0].name, checkpoint[1].step) == ("step-00000010", 10)
     (warning,) = warnings
     assert warning.startswith(f"checkpoint skipped: {newest}: ")
     with pytest.raises(CheckpointError, match=message):
@@ -95,9 +95,9 @@ def test_a_file_that_can_not_be_read_is_damage(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(folders, "sha256", on_a_broken_disk)
     warnings: list[str] = []
-    found = folders.find(None, tmp_path, warnings.append)
-    assert found is not None
-    assert found[1].step == 10
+    checkpoint = folders.find(None, tmp_path, warnings.append)
+    assert checkpoint is not None
+    assert checkpoint[1].step == 10
     assert "step-00000020: model.safetensors: cannot be read: Input/output error" in warnings[0]
 
 
@@ -116,9 +116,9 @@ def test_a_damaged_best_model_spoils_the_checkpoints_that_name_it(tmp_path: Path
     flip(tmp_path / "best-00000015" / folders.MODEL)
     warnings: list[str] = []
 
-    found = folders.find(None, tmp_path, warnings.append)
-    assert found is not None
-    assert found[1].step == 10
+    checkpoint = folders.find(None, tmp_path, warnings.append)
+    assert checkpoint is not None
+    assert checkpoint[1].step == 10
     assert "its best model best-00000015: model.safetensors: its content has changed" in warnings[0]
 
 

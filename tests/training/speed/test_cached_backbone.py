@@ -57,12 +57,12 @@ def test_logits_from_disk_are_the_models_own(
 
     splits = with_cached_backbone(model, {"a": split}, accelerator, cache=tmp_path, pad_token_id=PAD)
     calls = watched(model)
-    found = predict(model, splits["a"], accelerator, **options)
+    from_disk = predict(model, splits["a"], accelerator, **options)
     assert not calls
     predict(model, split, accelerator, **options)  # other splits still run the backbone
     assert calls
     # Half precision has 11 bits.
-    np.testing.assert_allclose(found, whole, atol=3e-3)
+    np.testing.assert_allclose(from_disk, whole, atol=3e-3)
 
 
 def test_the_second_time_nothing_is_computed(tmp_path: Path) -> None:

@@ -212,16 +212,16 @@ def on_gpu(folder: Path, model: Any, *, class_weights: Any = None, **overrides: 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The shapes of the graphs that are made."""
-    found: list[Any] = []
+    shapes: list[Any] = []
     capture = GraphedPasses._capture
 
     def noting(self: GraphedPasses, shape: Any, batch: Any) -> Any:
         graph = capture(self, shape, batch)
-        found.append(None if graph is None else shape)
+        shapes.append(None if graph is None else shape)
         return graph
 
     monkeypatch.setattr(GraphedPasses, "_capture", noting)
-    return found
+    return shapes
 
 
 @needs_gpu
@@ -239,9 +239,9 @@ def test_graphs_give_the_weights_of_plain_passes(
 
     # Without padding a backbone leaves the mask out, but not in a graph: other kernels round otherwise.
     tolerance = 1e-4 if precision == "no" else 2e-2
-    found = with_graphs.state_dict()
+    weights = with_graphs.state_dict()
     for name, tensor in without.state_dict().items():
-        torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=0, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(weights[name], tensor, atol=tolerance, rtol=0, msg=lambda m, n=name: n + m)
     assert [e["loss"] for e in a.log_history] == pytest.approx(
         [e["loss"] for e in b.log_history], abs=10 * tolerance
     )

@@ -44,9 +44,9 @@ def test_the_trained_model_is_that_of_the_whole_vocabulary(tmp_path: Path, split
     given = {"split": train, "validation": validation}
     ids = used(*splits)
     whole, expected = run(tmp_path / "whole", model=tiny_model(head=head), **given)
-    model, found = run(tmp_path / "used", model=tiny_model(head=head), vocabulary=ids, **given)
-    assert [e["accuracy"] for e in found.evaluations] == [e["accuracy"] for e in expected.evaluations]
-    losses = [[line["loss"] for line in result.log_history] for result in (found, expected)]
+    model, reduced = run(tmp_path / "used", model=tiny_model(head=head), vocabulary=ids, **given)
+    assert [e["accuracy"] for e in reduced.evaluations] == [e["accuracy"] for e in expected.evaluations]
+    losses = [[line["loss"] for line in result.log_history] for result in (reduced, expected)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     weights, reference = model.state_dict(), whole.state_dict()
     assert list(weights) == list(reference)

@@ -80,7 +80,7 @@ def test_attention_without_dropout_is_torchs(mask, scale):
 def test_attention_in_bf16_is_as_exact_as_torchs():
     query, key, value = torch.randn(3, 2, 3, 50, 16)
     exact = functional.scaled_dot_product_attention(query, key, value)
-    halves = [each.bfloat16() for each in (query, key, value)]
+    halves = [tensor.bfloat16() for tensor in (query, key, value)]
     error = (attention(*halves).float() - exact).abs().max()
     assert error < 2 * (functional.scaled_dot_product_attention(*halves).float() - exact).abs().max()
 
