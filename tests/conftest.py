@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Waiting for the disk takes half of the time of a tiny training with its checkpoints, and no test pulls the plug.
+# Waiting for the disk takes half of the time of a tiny training with checkpoints; no test pulls the plug.
 os.fsync = lambda descriptor: None
 
 

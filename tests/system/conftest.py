@@ -1,4 +1,4 @@
-"""The trainings in processes of their own, too, do not wait for the disk: `tests.conftest` is imported there."""
+"""Processes of trainings, too, do not wait for the disk: they import `tests.conftest`."""
 
 from __future__ import annotations
 
