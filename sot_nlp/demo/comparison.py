@@ -132,8 +132,12 @@ def _train_at_once(
 
     # The baseline's take less time than the others', and fill what those leave.
     order = sorted(waiting, key=lambda key: key[0] == BASELINE)
-    with started(folder, at_once) as workers:
-        workers.train({key: {**waiting[key], "disable_tqdm": True} for key in order}, finished)
+    try:
+        with started(folder, at_once) as workers:
+            workers.train({key: {**waiting[key], "disable_tqdm": True} for key in order}, finished)
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes")
+        raise
     return done
 
 

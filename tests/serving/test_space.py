@@ -49,6 +49,7 @@ def test_what_is_in_it(space):
         "name": "zorps",
         "text_columns": ["first", "second"],
         "max_length": 9,
+        "trust_remote_code": False,
         "examples": [["the zorp", "a wug"]],
     }
     files = {path.name for path in (space / "model").iterdir()}
