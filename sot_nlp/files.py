@@ -69,8 +69,8 @@ def system_error(error: BaseException) -> int | None:
     """Return the errno behind `error`: an OSError, or safetensors' wrapping of one."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    return int(code[1]) if code else None
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -111,11 +111,11 @@ def run_demo(
         done |= _train_at_once(folder, waiting, at_once)
     else:
         done |= {key: (train_one or _run)(settings) for key, settings in waiting.items()}
-    found = {head: [done[head, seed] for seed in seeds] for head in heads}
-    _check_precision(found)
+    runs_of_head = {head: [done[head, seed] for seed in seeds] for head in heads}
+    _check_precision(runs_of_head)
     if os.environ.get("RANK", "0") == "0":
-        show(folder, found, seeds, time.time() - begun)
-    return found
+        show(folder, runs_of_head, seeds, time.time() - begun)
+    return runs_of_head
 
 
 def _train_at_once(
@@ -141,9 +141,11 @@ def _train_at_once(
     return done
 
 
-def _check_precision(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _check_precision(runs_of_head: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Refuse to compare runs of different precision, as where some were made on another machine."""
-    modes = {run.get("environment", {}).get("mixed_precision") for runs in found.values() for run in runs}
+    modes = {
+        run.get("environment", {}).get("mixed_precision") for runs in runs_of_head.values() for run in runs
+    }
     if len(modes) > 1:
         raise UserError(
             f"--output_dir: holds runs of different precision ({' and '.join(sorted(map(str, modes)))}), "
@@ -188,7 +190,7 @@ def finished_runs(planned: Mapping[Key, dict[str, Any]]) -> dict[Key, dict[str, 
 
     Raises UserError where one was made with other settings: its scores would not compare.
     """
-    found = {}
+    finished = {}
     for key, settings in planned.items():
         path = Path(settings["output_dir"])
         record = records.read(path) if (path / records.NAME).exists() else {}
@@ -202,8 +204,8 @@ def finished_runs(planned: Mapping[Key, dict[str, Any]]) -> dict[Key, dict[str, 
                     f"--output_dir: {printable(path)} holds a run with {name} {printable(then.get(name))}, "
                     f"not {printable(now[name])}; use another folder, or --overwrite_output_dir"
                 )
-        found[key] = record
-    return found
+        finished[key] = record
+    return finished
 
 
 def say(line: str) -> None:
@@ -230,7 +232,9 @@ def accuracies(folder: Path, head: str, seeds: Sequence[int]) -> dict[str, float
     return {name: sum(hits) / len(hits) for name, hits in right.items() if hits}
 
 
-def score_table(folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int]) -> Table:
+def score_table(
+    folder: Path, runs_of_head: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int]
+) -> Table:
     """Return a table, one row per head: Matthews per seed and their mean, and accuracies over all seeds."""
     from rich.table import Table
 
@@ -240,7 +244,7 @@ def score_table(folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: 
         table.add_column(name, justify="right")
     for name in ("accuracy", *PHENOMENA):
         table.add_column(name, justify="right")
-    for head, runs in found.items():
+    for head, runs in runs_of_head.items():
         values = [run["best"]["value"] for run in runs]
         shares = accuracies(folder, head, seeds)
         table.add_row(
@@ -280,7 +284,7 @@ def next_commands(model: Path) -> list[str]:
 
 
 def show(
-    folder: Path, found: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int], seconds: float
+    folder: Path, runs_of_head: Mapping[str, list[dict[str, Any]]], seeds: Sequence[int], seconds: float
 ) -> None:
     """Print the scores side by side, where the models are, and how to load one."""
     from rich.console import Console
@@ -288,8 +292,8 @@ def show(
     # A fixed width where the output is no terminal, so that the table is not folded.
     console = Console(width=None if os.isatty(1) else 120)
     console.print()
-    console.print(score_table(folder, found, seeds))
-    model = run_folder(folder, list(found)[-1], seeds[0])
+    console.print(score_table(folder, runs_of_head, seeds))
+    model = run_folder(folder, list(runs_of_head)[-1], seeds[0])
     lines = [
         f"Seeds: {len(seeds)}. Both heads had the same backbone, data, order, updates and learning rates;",
         "each is shown at its best epoch. Another seed moves a score by some hundredths: `sot-nlp compare`",
