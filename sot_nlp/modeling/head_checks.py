@@ -30,8 +30,8 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
 # Of these a user may have registered others.
 OWN_KINDS = ("pooling", "normalization", "fusion")
 OWN_HINT = (
-    "a part of your own: import its file first (--plugin FILE.py), or load the model that it is saved with "
-    "with --trust_remote_code (trust_remote_code=True)"
+    "a part of your own: import its file first (--plugin FILE.py), or trust the code that is saved with the "
+    "model (--trust_remote_code, trust_remote_code=True)"
 )
 
 

@@ -186,7 +186,7 @@ def register_saved_parts(source: str, head: Any, hub_arguments: Mapping[str, Any
         return
     folder = Path(registration).parent
     files = [Path(registration)]
-    files += [Path(part) for name in saved_names(folder) if (part := cached_file(source, name, **options))]
+    files += [Path(path) for name in saved_names(folder) if (path := cached_file(source, name, **options))]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     package = f"{PACKAGE}_saved_parts_{digest[:16]}"
     sys.modules[package] = module = ModuleType(package)

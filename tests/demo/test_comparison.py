@@ -184,6 +184,20 @@ def test_workers_train_what_one_process_trains(shown, tmp_path):
         assert weights[0] == weights[1]
 
 
+def test_a_demo_that_is_stopped_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "usable_cores", lambda: 2)
+    monkeypatch.setattr(comparison, "preload", lambda: None)
+    monkeypatch.setattr(comparison, "prepare_demo", lambda *_, **__: None)
+    monkeypatch.setattr(comparison, "started", stopped)
+    arguments = build_arguments([("flag", {"head": "text", "output_dir": str(tmp_path)})])
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run_demo(arguments)
+    assert "the same command resumes" in capsys.readouterr().out
+
+
 def test_runs_of_different_precision_are_not_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "prepare_demo", lambda *_, **__: None)
     monkeypatch.setattr(comparison, "show", lambda *_: pytest.fail("shown"))

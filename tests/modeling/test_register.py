@@ -27,6 +27,7 @@ from sot_nlp import (
     resolve_head,
 )
 from sot_nlp.cli import main
+from sot_nlp.inference import export
 from sot_nlp.modeling import parts
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.remote_code import modeling_files
@@ -215,17 +216,25 @@ def test_a_saved_part_is_registered_from_beside_the_checkpoint_for_who_trusts_it
     # The commands, too, ask for that word.
     (tmp_path / "texts.txt").write_text("a red ball\n")
     space = tmp_path / "space"
-    for command in (
-        ["predict", str(again), "--file", str(tmp_path / "texts.txt"), "--cpu"],
-        ["explain", str(again), "--text", "a red ball"],
-        ["serve", str(again), "--space", str(space)],
+    # (the command ends where the model is open; tests/inference/test_export.py has the rest)
+    monkeypatch.setattr(export, "_write", opened_alone)
+    for command, end in (
+        (["predict", str(again), "--file", str(tmp_path / "texts.txt"), "--cpu"], 0),
+        (["explain", str(again), "--text", "a red ball"], 0),
+        (["serve", str(again), "--space", str(space)], 0),
+        (["export", str(again)], 2),
     ):
         del parts.NORMALIZATIONS["tripled"]
         assert main(command) == 2
         assert "--trust_remote_code" in capsys.readouterr().err
-        assert main([*command, "--trust_remote_code"]) == 0
+        assert main([*command, "--trust_remote_code"]) == end
+    assert "opened" in capsys.readouterr().err
     assert json.loads((space / "settings.json").read_text())["trust_remote_code"] is True
     assert (space / "model" / "tripled.py").is_file()
+
+
+def opened_alone(*_: Any) -> None:
+    raise UserError("opened")
 
 
 def own_file(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, name: str = "own_norm") -> Any:
