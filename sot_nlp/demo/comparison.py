@@ -6,13 +6,14 @@ same order, and get the same updates and learning rates; the table shows the res
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,8 @@ def ensure_demo_data(folder: str | os.PathLike[str] = FOLDER, budget: Budget | N
     """Return the folder to pass as `--data_dir`, `folder`/data, with the demo's corpus in it."""
     budget = budget or Budget()
     data = Path(folder) / "data"
-    write_corpus(data, CORPUS_SEED, budget.train_size, budget.validation_size)
+    with _written_to(folder):
+        write_corpus(data, CORPUS_SEED, budget.train_size, budget.validation_size)
     return data
 
 
@@ -76,7 +78,18 @@ def prepare_demo(
     ensure_demo_data(folder, budget)
     model = Path(folder) / "tiny-bert"
     if overwrite or not model.exists():
-        shutil.copytree(tiny_bert.FOLDER, model, dirs_exist_ok=True)
+        with _written_to(folder):
+            shutil.copytree(tiny_bert.FOLDER, model, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _written_to(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Convert the errors of a folder that cannot be written into one-line UserErrors."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {printable(reason)}") from None
 
 
 def run_demo(

@@ -184,6 +184,14 @@ def test_workers_train_what_one_process_trains(shown, tmp_path):
         assert weights[0] == weights[1]
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", "--task", "demo", "--output_dir", str(tmp_path / "file" / "out")]) == 2
+    assert "--output_dir" in (shown := capsys.readouterr().err)
+    assert shown.count("\n") == 1
+    assert "cannot be written: Not a directory" in shown
+
+
 def test_a_demo_that_is_stopped_says_how_to_resume(tmp_path, monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt
