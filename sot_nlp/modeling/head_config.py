@@ -28,8 +28,8 @@ class SoTHeadConfig:
     is added later has as its default what heads did before it, so that older checkpoints load unchanged.
 
     Args:
-        pooling: what is taken over the word tokens; one of `parts.POOLINGS`. Matrix poolings work on the
-            maps of the hidden states, the others on the hidden states themselves.
+        pooling: what is taken over the word tokens; one of `parts.POOLINGS`. Matrix poolings and
+            `mapped_mean` work on the maps of the hidden states, the others on the hidden states themselves.
         num_heads: heads, each with maps of its own (published: 1 for text, 6 for vision).
         width_x: P, a head's width of the x map.
         width_y: Q, a head's width of the y map; `covariance` has no y map.

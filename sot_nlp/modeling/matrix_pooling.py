@@ -1,4 +1,4 @@
-"""Second-order poolings: the centred (cross-)covariance of linear maps of the words.
+"""Second-order poolings, the centred (cross-)covariance of linear maps of the words; and the first order.
 
 Shapes: B batch, N tokens, C hidden size, M heads, P x Q matrix and D pooled features per head, K labels.
 """
@@ -143,3 +143,28 @@ class Covariance(CrossCovariance):
         """Return the readout as matrices, zero below the diagonal."""
         by_head = readout.unflatten(-1, (self.num_groups, self.num_features))
         return from_upper_triangle(by_head, self.widths[0])
+
+
+class MappedMean(CrossCovariance):
+    """The words' mean of the x map: the first order of what `Covariance` takes the second of."""
+
+    num_maps = 1
+
+    def build(self, hidden_size: int) -> None:
+        """Make the map; a head's features are its channels."""
+        super().build(hidden_size)
+        self.widths = self.widths[:1]
+
+    def pooled(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
+        """Return the heads' means: (B, M, P)."""
+        mean = weighted_sum(self.mapped(hidden_states, word_mask), weights)
+        return mean.unflatten(-1, (self.num_groups, self.num_features))
+
+    def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
+        """Return each word's own mapped state, through normaliser and readout: (B, N, K)."""
+        weights = word_weights(word_mask, hidden_states.dtype)
+        mapped = self.mapped(hidden_states, word_mask)
+        tokens = mapped.unflatten(-1, (self.num_groups, self.num_features))
+        gain = self.normalization.gain(self, self.pooled(hidden_states, word_mask, weights))
+        weighted = (tokens * gain[:, None, :, None]).flatten(2)
+        return vector_shares(weighted, weights.unsqueeze(1), readout.unsqueeze(1))

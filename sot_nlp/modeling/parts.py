@@ -169,6 +169,13 @@ POOLINGS: dict[str, PoolingPart] = {
             gives="vector",
         ),
         PoolingPart(
+            name="mapped_mean",
+            source="matrix_pooling.MappedMean",
+            doc="the words' mean of the x map: the first order of what `covariance` takes the second of",
+            settings=tuple(name for name in MAP_SETTINGS if name != "centering"),
+            gives="vector",
+        ),
+        PoolingPart(
             name="max",
             source="word_pooling.Maximum",
             doc="each channel's largest value over the words",

@@ -38,7 +38,7 @@ EXACT = [
 ] + [
     {"normalization": normalization, "pooling": pooling}
     for normalization, pooling in itertools.product(
-        ("none", "fixed_scale", "learned_scale"), ("mean", "attention")
+        ("none", "fixed_scale", "learned_scale"), ("mean", "mapped_mean", "attention")
     )
 ]
 

@@ -255,6 +255,16 @@ def test_moments_are_the_mean_over_the_root_of_its_length_beside_the_covariance(
     torch.testing.assert_close(raw[1, :C], hidden[1, 1:4].mean(0))
 
 
+def test_the_mapped_mean_is_the_mean_of_what_the_map_gives():
+    head = make_head(pooling="mapped_mean", normalization="none", map_norm="none")
+    hidden = rand(4, 6, C)
+    features = head.pool(hidden, MASK)
+    assert features.shape == (4, 2 * 5)
+    for row in range(4):
+        mapped = (hidden[row][MASK[row]] @ head.words.maps.weight.T).relu()
+        torch.testing.assert_close(features[row], mapped.sum(0) / max(len(mapped), 1))
+
+
 def test_the_mixture_of_layers_is_a_softmax_average():
     head = make_head(num_layers=3)
     single = make_head()
@@ -398,5 +408,5 @@ def test_export_with_a_dynamic_batch_and_length_is_exact(name):
 
 
 def test_settings_of_every_kind_are_all_there():
-    matrices, vectors = (7 + 7 + 8) * 5, 3 * 5 * 5
+    matrices, vectors = (7 + 7 + 8) * 5, 4 * 5 * 5
     assert len(ALL) >= matrices + vectors + 1
