@@ -41,15 +41,15 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "sot": ("sot", {}),
     # As `sot`, the same class token and mixture of layers, but for what pools the words:
     "sot_mean": ("sot", {"pooling": "mean", "normalization": "none"}),
-    # The mean of maps, without any product: as many channels as the maps of `sot` (96 + 48), and as many
-    # features (96 x 48).
+    # The mean of maps, without any product: as many channels as the maps of `sot` (96 + 48), and seven times
+    # as many.
     "sot_mapped_mean": (
         "sot",
         {"pooling": "mapped_mean", "normalization": "none", "num_heads": 1, "width_x": 144},
     ),
     "sot_mapped_mean_wide": (
         "sot",
-        {"pooling": "mapped_mean", "normalization": "none", "num_heads": 18, "width_x": 256},
+        {"pooling": "mapped_mean", "normalization": "none", "num_heads": 4, "width_x": 256},
     ),
     "sot_max": ("sot", {"pooling": "max", "normalization": "none"}),
     "sot_attention": ("sot", {"pooling": "attention", "normalization": "none"}),

@@ -367,7 +367,7 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
     channels = {arm: config.num_heads * config.width_x for arm, config in configs.items()}
     sot = configs["sot"]
     assert channels["sot_mapped_mean"] == sot.width_x + sot.width_y
-    assert channels["sot_mapped_mean_wide"] == sot.width_x * sot.width_y
+    assert channels["sot_mapped_mean_wide"] > 7 * (sot.width_x + sot.width_y)
     layers = {arm: config.num_layers for arm, config in configs.items()}
     mixing = [arm for arm in layers if arm.startswith(("sot", "moments"))]
     assert {layers.pop(arm) for arm in mixing} == {2}  # as many as the backbone has
