@@ -276,10 +276,15 @@ def _quantize(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    graph = onnx.load(source, load_external_data=False).graph
-    head = [node.name for node in graph.node if _belongs_to_head(node)]
+    model = onnx.load(source, load_external_data=False)
+    head = [node.name for node in model.graph.node if _belongs_to_head(node)]
+    # The exporter notes shapes before it folds constants; onnxruntime 1.23, the last for Python 3.10, trusts them.
+    del model.graph.value_info[:]
+    bare = source.with_name("without-shapes.onnx")
+    onnx.save(model, bare)
     with _quiet():
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, nodes_to_exclude=head)
+        quantize_dynamic(bare, target, weight_type=QuantType.QInt8, nodes_to_exclude=head)
+    bare.unlink()
 
 
 def _belongs_to_head(node: Any) -> bool:
