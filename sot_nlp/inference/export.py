@@ -278,7 +278,7 @@ def _quantize(source: Path, target: Path) -> None:
 
     model = onnx.load(source, load_external_data=False)
     head = [node.name for node in model.graph.node if _belongs_to_head(node)]
-    # The exporter notes shapes before it folds constants; onnxruntime 1.23, the last for Python 3.10, trusts them.
+    # The exporter notes shapes before it folds constants, and onnxruntime 1.23 (Python 3.10) trusts them.
     del model.graph.value_info[:]
     bare = source.with_name("without-shapes.onnx")
     onnx.save(model, bare)
