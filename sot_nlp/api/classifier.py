@@ -9,12 +9,13 @@ import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from sot_nlp.api.examples import cached_name, text_columns
+from sot_nlp.api.examples import cached_name, pair_columns, text_columns
 from sot_nlp.api.wording import python_words
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.arguments import Arguments, build_arguments
@@ -52,7 +53,7 @@ class Predictions(Sequence[Prediction]):
     Attributes:
         texts: one or two lists of the n texts.
         labels: n labels (lists of labels, or scores), as in `Prediction`.
-        probabilities: (n, K) float64 in the order of `names`; None for a regression.
+        probabilities: (n, K) float32 in the order of `names`; None for a regression.
         names: the K labels; None for a regression.
         cut: how many texts were cut to the model's length.
     """
@@ -165,8 +166,8 @@ class Classifier:
 
         columns = text_columns(texts, text_pairs)
         self._check_number(columns)
-        if batch_size is not None and batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
+            raise UserError(f"batch_size={printable(repr(batch_size))}: must be a whole number, at least 1")
         summary = predict.Summary(max_length=self.max_length)
         windows = [
             predict.window_logits(
@@ -224,7 +225,9 @@ class Classifier:
         from sot_nlp.api.training import python_settings
         from sot_nlp.inference.evaluate import evaluate_saved, evaluation_arguments
 
-        with python_settings({"validation_file": ("data", data)}, self._settings | settings) as given:
+        columns = pair_columns(data, len(self._saved.text_columns) or 1)
+        settings = {**self._settings, **columns, **settings}
+        with python_settings({"validation_file": ("data", data)}, settings) as given:
             arguments = evaluation_arguments(self._name_or_path, given, source="python")
             with python_words({}, _from_memory(arguments)):
                 return next(iter(evaluate_saved(arguments).values()))
@@ -278,7 +281,10 @@ def load(
     with python_words({}, {}):
         arguments = build_arguments([("python", settings)])
         saved = open_model(
-            name, revision=revision, max_length=max_length, trust_remote_code=trust_remote_code
+            name,
+            revision=revision,
+            max_length=arguments.max_length if max_length is not None else None,
+            trust_remote_code=trust_remote_code,
         )
         accelerator = create_accelerator(arguments, precision_before=as_trained(saved.record, cpu=cpu))
     saved.model.to(accelerator.device)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sot_nlp.data.file_format import list_names
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import write_atomic
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
         | tuple[Sequence[Any], Sequence[Any]]
     )
 
+# What the columns of a pair (texts, labels) are called, by the number of texts per example.
+PAIR_TEXTS = {1: ("text",), 2: ("sentence1", "sentence2")}
 SHAPES = (
     "a file's path, a pandas DataFrame, a datasets.Dataset, a dict of columns, a list of dicts, or a pair "
     "(texts, labels)"
@@ -47,7 +50,8 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
         cache: the folder below which the file is written.
 
     Raises:
-        UserError: for anything else, for no examples, and for columns of unequal length.
+        UserError: for anything else, for no examples, for columns of unequal length, and for a cache that
+            can't be written.
     """
     if isinstance(examples, (str, os.PathLike)):
         return os.fspath(examples)
@@ -58,13 +62,28 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
     import pyarrow.parquet
 
     buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table.replace_schema_metadata(None), buffer)
+    try:
+        pyarrow.parquet.write_table(table.replace_schema_metadata(None), buffer)
+    except pa.ArrowException as error:  # such as a column of empty dicts
+        raise UserError(f"{name}: {printable(error)}; give the columns of texts and labels alone") from None
     content = buffer.getvalue().to_pybytes()
     path = cache / hashlib.sha256(content).hexdigest()[:16] / f"{name.replace('_', '-')}.parquet"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+    try:
+        if not path.is_file():
+            write_atomic(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{name}: its copy in the cache {printable(cache)} can't be written "
+            f"({error.strerror or error}); name another folder with --cache_dir"
+        ) from None
     return str(path)
+
+
+def pair_columns(examples: Any, num_texts: int) -> dict[str, Any]:
+    """Return the settings that name the columns of a pair (texts, labels); {} for other examples."""
+    if not _is_pair(examples):
+        return {}
+    return {"text_column_names": list(PAIR_TEXTS[num_texts]), "label_column_name": "label"}
 
 
 def cached_name(path: str | None) -> str | None:
@@ -97,15 +116,32 @@ def text_columns(texts: Any, pairs: Any = None, name: str = "texts") -> list[lis
                     f"{which}[{row}]: expected a string{' or a pair of strings' if pairs is None else ''}, "
                     f"got {type(text).__name__} {printable(repr(text), 60)}"
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"{which}[{row}]: {_half(error)}") from None
     return columns
 
 
 def _listed(values: Any, name: str) -> list[Any]:
     if isinstance(values, str):
         raise UserError(f"{name}: expected a list of strings, got one string; put it into a list: [text]")
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):
-        raise UserError(f"{name}: expected a list of strings, got {type(values).__name__}")
-    return list(values)
+    return _plain_list(values, name, "a list of strings")
+
+
+def _plain_list(values: Any, name: str, expected: str) -> list[Any]:
+    """Return what `values` holds, in Python's own types. UserError for what is no list."""
+    if hasattr(values, "columns"):  # iterating over a table gives its columns' names
+        raise UserError(f"{name}: expected {expected}, got a {type(values).__name__}; give one column of it")
+    atom = isinstance(values, (str, bytes, Mapping)) or getattr(values, "ndim", 1) == 0
+    if atom or not isinstance(values, Iterable):
+        raise UserError(f"{name}: expected {expected}, got {type(values).__name__}")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _half(error: UnicodeEncodeError) -> str:
+    half = printable(error.object[error.start])
+    return f"contains {half}, half of a surrogate pair; expected whole characters"
 
 
 def _as_table(examples: Any, name: str) -> pa.Table:
@@ -115,11 +151,16 @@ def _as_table(examples: Any, name: str) -> pa.Table:
         return _of_frame(examples, name)
     if isinstance(examples, Mapping):
         return _of_columns(examples, name)
-    if isinstance(examples, tuple) and len(examples) == 2 and not isinstance(examples[0], (str, Mapping)):
+    if _is_pair(examples):
         return _of_columns(_of_pair(examples, name), name)
     if isinstance(examples, Iterable):
         return _of_rows(list(examples), name)
     raise UserError(f"{name}: expected {SHAPES}; got {type(examples).__name__}")
+
+
+def _is_pair(examples: Any) -> bool:
+    """Return whether `examples` are (texts, labels), and not two rows."""
+    return isinstance(examples, tuple) and len(examples) == 2 and not isinstance(examples[0], (str, Mapping))
 
 
 def _of_pair(examples: tuple[Any, Any], name: str) -> dict[str, list[Any]]:
@@ -127,8 +168,7 @@ def _of_pair(examples: tuple[Any, Any], name: str) -> dict[str, list[Any]]:
     labels = _listed(examples[1], f"{name}: labels")
     if len(labels) != len(columns[0]):
         raise UserError(f"{name}: {len(columns[0])} texts, but {len(labels)} labels; each text needs one")
-    names = ("text",) if len(columns) == 1 else ("sentence1", "sentence2")
-    return {**dict(zip(names, columns, strict=True)), "label": labels}
+    return {**dict(zip(PAIR_TEXTS[len(columns)], columns, strict=True)), "label": labels}
 
 
 def _of_rows(rows: list[Any], name: str) -> pa.Table:
@@ -157,7 +197,7 @@ def _of_columns(columns: Mapping[Any, Any], name: str) -> pa.Table:
         )
     if not columns:
         raise UserError(f"{name}: holds no columns")
-    lists = {str(key): _column(values, f"{name}[{key!r}]") for key, values in columns.items()}
+    lists = {str(key): _plain_list(v, f"{name}[{key!r}]", "a list") for key, v in columns.items()}
     lengths = {key: len(values) for key, values in lists.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{printable(key)} {length}" for key, length in lengths.items())
@@ -166,6 +206,8 @@ def _of_columns(columns: Mapping[Any, Any], name: str) -> pa.Table:
     for key, values in lists.items():
         try:
             arrays[key] = pa.array(values)
+        except UnicodeEncodeError as error:
+            raise UserError(f"{name}[{key!r}]: a text {_half(error)}") from None
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             kinds = ", ".join(sorted({type(value).__name__ for value in values}))
             raise UserError(
@@ -174,17 +216,14 @@ def _of_columns(columns: Mapping[Any, Any], name: str) -> pa.Table:
     return pa.table(arrays)
 
 
-def _column(values: Any, name: str) -> list[Any]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise UserError(f"{name}: expected a list, got {type(values).__name__}")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
 def _of_frame(frame: Any, name: str) -> pa.Table:
     import pyarrow as pa
 
     if not hasattr(frame, "dtypes") or not hasattr(frame, "index"):
         raise UserError(f"{name}: expected {SHAPES}; got {type(frame).__name__}")
+    columns = list(map(str, frame.columns))
+    if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        raise UserError(f"{name}: has the column {list_names(twice)} more than once; rename one")
     try:
         return pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
@@ -195,7 +234,7 @@ def _of_frame(frame: Any, name: str) -> pa.Table:
 
 
 def _of_dataset(dataset: Any, name: str) -> pa.Table:
-    import pyarrow as pa
+    from sot_nlp.data.hub_reader import HubTable
 
     if isinstance(dataset, Mapping) or isinstance(dataset.column_names, Mapping):
         raise UserError(
@@ -206,15 +245,11 @@ def _of_dataset(dataset: Any, name: str) -> pa.Table:
             f"{name}: is an IterableDataset; give a Dataset, e.g. Dataset.from_list(list({name})), or a "
             "dataset of the Hub by dataset_name=... and streaming=True"
         )
-    columns = {}
-    for column, feature in dataset.features.items():
-        values = dataset[column]
-        names = getattr(feature, "names", None)
-        columns[column] = pa.array(_class_names(values, names) if names else list(values))
-    return pa.table(columns)
-
-
-def _class_names(numbers: Iterable[int | None], names: Sequence[str]) -> list[str | None]:
-    """Return the names of class numbers; a number that has none (-1: no label) as itself."""
-    known = range(len(names))
-    return [None if n is None else names[n] if n in known else str(n) for n in numbers]
+    # Tensors are no values of a file; what a transform of the user's makes of the rows is what they are.
+    plain = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+    table = HubTable(plain, name)
+    columns: dict[str, list[Any]] = {column: [] for column in table.columns}
+    for rows in table.rows(table.columns):
+        for column, values in zip(table.columns, rows.columns, strict=True):
+            columns[column] += values
+    return _of_columns(columns, name)

@@ -62,10 +62,11 @@ class HubTable(Table):
 
 
 def _named(values: list[Any], names: tuple[str, ...]) -> list[Any]:
-    """Replace numbers, or lists of numbers, by their names."""
+    """Replace numbers, or lists of numbers, by their names; anything else is unchanged."""
     if any(isinstance(value, list) for value in values):
         return [value if value is None else _named(value, names) for value in values]
-    return [None if value is None or value < 0 else names[value] for value in values]
+    values = [None if type(value) is int and value < 0 else value for value in values]
+    return [names[value] if type(value) is int and value < len(names) else value for value in values]
 
 
 def hub_splits(name: str, config: str | None) -> list[str]:

@@ -36,6 +36,9 @@ _KINDS = {
 }
 _NUMBERS = {"integer", "whole", "decimal"}
 _NUMBERS_IN_ROW = re.compile(r"[0-9]+(\s+[0-9]+)+")
+# Numbers that as names are not the same as in another spelling: 1E5 is no 100000, 1.10 no 1.1.
+_CODE = re.compile(r"[0-9]+[eE][0-9]+")
+_POINT = re.compile(r"[-+]?[0-9]*\.[0-9]+")
 _SEPARATORS = re.compile(r"\s*[;|,/+&]\s*")
 
 
@@ -80,17 +83,22 @@ class LabelSurvey:
                 self._see(kind, label, value, line)
 
     def _see(self, kind: str, label: str | float, value: Any, line: int) -> None:
+        spelling = spelled(label)
         if (name := self.words.get(label)) is not None:
             self.named_number |= kind in _NUMBERS and number(name) is None
             kind, label = (kind if name == label else _kind_of_name(name)), name
-        elif kind == "decimal" and isinstance(label, float) and label.is_integer():
-            kind = "whole"
+            spelling = name
+        elif kind == "decimal" and isinstance(label, float):
+            kind = "whole" if label.is_integer() else kind
+            text = value.strip() if isinstance(value, str) else ""
+            if (_CODE if kind == "whole" else _POINT).fullmatch(text):
+                spelling = text
         self.first.setdefault(kind, (line, value))
         key = number(label) if kind in _NUMBERS else None
         if key is None:
             self._see_text(str(label), line)
         elif key in self.numbers or len(self.numbers) <= MOST_LABELS:
-            self.numbers.setdefault(key, {}).setdefault(spelled(label), line)
+            self.numbers.setdefault(key, {}).setdefault(spelling, line)
 
     def _see_text(self, name: str, line: int) -> None:
         if len(self.texts) <= MOST_LABELS:
@@ -130,6 +138,7 @@ class LabelSurvey:
                 "(--label_column_name)?"
             )
         self._check_numbers_named()
+        self._check_spellings()
         if order is None:
             order = self._order()
         if not order:
@@ -192,6 +201,17 @@ class LabelSurvey:
             f"{self.where(line)}: label {value} has no name in --label_mapping, which names other numbers: "
             f"add {value}=NAME, or leave --label_mapping out for a regression, which has no names{hint}"
         )
+
+    def _check_spellings(self) -> None:
+        """Raise UserError for names that are one number, though not as 1 and 1.0: 1.1 and 1.10 may be two."""
+        for spellings in self.numbers.values():
+            if len(spellings) > 1 and not all(map(INTEGER.fullmatch, spellings)):
+                first, second = list(spellings)[:2]
+                raise UserError(
+                    f"{self.where(spellings[second])}: the labels {first} and {second} are one number: "
+                    f"--label_mapping {second}={first} makes them one class; for two, write names that are "
+                    "no numbers"
+                )
 
     def _check_names(self) -> None:
         """Raise UserError for names that look like numbers, or like several labels in a cell."""

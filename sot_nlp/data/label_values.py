@@ -172,7 +172,7 @@ class LabelEncoder:
 
     def is_missing(self, value: Any) -> bool:
         """Return whether `value` means no label: nothing, or the -1 of datasets with private labels."""
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if read_label(value, typed=True)[0] == "null":
             return True
         numbers = self.kind != "regression" or self.score_range is not None
         return numbers and isinstance(value, int | float) and value == -1

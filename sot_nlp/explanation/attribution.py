@@ -19,7 +19,7 @@ from torch import Tensor
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.explanation.inputs import PASS_TOKENS, Encoded, encode, integrated_gradients, occlusion
 from sot_nlp.explanation.words import Word, words_of
-from sot_nlp.inference.saved_model import answers
+from sot_nlp.inference.saved_model import answers, check_finite
 from sot_nlp.modeling.tokens import classification_index
 from sot_nlp.runs.scoring import shortest
 from sot_nlp.training.speed.threads import threads_for
@@ -82,7 +82,7 @@ class Explanation:
 
     @cached_property
     def probabilities(self) -> np.ndarray | None:
-        """(K,) float64, or None for a regression."""
+        """(K,) float32, or None for a regression."""
         from sot_nlp.training.evaluation import probabilities
 
         if self.kind == "regression":
@@ -188,7 +188,8 @@ def explain(
 
     Raises:
         UserError: for a method that the model's head has no exact sum for, naming the setting, without
-            captum, for a tokenizer without offsets, or for `texts` that are not texts.
+            captum, for a tokenizer without offsets, for `texts` that are not texts, or for logits that are
+            not finite.
     """
     if method not in METHODS:
         raise UserError(f"method {printable(method)!r}: {did_you_mean(str(method), METHODS)}")
@@ -209,6 +210,8 @@ def explain(
                 parts.append(
                     occlusion(model, tokenizer, encoding, [list(w.tokens) for w in words], batch_size)
                 )
+    for place, shares in enumerate(parts):
+        check_finite(np.asarray(shares["logits"])[None], place)
     kind, labels = answers(model.config.problem_type, model.config.id2label)
     return Explanations(
         Explanation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from sot_nlp.data.data_report import describe
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
-from sot_nlp.inference.saved_model import record_of, trained_task
+from sot_nlp.inference.saved_model import answers, check_finite, record_of, trained_task
 from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
@@ -58,15 +59,21 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     accelerator = scorer.accelerator
     say(accelerator, describe(data))
     logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
+    for outputs in logits.values():
+        check_finite(outputs)
     scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
     for name, values in scores.items():
-        shown = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+        shown = "  ".join(f"{metric} {_number(value):.4f}" for metric, value in values.items())
         say(accelerator, [f"{name} ({counted(len(data.splits[name]), 'example', 'examples')}): {shown}"])
     if folder is not None and accelerator.is_main_process:
         rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
-        write_rows(folder, scorer, rows)
         used = replace(arguments, max_length=data.report["max_length"])
-        records.write(folder, _record(used, scorer, data.report, scores, started))
+        try:
+            write_rows(folder, scorer, rows)
+            records.write(folder, _record(used, scorer, data.report, scores, started))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--output_dir {printable(folder)}: cannot be written: {reason}") from None
         say(accelerator, [f"predictions: {printable(folder)}"])
     return scores
 
@@ -92,6 +99,10 @@ def open_saved(
     splits = [*spec.validation_splits, *test_splits]
     data = preparation.load_data(arguments, checkpoint, spec, tokenizer, accelerator, splits)
     model, alignment = preparation.load_saved(arguments, checkpoint, data, tokenizer)
+    kind, _ = answers(model.config.problem_type, model.config.id2label)
+    if model.config.problem_type is not None and kind != spec.kind:
+        model_name = printable(arguments.model_name_or_path)
+        raise UserError(f"the model {model_name} is a {kind}, but the task {spec.name} a {spec.kind}")
     if alignment is not None and alignment.note:
         say(accelerator, [f"note: {alignment.note}"])
     if changed := _changes(arguments.model_name_or_path, data.report):
@@ -178,9 +189,14 @@ def validation_score(
     scorer, _, _ = open_saved(arguments, checkpoint, spec)
 
     def score(model: torch.nn.Module) -> Mapping[str, float]:
-        return {name: value for name, value in scorer(model).items() if name in scorer.spec.metrics}
+        return {name: _number(v) for name, v in scorer(model).items() if name in scorer.spec.metrics}
 
     return score
+
+
+def _number(score: float | None) -> float:
+    """Return a score as a number: records have None for one that is not finite."""
+    return math.nan if score is None else score
 
 
 def _record(

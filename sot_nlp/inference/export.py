@@ -103,7 +103,8 @@ def export_onnx(
         trust_remote_code: run the code that is saved with the model.
 
     Raises:
-        UserError: for a missing package, a model that can't be exported, or a check that fails.
+        UserError: for a missing package, a model that can't be exported, a check that fails, or a folder that
+            can't be written.
     """
     if quantize not in (None, "int8"):
         raise UserError(f"--quantize {printable(quantize)!r}: the only format is int8")
@@ -114,18 +115,23 @@ def export_onnx(
     if score is not None:
         result.scores["torch"] = dict(score(saved.model))
         saved.model.cpu().eval()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        _write(saved, Path(beside) / MODEL_NAME)
-        _check(saved, Path(beside) / MODEL_NAME, result, tolerance=TOLERANCE)
-        if quantize is not None:
-            _quantize(Path(beside) / MODEL_NAME, Path(beside) / INT8_NAME)
-            _check(saved, Path(beside) / INT8_NAME, result, tolerance=None)
-        if score is not None:
-            for name in result.difference:
-                result.scores[name] = dict(score(OnnxClassifier(Path(beside) / name)))
-        _write_companions(saved, Path(beside))
-        _move(Path(beside), folder, result)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+            _write(saved, Path(beside) / MODEL_NAME)
+            _check(saved, Path(beside) / MODEL_NAME, result, tolerance=TOLERANCE)
+            if quantize is not None:
+                _quantize(Path(beside) / MODEL_NAME, Path(beside) / INT8_NAME)
+                _check(saved, Path(beside) / INT8_NAME, result, tolerance=None)
+            if score is not None:
+                for name in result.difference:
+                    result.scores[name] = dict(score(OnnxClassifier(Path(beside) / name)))
+            _write_companions(saved, Path(beside))
+            _move(Path(beside), folder, result)
+    except OSError as error:
+        raise UserError(
+            f"--output {printable(folder)}: cannot be written: {error.strerror or error}"
+        ) from None
     return result
 
 

@@ -250,6 +250,8 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
             )
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
+            if b"\r" in raw.rstrip(b"\r") and not raw.endswith(b"\n"):  # many lines, read as one
+                raise UserError(f"{name} ends its lines with CR alone; save it with LF or CRLF line ends")
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
@@ -264,8 +266,9 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
 def window_logits(
     saved: SavedModel, columns: Columns, accelerator: Any, batch_size: int | None, summary: Summary
 ) -> np.ndarray:
-    """Return logits (n, K) of a window, in its order."""
+    """Return logits (n, K) of a window, in its order. UserError where one is no finite number."""
     from sot_nlp.data.tokenization import encode_split
+    from sot_nlp.inference.saved_model import check_finite
     from sot_nlp.training import evaluation
     from sot_nlp.training.batching import evaluation_batches, padded_tokens
 
@@ -278,6 +281,7 @@ def window_logits(
         pad_token_id=saved.tokenizer.pad_token_id,
         padding_side=saved.tokenizer.padding_side,
     )
+    check_finite(logits, summary.count)
     on_gpu = accelerator.device.type == "cuda"
     batches = evaluation_batches(split.lengths, num_processes=1, batch_size=batch_size, on_gpu=on_gpu)
     summary.count += len(split)
@@ -326,7 +330,7 @@ def _open_output(output: str | Path | None) -> Iterator[BinaryIO]:
 def named(saved: SavedModel, decision: Any) -> Any:
     """Return a decision of `scoring.decisions` as label, list of labels, or score."""
     if saved.labels is None:
-        return round(float(decision), 6)
+        return float(f"{decision:.7g}")  # what fp32 holds of it, whatever its scale
     if saved.kind == "multi_label":
         return [name for name, on in zip(saved.labels, decision, strict=True) if on]
     return saved.labels[int(decision)]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sot_nlp import records
 from sot_nlp.data.infer_task import Trained
 from sot_nlp.errors import UserError, printable
@@ -125,6 +127,19 @@ def open_model(
         max_length=min(int(wanted), longest),
         record=record,
     )
+
+
+def check_finite(logits: np.ndarray, before: int = 0) -> None:
+    """Raise UserError where one of the outputs (n, K) is no finite number: there is no likeliest among them.
+
+    `before`: how many examples came before these.
+    """
+    broken = ~np.isfinite(logits).all(axis=-1)
+    if broken.any():
+        raise UserError(
+            f"the model's output for example {before + int(broken.argmax()) + 1} is not a finite number: its "
+            "weights are damaged, or too large for fp16 (--mixed_precision no computes in fp32)"
+        )
 
 
 def check_labels(checkpoint: Checkpoint) -> None:

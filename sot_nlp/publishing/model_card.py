@@ -70,7 +70,7 @@ def model_card(
         (entry["split"], scores) for entry in best_evaluations(record) if (scores := scores_of(entry))
     ]
     splits = mapping(mapping(record, "data"), "splits").items()
-    warnings, labels = record.get("warnings"), record.get("labels")
+    warnings, labels = record.get("warnings"), record.get("output_labels") or record.get("labels")
     pair = len(_spec(record).get("text_columns") or ()) == 2
     preset = record.get("head")
     values = {

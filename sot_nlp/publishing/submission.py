@@ -116,7 +116,10 @@ def write_submission(run_folders: Iterable[str | Path], output_zip: str | Path) 
     path = Path(output_zip)
     if path.is_dir():
         raise UserError(f"{printable(path)}: is a folder; expected the name of a zip file")
-    write_atomic(path, _zip(tables))
+    try:
+        write_atomic(path, _zip(tables))
+    except OSError as error:
+        raise UserError(f"{printable(path)}: cannot be written: {error.strerror or error}") from None
     missing = tuple(name for name in wanted if name not in runs)
     return Submission(path=path, runs=runs, missing=missing, notes=tuple(notes))
 

@@ -13,6 +13,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings import launcher
 from sot_nlp.tasks import metrics
+from sot_nlp.tasks.labels import label_names
 from sot_nlp.training.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def new_record(run: Run) -> dict[str, Any]:
         "seed": arguments.seed,
         "data_seed": arguments.seed if arguments.data_seed is None else arguments.data_seed,
         "labels": None if data.labels is None else list(data.labels),
+        # A classifier that is trained further keeps its own order.
+        "output_labels": None if data.labels is None else list(label_names(model.config.id2label)),
         "main_metric": spec.main_metric,
         "main_metric_traits": metrics.traits(spec.main_metric).to_dict(),
         "best": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class Alignment:
 def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequence[str]) -> Alignment:
     """Line up a model's `id2label`, from its config, with a task's `labels`, names in the order of their ids.
 
-    Names agree whatever their letter case and whether `-`, `_` or a space joins their words. A model
+    Names agree whatever their letter case, Unicode's form of a letter (composed or not), and whether `-`, `_`
+    or a space joins their words. A model
     without names (`LABEL_0`, ...) is assumed to be in the task's order, with a note that says so. Raises
     UserError, with both lists, where names or numbers of labels differ; numbers on one side and names on
     the other never agree by themselves: which number is which name, only the user can say.
@@ -79,8 +81,8 @@ def other_spellings(names: Iterable[str], labels: Sequence[str]) -> dict[str, st
 
 
 def plain(name: str) -> str:
-    """Return a label's name without letter case, and with `_` for what joins its words."""
-    return re.sub(r"[-_\s]+", "_", name.strip()).casefold()
+    """Return a label's name without letter case, in one form of each letter, `_` for what joins its words."""
+    return re.sub(r"[-_\s]+", "_", unicodedata.normalize("NFKC", name).strip()).casefold()
 
 
 def _match(model: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:

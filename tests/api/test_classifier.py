@@ -2,11 +2,15 @@
 
 import csv
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import sot_nlp
+from sot_nlp import records
 from sot_nlp.cli import main
 from tests.support.saved_runs import LABELS, TEXTS, save_run
 
@@ -84,6 +88,38 @@ def test_evaluation_counts_what_is_right(classifier, tmp_path):
     assert classifier.evaluate(rows)["accuracy"] == 1.0
     wrong = [{**row, "label": LABELS[(LABELS.index(row["label"]) + 1) % 3]} for row in rows]
     assert classifier.evaluate([*rows[:-5], *wrong[-5:]])["accuracy"] == pytest.approx(1 - 5 / len(rows))
+
+
+def test_lists_need_no_names_of_columns(tmp_path):
+    folder = save_run(tmp_path / "run", text_columns=("premise", "claim"))
+    record = records.read(folder)
+    record["task_spec"]["label_column"] = "verdict"
+    records.write(folder, record)
+    classifier = sot_nlp.load(folder)
+    pairs = list(zip(TEXTS, TEXTS[::-1], strict=True))
+    scores = classifier.evaluate((pairs, classifier.predict(pairs).labels))
+    assert scores["accuracy"] == 1
+
+
+def test_outputs_that_are_no_numbers_are_no_predictions(folder, tmp_path, capsys):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.word_output.bias"][1] = math.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    (tmp_path / "a.csv").write_text("text,label\na zorp,no\na wug,yes\n")
+    page = ["explain", str(broken), "--text", "a zorp"]
+    predict = ["predict", str(broken), "--file", str(tmp_path / "a.csv"), "--output", str(tmp_path / "o.csv")]
+    evaluate = ["evaluate", str(broken), "--validation_file", str(tmp_path / "a.csv")]
+    for words in (page, predict, evaluate):
+        assert main(words) == 2
+        assert "the model's output for example 1 is not a finite number" in capsys.readouterr().err
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8"])
+def test_a_batch_has_whole_examples(classifier, size):
+    with pytest.raises(sot_nlp.UserError, match=r"batch_size=.*: must be a whole number, at least 1"):
+        classifier.predict(TEXTS, batch_size=size)
 
 
 def test_what_is_no_classifier_is_refused(tmp_path, backbone_folder):

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
+import torch
 
 from sot_nlp.api.examples import as_file, text_columns
 from sot_nlp.errors import UserError
@@ -29,6 +30,10 @@ FEATURES = datasets.Features(
         datasets.Dataset.from_list(ROWS),
         datasets.Dataset.from_dict({"text": TEXTS, "label": [1, 0, 1]}, features=FEATURES),
         datasets.Dataset.from_list([ROWS[2], *ROWS]).select([1, 2, 3]),
+        datasets.Dataset.from_dict({"text": TEXTS, "label": [1, 0, 1]}, features=FEATURES).with_format(
+            "arrow"
+        ),
+        datasets.Dataset.from_list(ROWS).with_transform(lambda rows: {**rows, "text": rows["text"]}),
     ],
     ids=[
         "rows",
@@ -41,6 +46,8 @@ FEATURES = datasets.Features(
         "dataset",
         "class names",
         "selection",
+        "arrow",
+        "transform",
     ],
 )
 def test_every_form_of_the_same_examples_gives_the_same_table(examples, tmp_path):
@@ -54,6 +61,25 @@ def test_the_same_examples_are_written_once_and_a_path_stays_itself(tmp_path):
     assert as_file(list(ROWS), "train_data", tmp_path) == first
     assert as_file(ROWS[:2], "train_data", tmp_path) != first
     assert as_file(tmp_path / "a.csv", "train_data", tmp_path) == str(tmp_path / "a.csv")
+
+
+def test_class_names_take_the_place_of_numbers_in_lists_too_and_minus_one_is_no_label(tmp_path):
+    lists = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=["x", "y", "z"]))}
+    )
+    several = datasets.Dataset.from_dict({"text": TEXTS, "label": [[0, 2], [], [1]]}, features=lists)
+    table = pyarrow.parquet.read_table(as_file(several, "train_data", tmp_path))
+    assert table.column("label").to_pylist() == [["x", "z"], [], ["y"]]
+    private = datasets.Dataset.from_dict({"text": TEXTS, "label": [1, -1, 0]}, features=FEATURES)
+    table = pyarrow.parquet.read_table(as_file(private, "train_data", tmp_path))
+    assert table.column("label").to_pylist() == ["pos", None, "neg"]
+
+
+def test_tensors_are_the_numbers_in_them(tmp_path):
+    numbers = datasets.Dataset.from_dict({"text": TEXTS, "label": [1, 0, 1]})
+    for examples in (numbers.with_format("torch"), (TEXTS, torch.tensor([1, 0, 1]))):
+        table = pyarrow.parquet.read_table(as_file(examples, "train_data", tmp_path))
+        assert table.column("label").to_pylist() == [1, 0, 1]
 
 
 def test_pairs_and_lists_of_labels(tmp_path):
@@ -89,6 +115,20 @@ def test_pairs_and_lists_of_labels(tmp_path):
         ({"train": datasets.Dataset.from_list(ROWS)}, r"did you mean train_data\['train'\]"),
         (datasets.Dataset.from_list(ROWS).to_iterable_dataset(), "is an IterableDataset"),
         (pd.DataFrame({"text": ["a", 1], "label": [0, 1]}), "column of mixed types"),
+        (pd.DataFrame([["a", 0, 1]], columns=["text", 1, "1"]), "has the column 1 more than once"),
+        (
+            {"text": ["a"], "label": pd.DataFrame({"label": [1]})},
+            r"\['label'\]: .* got a DataFrame; give one col",
+        ),
+        (
+            {"text": ["a \ud800"], "label": [1]},
+            r"\['text'\]: a text contains \\ud800, half of a surrogate pair",
+        ),
+        ((["a \ud800"], [1]), r"texts\[0\]: contains \\ud800, half"),
+        (
+            [{"text": "a", "label": 1, "meta": {}}],
+            "struct type 'meta' .*give the columns of texts and labels",
+        ),
     ],
 )
 def test_what_is_no_set_of_examples_is_refused_in_one_line(examples, message, tmp_path):
@@ -102,6 +142,7 @@ def test_texts_for_a_prediction():
     assert text_columns(["a", "b"]) == [["a", "b"]]
     assert text_columns([("a", "b"), ["c", "d"]]) == [["a", "c"], ["b", "d"]]
     assert text_columns(pd.Series(["a", "b"]), np.array(["c", "d"])) == [["a", "b"], ["c", "d"]]
+    assert text_columns(np.array([["a", "b"], ["c", "d"]])) == [["a", "c"], ["b", "d"]]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +155,18 @@ def test_texts_for_a_prediction():
         ([("a", "b"), "c"], None, r"texts\[0\]: expected a string"),
         ({"text": ["a"]}, None, "expected a list of strings, got dict"),
         (None, None, "expected a list of strings, got NoneType"),
+        (pd.DataFrame({"text": ["a"]}), None, "got a DataFrame; give one column of it"),
+        (["a"], pd.DataFrame({"text": ["a"]}), "text_pairs: .* got a DataFrame"),
+        (np.array("a"), None, "got ndarray"),
+        (["a", "b \ud800"], None, r"texts\[1\]: contains \\ud800, half of a surrogate pair"),
     ],
 )
 def test_what_is_no_text_is_refused(texts, pairs, message):
     with pytest.raises(UserError, match=message):
         text_columns(texts, pairs)
+
+
+def test_a_cache_that_can_not_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"train_data: its copy .* can't be written .*--cache_dir"):
+        as_file(ROWS, "train_data", tmp_path / "file" / "cache")

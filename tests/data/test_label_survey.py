@@ -97,6 +97,8 @@ def test_lists_written_into_a_cell_are_lists(tmp_path, ending, name):
         (["0.0", "1.0", "1.0"], ("0", "1")),
         (["1.0", "2.0", "n/a"], ("1", "2", "n/a")),
         (["+1", "1", "-1"], ("-1", "1")),
+        (["2B7", "1E5", "3D1"], ("1E5", "2B7", "3D1")),
+        (["1.0e+00", "0.0e+00", "1"], ("0", "1")),
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
@@ -173,6 +175,9 @@ def test_classes_of_a_model_take_other_spellings_of_their_numbers():
         (["0.5", "n/a"], {}, "line 3: 'n/a' is a text; .*--problem_type classification reads all"),
         (["a", "b"], {"problem_type": "multi_label"}, "line 2: label 'a' is not a list"),
         (["['a']", "['b']"], {"problem_type": "classification"}, "is a list; expected one name, or --"),
+        (["1.1", "2.1", "1.10"], {"problem_type": "classification"},
+         r"line 4: the labels 1.1 and 1.10 are one number: --label_mapping 1.10=1.1 makes"),
+        (["1E5", "10E4", "x"], {}, "labels 1E5 and 10E4 are one number"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_meant_is_refused_with_a_way_out(tmp_path, labels, settings, message):
@@ -274,6 +279,14 @@ def test_names_of_older_models_keep_their_white_space():
 )
 def test_what_is_ambiguous_is_said(tmp_path, labels, settings, line):
     assert [note for note in told(write(tmp_path / "a.csv", labels), **settings) if note.startswith(line)]
+
+
+def test_decimals_that_are_names_are_written_as_in_the_file(tmp_path):
+    path = write(tmp_path / "a.csv", ["2.10", "1.20", "1.3"])
+    assert kind_and_labels(path, problem_type="classification")[1] == ("1.20", "1.3", "2.10")
+    path = write(tmp_path / "b.csv", ["1.1", "2.1", "1.10"])
+    merged = kind_and_labels(path, problem_type="classification", label_mapping={"1.10": "1.1"})
+    assert merged[1] == ("1.1", "2.1")
 
 
 def test_numbers_may_be_mapped_to_numbers(tmp_path):

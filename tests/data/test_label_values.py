@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,8 @@ def test_unknown_label_names_line_and_what_would_be_right():
         ("classification", None, -1, True),
         ("classification", None, " ", True),
         ("classification", None, None, True),
+        ("classification", None, math.nan, True),
+        ("regression", None, math.nan, True),
         ("classification", None, 0, False),
         ("regression", (0, 5), -1.0, True),
         ("regression", None, -1.0, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -209,3 +210,24 @@ def test_a_yaml_task_without_labels_needs_no_training_file_either(train, tmp_pat
     run = train("yaml", "--task", str(task))
     (tmp_path / "train.csv").unlink()
     assert evaluate(run, tmp_path)[0]["accuracy"] == records.read(run)["best"]["value"]
+
+
+def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "write", full)
+    assert main(["evaluate", str(run), "--output_dir", str(tmp_path / "out"), *CPU]) == 2
+    assert "out: cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_a_task_of_another_kind_with_the_same_labels_is_refused(run, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"words": "zorp", "label": ["bad", "good"]}\n')
+    task = tmp_path / "my.yaml"
+    task.write_text(
+        "kind: multi_label\ntext_columns: [words]\nlabel_column: label\nlabels: [bad, good, so so]\n"
+        "files: {validation: a.jsonl}\n",
+        encoding="utf-8",
+    )
+    assert main(["evaluate", str(run), "--task", str(task), *CPU]) == 2
+    assert "is a classification, but the task my a multi_label" in capsys.readouterr().err

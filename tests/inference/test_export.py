@@ -163,6 +163,8 @@ def test_bad_input(
         export_onnx(run, quantize="int4")
     with pytest.raises(UserError, match=r"--output .*is a file"):
         export_onnx(run, output=tmp_path / "file")
+    with pytest.raises(UserError, match=r"--output .*file/out: cannot be written"):
+        export_onnx(run, output=tmp_path / "file" / "out")
     with pytest.raises(UserError, match="no folder of this name here; for a model of the Hub give --output"):
         export_onnx("me/zorps")
     with pytest.raises(UserError, match="no such folder"):

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -21,6 +22,7 @@ from sot_nlp.cli import main
 from sot_nlp.errors import UserError
 from sot_nlp.inference import predict as prediction
 from sot_nlp.inference.predict import predict_file
+from sot_nlp.inference.saved_model import open_model
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
 from tests.support import tiny
@@ -187,6 +189,12 @@ def test_scores_of_a_regression(runs: dict[str, Path], tmp_path: Path) -> None:
     torch.testing.assert_close(scores, alone(runs["score"], TEXTS)[:, 0], rtol=0, atol=2e-6)
 
 
+def test_small_scores_are_not_rounded_away(runs: dict[str, Path]) -> None:
+    saved = open_model(runs["score"])
+    assert prediction.named(saved, numpy.float32(1.234567e-7)) == 1.234567e-7
+    assert prediction.named(saved, numpy.float32(-2.5)) == -2.5
+
+
 def test_several_labels(runs: dict[str, Path], tmp_path: Path) -> None:
     source = write_texts(tmp_path / "t.csv", {"text": TEXTS})
     predict_file(runs["several"], file=source, output=tmp_path / "o.csv", **OPTIONS)
@@ -291,6 +299,7 @@ def test_a_reader_that_goes_away(
         ("t.jsonl", '{"text": "a"}\n{"te\n', {}, r"line 2 is not JSON"),
         ("t.txt", "a\n\xff", {}, r"line 2 is not UTF-8 \(byte 0xff at position 1\)"),
         ("t.txt", "a\n", {"text_columns": ["x"]}, r"--text_column_names: only for a file with columns"),
+        ("t.txt", "a\rb\r", {}, r"t\.txt ends its lines with CR alone"),
         ("t.txt", "", {}, r"is empty"),
         ("t.doc", "a", {}, r"ends in '\.doc'; expected one of"),
         ("t.csv", "text\na\n", {"format": "xml"}, r"--format 'xml': expected csv or jsonl"),

@@ -164,6 +164,13 @@ def test_files_that_are_no_predictions_are_refused(tmp_path, content, message):
         write_submission([run], tmp_path / "glue.zip")
 
 
+def test_a_zip_that_can_not_be_written_is_one_line(tmp_path):
+    finished_run(tmp_path / "a", "wnli")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"glue\.zip: cannot be written"):
+        write_submission([tmp_path / "a"], tmp_path / "file" / "glue.zip")
+
+
 def test_folders_without_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         write_submission([tmp_path / "nowhere"], tmp_path / "glue.zip")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer, records
 from sot_nlp.cli import main
 from sot_nlp.inference.saved_model import open_model
+from sot_nlp.publishing.model_card import model_card
 from tests.support import saved_runs, tiny
 
 QUICK = "--max_train_steps 2 --per_device_train_batch_size 8 --cpu --mixed_precision no --disable_tqdm"
@@ -215,15 +216,18 @@ def outputs(folder: Path) -> torch.Tensor:
 
 
 def test_a_trained_output_layer_is_kept_for_its_own_labels_alone(train, tmp_path, caplog, capsys):
-    folder = saved_runs.save_run(tmp_path / "sot", labels=("bad", "good"))
+    folder = saved_runs.save_run(tmp_path / "sot", labels=("good", "bad"))
     still = ("--learning_rate", "1e-30", "--weight_decay", "0")
     for labels in (("bad", "good"), ("Good", "BAD")):
         kept = train(folder, *still, train_file=write(tmp_path / "same.csv", labels))
         torch.testing.assert_close(outputs(kept), outputs(folder))
+    record = records.read(kept)
+    assert (record["labels"], record["output_labels"]) == (["BAD", "Good"], ["good", "bad"])
+    assert "| 0 | good |\n| 1 | bad |" in model_card(record)
     caplog.clear()
     file = write(tmp_path / "other.csv", ("cold", "warm"))
     other = train(folder, *still, train_file=file)
-    assert "labels (bad, good) are not the task's (cold, warm): its output layer is new" in caplog.text
+    assert "labels (good, bad) are not the task's (cold, warm): its output layer is new" in caplog.text
     assert (outputs(other) - outputs(folder)).abs().min() > 0
     assert list(AutoSoTForSequenceClassification.from_pretrained(other).config.id2label.values()) == [
         "cold",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sot_nlp.errors import UserError
-from sot_nlp.tasks.labels import align_labels
+from sot_nlp.tasks.labels import align_labels, other_spellings
 
 NLI = ("entailment", "neutral", "contradiction")
 
@@ -27,6 +27,13 @@ def test_the_same_order_needs_no_word():
     assert alignment.columns == (0, 1)
     assert alignment.same_order
     assert alignment.note is None
+
+
+def test_a_composed_letter_is_the_same_as_its_parts():
+    composed, parts = "caf\u00e9", "cafe\u0301"
+    assert align_labels({0: "tea", 1: composed}, [parts, "tea"]).columns == (1, 0)
+    assert other_spellings([parts], ["tea", composed]) == {parts: composed}
+    assert other_spellings([parts], [parts, composed]) == {}
 
 
 def test_names_that_differ_only_in_letter_case_are_told_apart():
