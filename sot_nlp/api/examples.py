@@ -7,6 +7,7 @@ resumed and evaluated again, and its record names what it was trained on.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,8 +45,9 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
     """Return the path of a file that holds `examples`; of a path, that path itself.
 
     Args:
-        examples: a path; a DataFrame; a Dataset (class names take the place of class numbers); a dict of
-            columns; a list of dicts; or a pair (texts, labels), whose texts are strings or pairs of strings.
+        examples: a path; a DataFrame; a Dataset (class names take the place of class numbers, in their order); a
+            dict of columns; a list of dicts; or a pair (texts, labels), whose texts are strings or pairs of
+            strings.
         name: the argument that they were given as, for messages.
         cache: the folder below which the file is written.
 
@@ -63,7 +65,7 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
 
     buffer = pa.BufferOutputStream()
     try:
-        pyarrow.parquet.write_table(table.replace_schema_metadata(None), buffer)
+        pyarrow.parquet.write_table(table, buffer)
     except pa.ArrowException as error:  # such as a column of empty dicts
         raise UserError(f"{name}: {printable(error)}; give the columns of texts and labels alone") from None
     content = buffer.getvalue().to_pybytes()
@@ -225,7 +227,8 @@ def _of_frame(frame: Any, name: str) -> pa.Table:
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise UserError(f"{name}: has the column {list_names(twice)} more than once; rename one")
     try:
-        return pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+        table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+        return table.replace_schema_metadata(None)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(
             f"{name}: the DataFrame has a column of mixed types: {printable(error)}; "
@@ -235,6 +238,7 @@ def _of_frame(frame: Any, name: str) -> pa.Table:
 
 def _of_dataset(dataset: Any, name: str) -> pa.Table:
     from sot_nlp.data.hub_reader import HubTable
+    from sot_nlp.data.readers import ParquetTable
 
     if isinstance(dataset, Mapping) or isinstance(dataset.column_names, Mapping):
         raise UserError(
@@ -246,10 +250,12 @@ def _of_dataset(dataset: Any, name: str) -> pa.Table:
             "dataset of the Hub by dataset_name=... and streaming=True"
         )
     # Tensors are no values of a file; what a transform of the user's makes of the rows is what they are.
-    plain = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
-    table = HubTable(plain, name)
+    transformed = dataset.format["type"] == "custom"
+    table = HubTable(dataset if transformed else dataset.with_format(None), name)
     columns: dict[str, list[Any]] = {column: [] for column in table.columns}
     for rows in table.rows(table.columns):
         for column, values in zip(table.columns, rows.columns, strict=True):
             columns[column] += values
-    return _of_columns(columns, name)
+    names = {} if transformed else {column: table.label_names(column) for column in columns}
+    kept = json.dumps({column: known for column, known in names.items() if known})
+    return _of_columns(columns, name).replace_schema_metadata({ParquetTable.LABEL_NAMES: kept})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -173,9 +174,10 @@ def _columns(records: list[list[Any]], positions: list[int]) -> list[list[Any]]:
 
 
 class ParquetTable(Table):
-    """A Parquet file."""
+    """A Parquet file. Its metadata may hold the names of columns' classes in their order, as JSON."""
 
     unit = "row"
+    LABEL_NAMES = b"sot_nlp.label_names"
 
     def __init__(self, path: Path):
         import pyarrow
@@ -185,9 +187,14 @@ class ParquetTable(Table):
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
                 columns = list(file.schema_arrow.names)
+                self._label_names = json.loads((file.schema_arrow.metadata or {}).get(self.LABEL_NAMES, "{}"))
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{printable(path)} is a damaged Parquet file: {_first_line(error)}") from None
         super().__init__(printable(path), columns)
+
+    def label_names(self, column: str) -> tuple[str, ...] | None:
+        """Return the names that the file was written with, as `Table.label_names` does."""
+        return tuple(self._label_names[column]) if column in self._label_names else None
 
     def rows(self, wanted: Sequence[str | int]) -> Iterator[Rows]:
         """Yield rows as `Table.rows` does."""

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from sot_nlp.api.examples import as_file, text_columns
+from sot_nlp.data.infer_task import user_task
 from sot_nlp.errors import UserError
+from sot_nlp.settings.arguments import Arguments
 
 TEXTS, LABELS = ["good film", "bad film", "fine"], ["pos", "neg", "pos"]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
@@ -73,6 +75,17 @@ def test_class_names_take_the_place_of_numbers_in_lists_too_and_minus_one_is_no_
     private = datasets.Dataset.from_dict({"text": TEXTS, "label": [1, -1, 0]}, features=FEATURES)
     table = pyarrow.parquet.read_table(as_file(private, "train_data", tmp_path))
     assert table.column("label").to_pylist() == ["pos", None, "neg"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_classes_keep_the_order_of_their_numbers(tmp_path, several):
+    """A user compares the columns of probabilities with the dataset's own numbers."""
+    feature = datasets.ClassLabel(names=["World", "Sports", "Business"])
+    numbers = [[1], [0, 1], [1]] if several else [1, 0, 1]
+    features = {"text": datasets.Value("string"), "label": datasets.List(feature) if several else feature}
+    dataset = datasets.Dataset.from_dict({"text": TEXTS, "label": numbers}, datasets.Features(features))
+    spec = user_task(Arguments(train_file=as_file(dataset, "train_data", tmp_path)))
+    assert spec.labels == ("World", "Sports", "Business")
 
 
 def test_tensors_are_the_numbers_in_them(tmp_path):
