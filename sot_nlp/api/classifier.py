@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from sot_nlp.explanation.attribution import Explanation
     from sot_nlp.inference.saved_model import SavedModel
 
+# A tokenizer's truncation, hooks of a head and torch's threads are set for a call: callers of several threads
+# take turns.
+_TURN = threading.Lock()
 # Rows that a notebook shows of many predictions.
 SHOWN = 20
 
@@ -169,16 +173,17 @@ class Classifier:
         if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
             raise UserError(f"batch_size={printable(repr(batch_size))}: must be a whole number, at least 1")
         summary = predict.Summary(max_length=self.max_length)
-        windows = [
-            predict.window_logits(
-                self._saved,
-                [column[start : start + predict.WINDOW] for column in columns],
-                self._accelerator,
-                batch_size,
-                summary,
-            )
-            for start in range(0, len(columns[0]), predict.WINDOW)
-        ]
+        with _TURN:
+            windows = [
+                predict.window_logits(
+                    self._saved,
+                    [column[start : start + predict.WINDOW] for column in columns],
+                    self._accelerator,
+                    batch_size,
+                    summary,
+                )
+                for start in range(0, len(columns[0]), predict.WINDOW)
+            ]
         logits = np.concatenate(windows)
         shares = None if self.kind == "regression" else probabilities(logits, self.kind)
         labels = [predict.named(self._saved, decision) for decision in decisions(logits, self.kind)]
@@ -207,7 +212,8 @@ class Classifier:
             raise UserError(f"method={printable(repr(method))}: {did_you_mean(str(method), METHODS)}")
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         chosen = method or default_method(self.model)
-        with computing_in(self._accelerator.mixed_precision, self.model, self._accelerator.device):
+        mode, device = self._accelerator.mixed_precision, self._accelerator.device
+        with _TURN, computing_in(mode, self.model, device):
             return explain(
                 self.model, self.tokenizer, rows, method=chosen, max_length=self.max_length, steps=steps
             )

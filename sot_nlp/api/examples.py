@@ -45,9 +45,9 @@ def as_file(examples: Examples, name: str, cache: Path) -> str:
     """Return the path of a file that holds `examples`; of a path, that path itself.
 
     Args:
-        examples: a path; a DataFrame; a Dataset (class names take the place of class numbers, in their order); a
-            dict of columns; a list of dicts; or a pair (texts, labels), whose texts are strings or pairs of
-            strings.
+        examples: a path; a DataFrame; a Dataset (class names take the place of class numbers, in their
+            order); a dict of columns; a list of dicts; or a pair (texts, labels), whose texts are strings or
+            pairs of strings.
         name: the argument that they were given as, for messages.
         cache: the folder below which the file is written.
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,6 +46,25 @@ def test_order_and_batch_size_change_nothing(classifier):
     whole = classifier.predict(TEXTS)
     single = classifier.predict(TEXTS[::-1], batch_size=1)
     np.testing.assert_allclose(whole.probabilities, single.probabilities[::-1], atol=1e-6)
+
+
+def test_threads_take_turns(classifier):
+    """A server answers requests at once: texts that are cut among others, explained and predicted."""
+    requests = [TEXTS[:3], [" ".join(TEXTS) * 5]] * 6
+    cut, whole = classifier.predict(requests[1]), classifier.predict(requests[0])
+    scores = classifier.explain(requests[0])[0].scores
+
+    def answer(texts):
+        np.testing.assert_allclose(classifier.explain(requests[0])[0].scores, scores, atol=1e-5)
+        return classifier.predict(texts)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(answer, requests))
+    assert cut.cut == 1
+    for number, predictions in enumerate(answers):
+        expected = cut if number % 2 else whole
+        assert predictions.cut == expected.cut
+        np.testing.assert_allclose(predictions.probabilities, expected.probabilities, atol=1e-6)
 
 
 def test_a_table_and_a_notebook_show_them(classifier):
