@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -11,6 +12,8 @@ import sot_nlp.runs.runner
 import sot_nlp.runs.scoring
 import sot_nlp.training.loop
 from sot_nlp.modeling import modeling_sot  # noqa: F401
+
+gc.freeze()  # what was imported lives on: no fork's garbage collection need go through it
 
 
 def child(words: list[str], log: str, environment: dict[str, str]) -> None:

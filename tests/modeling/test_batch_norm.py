@@ -1,12 +1,15 @@
 """The masked BatchNorm against torch's on the real tokens alone, and over two processes against one."""
 
 import socket
+from pathlib import Path
 
 import torch
-import torch.multiprocessing
 from torch import nn
 
 from sot_nlp.modeling.batch_norm import MaskedBatchNorm
+from tests.support import fresh_python
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MASK = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
 
@@ -102,14 +105,17 @@ def part_of_two(rank, port):
         (result[MASK[rows]] ** 3).sum().backward()
     finally:
         torch.distributed.destroy_process_group()
-    return [t.detach().numpy() for t in (result, inputs.grad, norm.running_mean, norm.running_var)]
+    return [t.detach() for t in (result, inputs.grad, norm.running_mean, norm.running_var)]
 
 
-def _second_process(port, queue):
-    queue.put(part_of_two(1, port))
+SECOND_PROCESS = """
+import sys, torch
+from tests.modeling.test_batch_norm import part_of_two
+torch.save(part_of_two(1, sys.argv[1]), sys.argv[2])
+"""
 
 
-def test_two_processes_equal_one():
+def test_two_processes_equal_one(tmp_path):
     norm = trained_pair()[0]
     inputs = features().requires_grad_()
     result = norm(inputs, MASK)
@@ -118,16 +124,15 @@ def test_two_processes_equal_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    second = context.Process(target=_second_process, args=(port, queue))
-    second.start()
-    parts = [part_of_two(0, port), queue.get()]
-    second.join()
+    words = (port, tmp_path / "part")
+    second = fresh_python.start(SECOND_PROCESS, *words, log=tmp_path / "log", path=(ROOT,))
+    parts = [part_of_two(0, port)]
+    assert second.wait() == 0, second.errors()
+    parts.append(torch.load(tmp_path / "part"))
 
     for index, expected in ((0, result), (1, inputs.grad)):
-        both = torch.cat([torch.from_numpy(part[index]) for part in parts])
+        both = torch.cat([part[index] for part in parts])
         torch.testing.assert_close(both[MASK], expected[MASK])
     for part in parts:
-        torch.testing.assert_close(torch.from_numpy(part[2]), norm.running_mean)
-        torch.testing.assert_close(torch.from_numpy(part[3]), norm.running_var)
+        torch.testing.assert_close(part[2], norm.running_mean)
+        torch.testing.assert_close(part[3], norm.running_var)

@@ -1,4 +1,4 @@
-"""Every accepted pooling, normalisation and fusion learns: 20 steps on the demo's sentences.
+"""Every accepted pooling, normalisation and fusion learns: 12 steps on the demo's sentences.
 
 Every combination trains on one family, and every two values of two settings, the family among them, meet (a
 Latin square). All heads of a family train at once on one small backbone, each with a loss of its own: the
@@ -16,7 +16,7 @@ from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS, SoTHeadConfig
 from sot_nlp.modeling.parts import REGISTRY, is_own
 
-STEPS = 20
+STEPS = 12
 SMALL = PRESETS["text"].replace(num_heads=2, width_x=5, width_y=4, dropout=0)
 # A wide spread of the first weights, because a narrow backbone's sums have few terms.
 SIZES = {"vocab_size": 128, "pad_token_id": 0, "initializer_range": 0.25}

@@ -177,11 +177,8 @@ def test_values_and_gradients_are_finite_for_every_text_scale_and_precision(name
     hidden[3] = hidden[3, :1]  # identical tokens
     hidden[4] = 0
     mask = torch.tensor([[0] * 5, [0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1] * 5, [1] * 5, [0, 1, 1, 1, 1]]).bool()
-    scales = {
-        torch.float32: (1e-12, 1, 1e12),
-        torch.bfloat16: (1e-12, 1, 1e12),
-        torch.float16: (1e-4, 1, 1e4),
-    }
+    scales = dict.fromkeys((torch.float32, torch.bfloat16), (1e-12, 1, 1e12))
+    scales[torch.float16] = (1e-4, 1, 1e4)
     for training in (True, False):
         for dtype, factors in scales.items():
             for factor in factors:
@@ -194,8 +191,7 @@ def test_values_and_gradients_are_finite_for_every_text_scale_and_precision(name
 
 
 def test_a_text_without_words_gives_the_bias_and_the_classification_token():
-    head = make_head()
-    class_token = rand(1, C)
+    head, class_token = make_head(), rand(1, C)
     output = head(rand(1, 4, C), torch.zeros(1, 4, dtype=torch.bool), class_token)
     torch.testing.assert_close(output.word_logits, head.word_output.bias.unsqueeze(0))
     torch.testing.assert_close(output.logits, output.word_logits + head.class_token_output(class_token))

@@ -13,10 +13,14 @@ from tests.support.padding import batch, logits, paddings
 ALL_PARAMETERS = {"num_layers": 2, "num_heads": 2, "num_singular_values": 2, "width_x": 6, "width_y": 4}
 
 
-def classifier(family: str, head="text", *, seed: int = 0, **options) -> SoTForSequenceClassification:
+def classifier(
+    family: str, head="text", *, seed: int = 0, layers: int = 2, **options
+) -> SoTForSequenceClassification:
     """A random SoT classifier; the backbone's weights and the running statistics are spread widely."""
+    config = tiny.config(family)
+    config.num_hidden_layers = layers
     model = AutoSoTForSequenceClassification.from_config(
-        tiny.config(family), **({"head": head, "num_labels": 3} | options)
+        config, **({"head": head, "num_labels": 3} | options)
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -281,7 +285,7 @@ def test_parameters_without_a_use_are_not_built():
 
 
 def test_an_exported_model_gives_the_same_logits_at_other_sizes(family_batches):
-    model = classifier("bert")
+    model = classifier("bert", layers=1)
     inputs = batch(family_batches("bert"), 0)
     sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("tokens", min=1, max=512)}
     exported = torch.export.export(
@@ -296,7 +300,7 @@ def test_an_exported_model_gives_the_same_logits_at_other_sizes(family_batches):
 
 def test_a_compiled_model_is_one_graph(family_batches):
     family = "gpt2"
-    model = classifier(family)
+    model = classifier(family, layers=1)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     for extra in (0, 3):
         inputs = batch(family_batches(family), 0, extra=extra)

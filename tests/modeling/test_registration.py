@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer
+from tests.support import fresh_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,8 +32,7 @@ import pickle
 assert pickle.loads(pickle.dumps(sot_nlp.SoTBertConfig)) is sot_nlp.SoTBertConfig
 """
 CLASSES = ["SoTBertConfig", "SoTBertForSequenceClassification", "SoTBertModel"]
-PROGRAMS = {
-    "light": """
+LIGHT = """
 import sys, sot_nlp
 heavy = {"torch", "transformers", "datasets", "numpy", "accelerate"} & set(sys.modules)
 assert not heavy, heavy
@@ -42,7 +41,8 @@ try:
     sot_nlp.nothing
 except AttributeError as error:
     print(error)
-""",
+"""
+PROGRAMS = {
     "transformers first": "from transformers import AutoModel; import sot_nlp, transformers" + LOAD,
     "ours first": "from sot_nlp import SoTBertConfig; import sot_nlp, transformers" + LOAD,
     # This package first, and transformers from the side of a model.
@@ -61,46 +61,33 @@ assert len(sys.meta_path) == watchers
 print(type(models.AutoModelForSequenceClassification.from_pretrained(folder)).__name__)
 """,
 }
-# A process per program, forked where torch (after the first, which must not import it) is imported already.
-RUNNER = """
-import json, os, sys, traceback
-for name, program in json.load(sys.stdin).items():
-    if name != "light":
-        import torch
-    child = os.fork()
-    if child == 0:
-        with open(os.path.join(sys.argv[2], name), "w") as output:
-            os.dup2(output.fileno(), 1)
-            try:
-                exec(program, {"__name__": "__main__"})
-            except BaseException:
-                traceback.print_exc(file=sys.stdout)
-            sys.stdout.flush()
-            os._exit(0)
-    os.waitpid(child, 0)
-"""
 
 
 @pytest.fixture(scope="module")
-def printed(saved, tmp_path_factory) -> dict[str, str]:
-    """What each of the programs prints."""
+def printed(saved, tmp_path_factory) -> dict[str, list[str]]:
+    """The lines that each of the programs prints."""
     folder = tmp_path_factory.mktemp("printed")
-    words = [sys.executable, "-c", RUNNER, str(saved), str(folder)]
-    subprocess.run(words, cwd=ROOT, input=json.dumps(PROGRAMS), text=True, timeout=300, check=True)
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    programs = {
+        name: fresh_python.start(program, saved, log=folder / name, path=(ROOT,))
+        for name, program in PROGRAMS.items()
+    }
+    for program in programs.values():
+        assert program.wait() == 0, program.errors()
+    return {name: program.log.read_text().splitlines() for name, program in programs.items()}
 
 
-def test_importing_the_package_imports_neither_torch_nor_transformers(printed):
-    assert printed["light"] == "module 'sot_nlp' has no attribute 'nothing'\n"
+def test_importing_the_package_imports_neither_torch_nor_transformers():
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "module 'sot_nlp' has no attribute 'nothing'\n", done.stderr
 
 
 @pytest.mark.parametrize("order", ["transformers first", "ours first"])
 def test_the_order_of_imports_does_not_matter(order, printed):
-    assert printed[order].splitlines() == CLASSES
+    assert printed[order] == CLASSES
 
 
 def test_a_reload_registers_again(printed):
-    assert printed["reload"].splitlines() == [*CLASSES, CLASSES[1]]
+    assert printed["reload"] == [*CLASSES, CLASSES[1]]
 
 
 def test_every_public_name_is_there():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from sot_nlp import AutoSoTForSequenceClassification, load_tokenizer
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.modeling.remote_code import modeling_files
-from tests.support import own_parts, tiny
+from tests.support import fresh_python, own_parts, tiny
 
 TEXTS = ["the zorp runs .", "every wug"]
 
@@ -95,17 +93,10 @@ def clean_process(folders, tmp_path_factory) -> dict:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_HOME": str(elsewhere / "hf"), "HF_MODULES_CACHE": str(elsewhere / "modules")}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", LOADER, *map(str, folders.values())],
-        cwd=elsewhere,
-        env=environment,
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=300,
+    output = fresh_python.printed(
+        LOADER, *folders.values(), log=elsewhere / "output", environment=environment
     )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = json.loads(output.splitlines()[-1])
     return {name: results[str(folder)] for name, folder in folders.items()}
 
 

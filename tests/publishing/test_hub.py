@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.tokenizer import load_tokenizer
 from sot_nlp.publishing import hub, model_card
+from tests.support import fresh_python
 from tests.support.hub_server import Hub, serve
 from tests.support.saved_runs import TEXTS, record, save_run
 
@@ -57,7 +56,7 @@ import json, sys
 sys.modules["sot_nlp"] = None  # as where it is not installed
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-name, texts = json.loads(sys.stdin.read())
+name, *texts = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=True).eval()
 with torch.inference_mode():
@@ -82,18 +81,9 @@ def test_what_is_pushed_loads_elsewhere_to_the_same_logits(
     assert set(files) == expected
 
     environment = {**os.environ, **server.environment(TOKEN), "HF_HOME": str(tmp_path / "cache")}
-    process = subprocess.run(
-        [sys.executable, "-c", LOAD],
-        input=json.dumps(["me/zorps-sot", TEXTS]),
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    there = torch.tensor(json.loads(process.stdout.splitlines()[-1]))
+    words = ("me/zorps-sot", *TEXTS)
+    printed = fresh_python.printed(LOAD, *words, log=tmp_path / "log", environment=environment)
+    there = torch.tensor(json.loads(printed.splitlines()[-1]))
     model, tokenizer = AutoSoTForSequenceClassification.from_pretrained(run).eval(), load_tokenizer(run)
     with torch.inference_mode():
         here = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
@@ -101,7 +91,7 @@ def test_what_is_pushed_loads_elsewhere_to_the_same_logits(
     torch.testing.assert_close(there, here, rtol=0, atol=1e-6)
     # Nothing that was said or stored holds the token.
     said = capfd.readouterr()
-    assert TOKEN not in said.out + said.err + process.stdout + process.stderr
+    assert TOKEN not in said.out + said.err + printed + (tmp_path / "log.err").read_text()
     assert not any(TOKEN.encode() in content for content in (*files.values(), *contents(run).values()))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import urllib.request
 
 import pytest
 from huggingface_hub import SpaceCard
 
 from sot_nlp import cli
+from tests.support import fresh_python
 from tests.support.saved_runs import save_run
 
 gradio = pytest.importorskip("gradio", reason="the extra `serve` is not installed")
@@ -74,9 +73,9 @@ def test_its_app_answers_by_itself(space, tmp_path):
     port = free_port("127.0.0.1", 0)
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
     environment |= {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    log = (tmp_path / "log").open("w")
-    app = subprocess.Popen(
-        [sys.executable, str(space / "app.py")], cwd=tmp_path, env=environment, stdout=log, stderr=log
+    program = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    app = fresh_python.start(
+        program, space / "app.py", path=(space,), log=tmp_path / "log", environment=environment
     )
     try:
         from gradio_client import Client
@@ -88,7 +87,6 @@ def test_its_app_answers_by_itself(space, tmp_path):
     finally:
         app.terminate()
         app.wait(30)
-        log.close()
     assert {entry["label"] for entry in answer["confidences"]} == {"no", "maybe", "yes"}
     assert "toward yes" in words
 
@@ -97,7 +95,7 @@ def _until_it_answers(address, app):
     import time
 
     for _ in range(1200):
-        assert app.poll() is None, "app.py has ended"
+        assert app.poll() is None, app.errors()
         try:
             with urllib.request.urlopen(address, timeout=5):
                 return

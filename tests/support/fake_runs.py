@@ -7,17 +7,17 @@ import sys
 from sot_nlp.studies.study import Study, StudyCell, finished
 from sot_nlp.studies.study_runner import StudyRunner
 
-# A run as far as a study sees it: it notes that it ran, and leaves a record; REASON makes it fail.
+# A run as far as a study sees it: it notes that it ran, and leaves a record; REASON makes it fail. It locks its
+# folder as filelock does, which takes longer to import than all else here.
 RUN = """
-import json, os, sys, time
+import fcntl, json, os, sys, time
 from pathlib import Path
-from filelock import FileLock
 words = sys.argv[1:]
 folder = Path(words[words.index("--output_dir") + 1])
 settings = dict(word[2:].split("=", 1) for word in words if "=" in word)
 folder.mkdir(parents=True, exist_ok=True)
-lock = FileLock(folder / ".lock")
-lock.acquire()
+lock = open(folder / ".lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
 with open(os.environ["RUNS"], "a") as file:
     file.write(folder.name + " " + os.environ.get("OMP_NUM_THREADS", "") + "\\n")
 record = {"format_version": 1, "status": "running", "main_metric": "f1", "versions": {}, "data": {}}
@@ -39,13 +39,8 @@ command_of_a_run = StudyCell.command
 
 
 def fake(cell, run):
-    return [
-        sys.executable,
-        "-c",
-        RUN,
-        *[word for word in command_of_a_run(cell, run) if word.startswith("--")],
-        str(run),
-    ]
+    flags = [word for word in command_of_a_run(cell, run) if word.startswith("--")]
+    return [sys.executable, "-c", RUN, *flags, str(run)]
 
 
 class Silent:

@@ -137,9 +137,8 @@ class Handler(BaseHTTPRequestHandler):
                     self.close_connection = True
                     self.connection.close()
                 else:
-                    self.answer(
-                        int(failure), {"error": f"failing on request, {self.headers.get('authorization')}"}
-                    )
+                    said = f"failing on request, {self.headers.get('authorization')}"
+                    self.answer(int(failure), {"error": said})
                 return
         try:
             self.route(path, body)
@@ -296,13 +295,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, name: str, revision: str) -> None:
         files = self.at(self.repo(name), revision)
-        self.answer(
-            200,
-            [
-                {"type": "file", "path": path, "size": len(content), "oid": object_id(content, large=False)}
-                for path, content in files.items()
-            ],
-        )
+        answer = [
+            {"type": "file", "path": path, "size": len(content), "oid": object_id(content, large=False)}
+            for path, content in files.items()
+        ]
+        self.answer(200, answer)
 
     def info(self, name: str, revision: str) -> None:
         repo = self.repo(name)

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -207,50 +205,56 @@ def test_settings_that_differ_end_both_with_one_message(case: Case) -> None:
     assert "arguments.learning_rate 0.001 there, 0.002 here" in log.read_text()
 
 
-def launched(case: Case, name: str, processes: int) -> tuple[subprocess.Popen[str], list[int]]:
-    """A long run as users start it, by torchrun, at its fifth update; and the processes of its ranks."""
-    folder = case.folder / name
-    words = [*case.words, "--output_dir", str(folder), "--num_train_epochs", "1000"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    process = subprocess.Popen(
-        [*launcher, "--nproc_per_node", str(processes), "-m", "sot_nlp.cli", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def torchrun(words: list[str], log: str) -> None:
+    """The launcher itself, whose ranks are forks of this process: they need not import all again."""
+    from torch.distributed import run as launcher
+
+    with Path(log).open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    launcher.main(["--standalone", "--run-path", "--start-method", "fork", *words])
+
+
+def launched(case: Case, name: str, processes: int) -> tuple[Any, Path, list[int]]:
+    """A long run under torchrun, at its fifth update: the launcher, its log, the processes of its ranks."""
+    folder, log = case.folder / name, case.folder / f"{name}.log"
+    words = ["--nproc_per_node", str(processes), str(ROOT / "run_glue_sot.py"), *case.words[1:]]
+    words += ["--output_dir", str(folder), "--num_train_epochs", "1000"]
+    process = CONTEXT.Process(target=torchrun, args=(words, str(log)))
+    process.start()
     deadline = time.monotonic() + 600
-    log = folder / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < 5:
-        assert process.poll() is None, process.communicate()[0]
+    metrics = folder / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 5:
+        assert process.is_alive(), log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == processes
-    return process, [int(child) for child in children]
+    return process, log, [int(child) for child in children]
 
 
 def test_a_process_that_dies_ends_all(case: Case) -> None:
     """Two are left to notice, and one of them says it."""
-    process, children = launched(case, "torchrun", 3)
+    process, log, children = launched(case, "torchrun", 3)
     os.kill(children[1], signal.SIGKILL)
     started = time.monotonic()
-    output, _ = process.communicate(timeout=60)
+    process.join(60)
 
     assert time.monotonic() - started < 30
-    assert process.returncode != 0
+    assert process.exitcode
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert output.count("another process of this run has ended; the same command resumes") == 1
+    assert log.read_text().count("another process of this run has ended; the same command resumes") == 1
     assert whole_checkpoints(case.folder / "torchrun")
 
 
 def test_a_launcher_that_is_told_to_end_lets_a_checkpoint_be_written(case: Case) -> None:
-    process, children = launched(case, "told", 2)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    process, log, children = launched(case, "told", 2)
+    process.terminate()
+    process.join(60)
 
-    assert process.returncode == 1
+    assert process.exitcode == 1
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+    output = log.read_text()
     assert output.count("SIGTERM: stopped after update") == 1
     assert whole_checkpoints(case.folder / "told")[-1] in output
 

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.faults import CONTEXT, Case, Run, left_by, whole_checkpoints
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses signals, quotas and mounts of Linux")
-KILLS = 6
+KILLS = 4
 
 
 @pytest.fixture(scope="module")

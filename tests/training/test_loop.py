@@ -16,7 +16,6 @@ from sot_nlp.errors import UserError
 from sot_nlp.training.batching import epoch_updates
 from sot_nlp.training.loop import create_accelerator
 from sot_nlp.training.run_lock import run_lock
-from sot_nlp.training.training_loss import training_loss
 from tests.support.training_case import PAD, Split, run, settings, tiny_model
 
 
@@ -72,19 +71,22 @@ def test_the_loop_is_plain_adamw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "cut",
+    ("cut", "weighted"),
     [
-        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
-        {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 6},
-        {"per_device_train_batch_size": 6, "max_tokens_per_batch": 14},
+        ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}, False),
+        ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}, True),
+        ({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 6}, False),
+        ({"per_device_train_batch_size": 6, "max_tokens_per_batch": 14}, False),
     ],
 )
-def test_however_an_update_is_cut_it_is_the_same(cut: dict[str, int], tmp_path: Path) -> None:
+def test_however_an_update_is_cut_it_is_the_same(cut: dict[str, int], weighted: bool, tmp_path: Path) -> None:
     # 40 = 6 x 6 + 4: the last update of an epoch is smaller, and its shares uneven.
+    given = {"class_weights": [1.0, 3.0] if weighted else None, "evaluate": scripted([0.0, 1.0] * 2)}
     results = []
-    for name, arguments in (("big", settings(per_device_train_batch_size=6)), ("small", settings(**cut))):
-        model = tiny_model(dropout=0.0)
-        results.append(run(tmp_path / name, arguments, model=model, evaluate=scripted([0.0, 1.0])))
+    for name, changes in (("big", {"per_device_train_batch_size": 6}), ("small", cut)):
+        arguments = settings(label_smoothing=0.1 * weighted, **changes)
+        model = tiny_model(head="vision" if weighted else None, dropout=0.0)
+        results.append(run(tmp_path / name, arguments, model=model, **given))
     (big, whole), (small, parts) = results
 
     assert_close(big, small)
@@ -132,8 +134,8 @@ def test_a_score_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
 
 
 def test_early_stopping(tmp_path: Path) -> None:
-    evaluate = scripted([0.5, 0.6, 0.6, 0.4, 0.9])
-    _, result = run(tmp_path, settings(num_train_epochs=5.0, early_stopping_patience=2), evaluate=evaluate)
+    given = settings(num_train_epochs=5.0, early_stopping_patience=2)
+    _, result = run(tmp_path, given, evaluate=scripted([0.5, 0.6, 0.6, 0.4, 0.9]))
 
     assert result.steps == 40
     assert result.best is not None
@@ -285,62 +287,6 @@ def test_frozen_parts_draw_no_dropout(tmp_path: Path) -> None:
 
     assert torch.equal(*features)
     assert model.dropout.training
-
-
-# --- the loss ---
-
-
-@pytest.mark.parametrize("fusion", ["sum", "late"])
-def test_class_weights_and_label_smoothing(fusion: str) -> None:
-    model = tiny_model(head="vision", fusion=fusion).eval()
-    batch = Split().collate(np.arange(6), pad_token_id=PAD)
-    output = model(**batch)
-
-    own = training_loss(model, batch["labels"], label_smoothing=0.0, class_weights=None)
-    assert torch.equal(own(model, batch), output.loss)
-    # All weights equal and no smoothing to speak of: the model's own loss, by the other way.
-    plain = training_loss(model, batch["labels"], label_smoothing=0.0, class_weights=[3.0, 3.0])
-    torch.testing.assert_close(plain(model, batch), output.loss)
-
-    # Weights 1 and 5 have the mean 2 over these labels: 0.5 and 2.5.
-    loss = training_loss(model, np.array([0, 0, 0, 1]), label_smoothing=0.2, class_weights=[1.0, 5.0])
-    expected = 0.0
-    branches = (output.word_logits, output.class_token_logits) if fusion == "late" else (output.logits,)
-    for logits in branches:
-        for row, label in zip(logits.log_softmax(-1).tolist(), batch["labels"].tolist(), strict=True):
-            # Smoothing: 0.9 on the label, 0.1 on the other, each class's part with that class's weight.
-            shares = [0.9, 0.1] if label == 0 else [0.1, 0.9]
-            expected -= (shares[0] * 0.5 * row[0] + shares[1] * 2.5 * row[1]) / 6
-    assert loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_class_weights_are_refused_where_there_are_no_classes() -> None:
-    for options, flag in (
-        ({"class_weights": [1, 2], "label_smoothing": 0}, "--class_weights"),
-        ({"class_weights": None, "label_smoothing": 0.1}, "--label_smoothing"),
-    ):
-        with pytest.raises(UserError, match=f"{flag}: only where each example has one label of several"):
-            training_loss(tiny_model(), np.array([0.5, 1.5]), **options)
-
-
-def test_weighted_and_smoothed_training_is_however_cut_the_same(tmp_path: Path) -> None:
-    cuts = (
-        {"per_device_train_batch_size": 6},
-        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
-    )
-    models = []
-    for number, cut in enumerate(cuts):
-        model = tiny_model(head="vision", dropout=0.0)
-        arguments = settings(label_smoothing=0.1, **cut)
-        run(
-            tmp_path / str(number),
-            arguments,
-            model=model,
-            class_weights=[1.0, 3.0],
-            evaluate=scripted([0.0, 1.0]),
-        )
-        models.append(model)
-    assert_close(*models)
 
 
 # --- numbers that go wrong ---
