@@ -7,8 +7,8 @@ import sys
 from sot_nlp.studies.study import Study, StudyCell, finished
 from sot_nlp.studies.study_runner import StudyRunner
 
-# A run as far as a study sees it: it notes that it ran, and leaves a record; REASON makes it fail. It locks its
-# folder as filelock does, which takes longer to import than all else here.
+# A run as far as a study sees it: it notes that it ran, and leaves a record; REASON makes it fail. It locks
+# its folder as filelock does, which takes longer to import than all else here.
 RUN = """
 import fcntl, json, os, sys, time
 from pathlib import Path
