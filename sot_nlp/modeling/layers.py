@@ -61,7 +61,9 @@ def draw_kept(like: Tensor, p: float) -> tuple[Tensor, float]:
         return torch.zeros_like(like), 1.0
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
     levels = words.view(torch.int16)[: like.numel()].view(like.shape)
-    return (levels >= dropped - LEVELS // 2).to(like.dtype), LEVELS / (LEVELS - dropped)
+    # (compared as floats, which hold all levels: torch compares short integers a number at a time)
+    kept = levels.to(torch.float32).ge_(dropped - LEVELS // 2)
+    return kept.to(like.dtype), LEVELS / (LEVELS - dropped)
 
 
 class UniformDropout(nn.Dropout):

@@ -82,6 +82,26 @@ def svpn_gain(
     return size.squeeze(-1) ** (alpha - 1)
 
 
+def svpn_leading(
+    matrix: Tensor, start: Tensor, *, alpha: float = 0.5, num_iterations: int = 1, start_side: str = "x"
+) -> Tensor:
+    """Multiply by `svpn_gain`, the fast svPN of r = 1: (B, M, P, Q) -> (B, M, P, Q); arguments as there."""
+    if by_operation():
+        normalized: Tensor = _LeadingSvpn.apply(matrix, start, alpha, num_iterations, start_side)[0]
+        return normalized
+    settings: dict[str, Any] = {"num_iterations": num_iterations, "start_side": start_side}
+    return matrix * svpn_gain(matrix, start, alpha=alpha, **settings)[..., None, None]
+
+
+def by_operation() -> bool:
+    """Return whether autograd records one operation after the other.
+
+    Each is then a node that costs more than a small product, and a gradient written by hand pays. Compilers
+    see through plain formulas instead, and exporters need them.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def _towards_start(matrix: Tensor, start_side: str) -> Tensor:
     """Return the matrix, or its transpose, whose columns are on the side of the start vector."""
     return matrix if start_side == "y" else matrix.transpose(-1, -2)
@@ -89,14 +109,81 @@ def _towards_start(matrix: Tensor, start_side: str) -> Tensor:
 
 def _leading_triple(matrix: Tensor, start: Tensor, num_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return u (..., P), s (..., 1) and v (..., Q) after power iterations u = A v / |A v|, s v = A^T u."""
-    v = start
+    _, u, size, v = _power_iterations(matrix, start, num_iterations)[-1]
+    return u, size, v
+
+
+def _power_iterations(matrix: Tensor, start: Tensor, num_iterations: int) -> list[tuple[Tensor, ...]]:
+    """Return |A v|, u = A v / |A v|, s = |A^T u| and the next v = A^T u / s of each iteration."""
+    v = start.expand(*matrix.shape[:-2], -1)
+    steps: list[tuple[Tensor, ...]] = []
     for _ in range(num_iterations):
-        image = (matrix @ v.unsqueeze(-1)).squeeze(-1)
-        u = image / smooth_norm(image)
-        image = (u.unsqueeze(-2) @ matrix).squeeze(-2)
+        # Rows times matrices: matrices times columns take a CPU several times as long.
+        image = _row_times(v, matrix.transpose(-1, -2))
+        length = smooth_norm(image)
+        u = image / length
+        image = _row_times(u, matrix)
         size = smooth_norm(image)
         v = image / size
-    return u, size, v
+        steps.append((length, u, size, v))
+    return steps
+
+
+def _row_times(row: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply (..., P) by (..., P, Q) -> (..., Q)."""
+    return (row.unsqueeze(-2) @ matrix).squeeze(-2)
+
+
+class _LeadingSvpn(torch.autograd.Function):
+    """`svpn_leading`; its forty operations leave one node, whose gradient is a few passes over the matrix."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        matrix: Tensor, start: Tensor, alpha: float, num_iterations: int, start_side: str
+    ) -> tuple[Tensor, ...]:
+        steps = _power_iterations(_towards_start(matrix, start_side), start, num_iterations)
+        gain = (steps[-1][2] ** (alpha - 1)).unsqueeze(-1)  # (B, M, 1, 1)
+        return matrix * gain, gain, *(value for step in steps for value in step)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        matrix, start, ctx.alpha, _, ctx.start_side = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(matrix, start, *output[1:])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        # With A the matrix towards the start: p = A v, u = p / |p|, q = A^T u, s = |q|, next v = q / s. A
+        # length's gradient is its unit vector; each product with A gives A the outer product of two vectors.
+        matrix, start, gain, *values = ctx.saved_tensors
+        towards = _towards_start(matrix, ctx.start_side)
+        steps = [values[first : first + 4] for first in range(0, len(values), 4)]
+        starts = [start.expand(*towards.shape[:-2], -1), *(step[3] for step in steps[:-1])]
+        of_gain = (grad * matrix).sum((-1, -2)).unsqueeze(-1)
+        of_size = of_gain * gain.squeeze(-1) * ((ctx.alpha - 1) / steps[-1][2])
+        of_image = of_size * steps[-1][3]
+        rows, columns = [], []
+        for (length, u, _, _), v, before in zip(
+            steps[::-1], starts[::-1], [*steps[-2::-1], None], strict=True
+        ):
+            of_u = _row_times(of_image, towards.transpose(-1, -2))
+            of_product = (of_u - u * (u * of_u).sum(-1, keepdim=True)) / length
+            rows += [u, of_product]
+            columns += [of_image, v]
+            of_v = _row_times(of_product, towards)
+            if before is not None:
+                of_image = (of_v - v * (v * of_v).sum(-1, keepdim=True)) / before[2]
+        left, right = torch.stack(rows, -1), torch.stack(columns, -2)  # (B, M, P, 2 k) and (B, M, 2 k, Q)
+        if ctx.start_side == "x":
+            left, right = right.transpose(-1, -2), left.transpose(-1, -2)
+        of_matrix = torch.addcmul(left @ right, grad, gain)
+        return of_matrix, of_v.flatten(0, -2).sum(0), None, None, None
 
 
 def svpn_exact(matrix: Tensor, alpha: float = 0.5) -> Tensor:

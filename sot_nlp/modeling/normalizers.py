@@ -19,6 +19,7 @@ from .normalization import (
     svpn,
     svpn_exact,
     svpn_gain,
+    svpn_leading,
 )
 
 
@@ -135,9 +136,12 @@ class Svpn(ScalarGain):
 
     def features(self, words: Any, pooled: Tensor) -> Tensor:
         """Return the features times one number, or for r > 1 what the leading triples make of them."""
+        starts = words.starts.to(pooled.dtype)
         if self.config.num_singular_values == 1:
-            return super().features(words, pooled)
-        flat: Tensor = words.flat(svpn(pooled, words.starts.to(pooled.dtype), **self.settings))
+            normalized = svpn_leading(pooled, starts[0], **self.settings)
+        else:
+            normalized = svpn(pooled, starts, **self.settings)
+        flat: Tensor = words.flat(normalized)
         return flat
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import sys
 
 import pytest
 import torch
 
 from benchmarks import _overview, graphs
-from benchmarks.__main__ import main
+from benchmarks.__main__ import command, main
 from benchmarks._aims import AIMS, at_least, at_most, judged, under
 from benchmarks._head_over_stock import over_stock
 
@@ -32,6 +34,15 @@ def test_every_number_that_is_stored_is_in_the_table(capsys):
                 assert f"{row['what']} | {row['measured']:.4g}" in shown, (path.name, row["what"])
     for what in AIMS:
         assert f"{what} | " in shown or "compiled" in what, what
+
+
+def test_a_reader_that_has_gone_is_no_error(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert command([]) == 128 + 13
+        print("what is left goes nowhere", flush=True)
 
 
 def test_a_row_is_judged_by_todays_aim_and_an_absent_one_names_its_command(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sot_nlp.modeling import batch_norm
 from sot_nlp.modeling.batch_norm import MaskedBatchNorm
 from tests.support import fresh_python
 
@@ -85,6 +86,28 @@ def test_one_word_gives_the_bias():
 def test_gradcheck():
     norm = trained_pair()[0]
     assert torch.autograd.gradcheck(lambda x: norm(x, MASK)[MASK], features().requires_grad_())
+
+
+def test_gradcheck_of_all_inputs_at_padding_too():
+    norm = trained_pair()[0]
+
+    def function(x, weight, bias):
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x, MASK))
+
+    inputs = (features().requires_grad_(), norm.weight, norm.bias)
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+def test_the_gradient_by_hand_is_that_of_the_plain_formula(monkeypatch):
+    results = []
+    for by_hand in (True, False):
+        monkeypatch.setattr(batch_norm, "by_operation", lambda by_hand=by_hand: by_hand)
+        norm, inputs = trained_pair()[0].float(), features().float().requires_grad_()
+        result = norm(inputs, MASK)
+        result.backward(torch.cos(features().float()))
+        statistics = [norm.running_mean, norm.running_var]
+        results.append([result, inputs.grad, norm.weight.grad, norm.bias.grad, *statistics])
+    torch.testing.assert_close(*results)
 
 
 def test_half_precision_weights_compute_in_the_inputs_precision():

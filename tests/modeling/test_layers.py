@@ -1,9 +1,10 @@
 """The head's layers against torch's own."""
 
+import pytest
 import torch
 from torch import nn
 
-from sot_nlp.modeling.layers import CastingLinear, MapLayerNorm, UniformDropout
+from sot_nlp.modeling.layers import CastingLinear, MapLayerNorm, UniformDropout, draw_kept
 
 
 def test_casting_linear_computes_in_the_inputs_precision():
@@ -41,3 +42,17 @@ def test_dropout_keeps_the_mean_and_its_rate():
     assert abs((result == 0).float().mean().item() - 0.7) < 0.01
     assert torch.equal(layer.eval()(torch.ones(5)), torch.ones(5))
     assert torch.equal(UniformDropout(0.0)(torch.ones(5)), torch.ones(5))
+
+
+@pytest.mark.parametrize("p", [1e-5, 0.1, 0.5, 0.99999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_keeps_where_sixteen_bits_reach_the_rate(p, dtype):
+    torch.manual_seed(3)
+    kept, factor = draw_kept(torch.empty(7, 30_001, dtype=dtype), p)
+    torch.manual_seed(3)
+    words = torch.empty(-(-7 * 30_001 // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+    levels = words.view(torch.int16)[: 7 * 30_001].long().view(7, 30_001) + 32768
+    assert kept.dtype == dtype
+    assert torch.equal(kept.bool(), levels >= round(p * 65536))
+    assert set(kept.unique().tolist()) <= {0.0, 1.0}
+    assert factor == pytest.approx(1 / (1 - round(p * 65536) / 65536))

@@ -12,6 +12,7 @@ from sot_nlp.modeling.normalization import (
     svpn,
     svpn_exact,
     svpn_gain,
+    svpn_leading,
 )
 
 
@@ -230,3 +231,52 @@ def test_the_estimate_of_one_iteration_is_rough_but_never_too_large():
         (svpn_gain(matrix, start, num_iterations=n).squeeze(-1) ** -2 / true).mean().item() for n in (1, 5)
     ]
     assert 0.5 < ratios[0] < 0.9 < ratios[1] <= 1
+
+
+def by_plain_formula(matrix, start, **settings):
+    return matrix * svpn_gain(matrix, start, **settings)[..., None, None]
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_gradcheck_of_the_leading_triple_alone(side, iterations):
+    start = rand({"x": 4, "y": 3}[side], seed=3).requires_grad_()
+    settings = {"alpha": 0.3, "num_iterations": iterations, "start_side": side}
+    matrix = rand(2, 2, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s, v: svpn_leading(s, v, **settings), (matrix, start))
+    torch.testing.assert_close(
+        svpn_leading(matrix, start, **settings), by_plain_formula(matrix, start, **settings)
+    )
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6, 1.0, 1e12, 1e24])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_leading_triples_gradient_is_that_of_the_plain_formula_at_every_scale(scale, iterations):
+    matrix, start = (rand(2, 1, 5, 4) * scale).float(), rand(5, seed=1).float()
+    upstream = rand(2, 1, 5, 4, seed=2).float()
+    gradients = [
+        torch.autograd.grad(function(*inputs, num_iterations=iterations, start_side="x"), inputs, upstream)
+        for function in (svpn_leading, by_plain_formula)
+        for inputs in [(matrix.clone().requires_grad_(), start.clone().requires_grad_())]
+    ]
+    for ours, expected in zip(*gradients, strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(
+            ours / expected.abs().max().clamp_min(1e-30),
+            expected / expected.abs().max().clamp_min(1e-30),
+            rtol=1e-3,
+            atol=1e-5,
+        )
+
+
+def test_the_leading_triple_under_vmap_and_twice():
+    matrices, starts = rand(3, 2, 1, 4, 3).requires_grad_(), rand(3, 4, seed=1).requires_grad_()
+    together = torch.func.vmap(svpn_leading)(matrices, starts)
+    alone = torch.stack([svpn_leading(m, v) for m, v in zip(matrices, starts, strict=True)])
+    torch.testing.assert_close(together, alone)
+    upstream = rand(3, 2, 1, 4, 3, seed=2)
+    gradients = [torch.autograd.grad(out, (matrices, starts), upstream) for out in (together, alone)]
+    torch.testing.assert_close(*gradients)
+    (first,) = torch.autograd.grad(svpn_leading(matrices[0], starts[0]).sum(), matrices, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):  # refused, not silently wrong
+        first.sum().backward()
