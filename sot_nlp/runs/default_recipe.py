@@ -27,7 +27,12 @@ UPDATES, MOST_EPOCHS = 300, 20
 
 
 def with_default_recipe(
-    arguments: Arguments, head: SoTHeadConfig, *, hidden_size: int, num_examples: int | None
+    arguments: Arguments,
+    head: SoTHeadConfig,
+    *,
+    hidden_size: int,
+    num_examples: int | None,
+    num_processes: int = 1,
 ) -> tuple[Arguments, list[str]]:
     """Return `arguments` with the rules' values where no layer gave one, and a line that says which.
 
@@ -36,6 +41,7 @@ def with_default_recipe(
         head: the head to be trained.
         hidden_size: the backbone's width.
         num_examples: training examples; None for a stream, whose number is unknown.
+        num_processes: that share an update's examples.
     """
     given = arguments.sources
     if any(source.startswith("recipe") for source in given.values()):
@@ -58,7 +64,8 @@ def with_default_recipe(
         if "per_device_train_batch_size" not in given and num_examples < FEW_EXAMPLES:
             chosen["per_device_train_batch_size"] = batch = FEW_EXAMPLES_BATCH
         if not {"num_train_epochs", "max_train_steps"} & given.keys():
-            per_epoch = -(-num_examples // (batch * arguments.gradient_accumulation_steps))
+            update_size = batch * arguments.gradient_accumulation_steps * num_processes
+            per_epoch = -(-num_examples // update_size)
             epochs = -(-UPDATES // max(per_epoch, 1))
             chosen["num_train_epochs"] = float(min(max(epochs, arguments.num_train_epochs), MOST_EPOCHS))
     if not chosen:

@@ -179,6 +179,7 @@ def prepare(
             accelerator,
             kind=data.kind,
             class_weights=preparation.class_weights(arguments, data, alignment),
+            tuned_after=method.tunes,
             **batches,
         )
     solve_seconds = time.perf_counter() - solving
@@ -187,6 +188,7 @@ def prepare(
         model.config.head_config,
         hidden_size=model.config.get_text_config().hidden_size,
         num_examples=None if data.stream is not None else len(data.splits["train"]),
+        num_processes=accelerator.num_processes,
     )
     if arguments.lora_r is not None:
         model = lora.with_lora(model, arguments.lora_r, arguments)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sot_nlp.errors import UserError
+from sot_nlp.modeling.batch_norm import MaskedBatchNorm
 from sot_nlp.training.distributed import peak_memory
 from sot_nlp.training.evaluation import loss, predict
 from sot_nlp.training.logs import RunLog, finite
@@ -44,7 +45,7 @@ class Solution:
     bias: np.ndarray  # (K,) float64
     strength: float
     folds: int  # 0 where the strength was not chosen by cross-validation
-    held_out_loss: dict[float, float]  # of each strength, the mean over the held-out examples
+    held_out_loss: dict[float, float]  # of each strength, the weighted mean over the held-out examples
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a record says of it."""
@@ -70,10 +71,12 @@ def solve_head(
     pad_token_id: int,
     padding_side: str,
     class_weights: Tensor | None = None,
+    tuned_after: bool = False,
 ) -> Solution:
     """Put the closed-form solution for `split` into the output linears of `model.classifier`.
 
-    Nothing else of the model changes. Deterministic; every process computes the same.
+    Nothing else of the model changes, but for the statistics of its BatchNorm where it is `tuned_after`.
+    Deterministic; every process computes the same.
 
     Args:
         model: a SoT classifier, not yet wrapped.
@@ -82,22 +85,24 @@ def solve_head(
         kind: `classification`, `regression` or `multi_label`.
         batch_size, pad_token_id, padding_side: for the batches, as in `evaluation.predict`.
         class_weights: (K,) weights of the classes.
+        tuned_after: whether updates follow, which normalise by their batches. A new BatchNorm would let the
+            features through as they are; the solution for those means nothing in training.
 
     Raises:
-        UserError: if the labels leave nothing to learn, or a feature is not finite.
+        UserError: if the labels leave nothing to learn, or a feature is not finite or the same everywhere.
     """
     model.eval().to(accelerator.device)
     outputs = model.classifier.outputs
     if not outputs:
         raise UserError("the head has no linear layer of its own to solve: use --training_method fine_tune")
-    features = predict(
-        Features(model),
-        split,
-        accelerator,
-        batch_size=batch_size,
-        pad_token_id=pad_token_id,
-        padding_side=padding_side,
-    )
+    batches: dict[str, Any] = {
+        "batch_size": batch_size,
+        "pad_token_id": pad_token_id,
+        "padding_side": padding_side,
+    }
+    if tuned_after and any(isinstance(module, MaskedBatchNorm) for module in model.modules()):
+        predict(BatchStatistics(model), split, accelerator, **batches)
+    features = predict(Features(model), split, accelerator, **batches)
     biased = [output for output in outputs if output.bias is not None]
     solution = solve(
         features,
@@ -186,6 +191,28 @@ class Features(nn.Module):
         return SimpleNamespace(logits=torch.cat([seen[output].float() for output in self.outputs], -1))
 
 
+class BatchStatistics(nn.Module):
+    """`model`, whose BatchNorm takes the mean over the statistics of all batches as its running ones."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.batches = model, 0
+        self.norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm)]
+
+    def forward(self, **batch: Tensor) -> Any:
+        """Return the model's output, its BatchNorm in training mode."""
+        self.batches += 1
+        momenta = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.train()
+            norm.momentum = 1 / self.batches
+        output = self.model(**batch)
+        for norm, momentum in zip(self.norms, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+        return output
+
+
 def solve(
     features: np.ndarray,
     labels: np.ndarray,
@@ -225,6 +252,11 @@ def solve(
     # Unit mean square length, so that a strength means the same at every number of features.
     mean = features.mean(0) if with_bias else np.zeros(size)
     scale = np.sqrt(((features - mean) ** 2).mean(0))
+    if not scale.max():
+        raise UserError(
+            f"training examples: {examples}, all with the same features, so that nothing tells their labels "
+            "apart: are the texts all the same?"
+        )
     scale = np.maximum(scale, LEAST_VARIATION * scale.max()) * math.sqrt(size)
     rotated, rotation = _rotated((features - mean) / scale)
     weights = np.ones(examples) if class_weights is None else class_weights[labels]
@@ -317,15 +349,16 @@ def _choose_strength(
         return DEFAULT_STRENGTH, 0, {}
     losses = {}
     for strength in STRENGTHS:
-        total, count = 0.0, 0
+        total = count = 0.0
         for train, held_out in folds:
             if model.kind != "regression" and len(np.unique(labels[train], axis=0)) < 2:
                 continue
             coefficients, intercept = model.fit(features[train], labels[train], weights[train], strength)
             logits = features[held_out] @ coefficients.T + intercept
-            total += loss(logits, labels[held_out], model.kind) * len(held_out)
-            count += len(held_out)
-        losses[strength] = total / max(count, 1)
+            counted = weights[held_out]
+            total += loss(logits, labels[held_out], model.kind, weights=counted) * counted.sum()
+            count += counted.sum()
+        losses[strength] = float(total / max(count, 1e-9))
     return min(losses, key=lambda strength: (losses[strength], strength)), len(folds), losses
 
 

@@ -127,21 +127,27 @@ def _assemble(done: list[tuple[np.ndarray, torch.Tensor]], total: int, accelerat
     return np.ascontiguousarray(array[:, :-1])
 
 
-def loss(logits: np.ndarray, labels: np.ndarray, kind: str) -> float:
+def loss(logits: np.ndarray, labels: np.ndarray, kind: str, *, weights: np.ndarray | None = None) -> float:
     """Return the mean loss of `logits` (n, K) by the `kind` of labels, computed in float64.
 
     Cross-entropy for "classification", labels int64 (n,); squared error for "regression", float32 (n,);
-    binary cross-entropy for "multi_label", float32 (n, K).
+    binary cross-entropy for "multi_label", float32 (n, K). `weights` (n,) are those of the examples.
     """
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
     values = torch.from_numpy(logits.astype(np.float64))
     if kind == "classification":
-        return float(torch.nn.functional.cross_entropy(values, torch.from_numpy(labels.astype(np.int64))))
-    targets = torch.from_numpy(labels.astype(np.float64)).reshape(values.shape)
-    if kind == "regression":
-        return float(torch.nn.functional.mse_loss(values, targets))
-    return float(torch.nn.functional.binary_cross_entropy_with_logits(values, targets))
+        targets = torch.from_numpy(labels.astype(np.int64))
+        losses = torch.nn.functional.cross_entropy(values, targets, reduction="none")
+    else:
+        targets = torch.from_numpy(labels.astype(np.float64)).reshape(values.shape)
+        of_kind: Any = (
+            torch.nn.functional.mse_loss
+            if kind == "regression"
+            else torch.nn.functional.binary_cross_entropy_with_logits
+        )
+        losses = of_kind(values, targets, reduction="none").mean(-1)
+    return float(np.average(losses.numpy(), weights=weights))
 
 
 def probabilities(logits: np.ndarray, kind: str) -> np.ndarray:

@@ -7,10 +7,16 @@ from sot_nlp.runs.default_recipe import SOURCE, with_default_recipe
 from sot_nlp.settings.arguments import build_arguments
 
 
-def ruled(head="sot", width=384, examples=5000, recipe=None, **given):
+def ruled(head="sot", width=384, examples=5000, recipe=None, processes=1, **given):
     layers = [("recipe of x", recipe)] if recipe else []
     arguments = build_arguments([*layers, ("flag", {"head": head, **given})])
-    return with_default_recipe(arguments, resolve_head(head), hidden_size=width, num_examples=examples)
+    return with_default_recipe(
+        arguments,
+        resolve_head(head),
+        hidden_size=width,
+        num_examples=examples,
+        num_processes=processes,
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,7 @@ def test_rates(settings, rates):
         (100_000, {}, 32, 3),
         (5000, {}, 32, 3),  # 157 updates an epoch, 471 in all
         (2490, {}, 32, 4),  # 78 an epoch: three would be 234
+        (2490, {"processes": 2}, 32, 8),  # 39 an epoch
         (1000, {}, 32, 10),  # 32 an epoch
         (999, {}, 16, 5),  # 63 an epoch
         (108, {}, 16, 20),  # 7 an epoch, and no more than 20 epochs

@@ -115,7 +115,35 @@ def test_class_weights_count_as_copies_of_the_examples():
     assert shares[0] > (logits(solve(features, labels, **KIND), features).argmax(1) == 1).mean() - 1e-9
 
 
+def test_the_strength_is_chosen_by_the_loss_that_is_fitted():
+    """Of a rare class with a large weight: the plain loss would choose by the other class alone."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+
+    source = np.random.RandomState(0)
+    labels = (source.rand(200) < 0.08).astype(np.int64)
+    features = source.normal(size=(200, 60)) + 1.2 * np.eye(2, 60)[labels]
+    of_class = len(labels) / (2 * np.bincount(labels))
+    weights, (x, _) = of_class[labels], standardised(features)
+    expected: dict[str, dict[float, float]] = {"weighted": {}, "plain": {}}
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(x, labels))
+    for strength in STRENGTHS:
+        losses = np.zeros(200)
+        for rows, out in folds:
+            model = LogisticRegression(C=strength, tol=1e-7, max_iter=5000)
+            model.fit(x[rows], labels[rows], sample_weight=weights[rows] / weights.mean())
+            losses[out] = -model.predict_log_proba(x[out])[np.arange(len(out)), labels[out]]
+        expected["weighted"][strength] = np.average(losses, weights=weights)
+        expected["plain"][strength] = losses.mean()
+    solution = solve(features, labels, class_weights=of_class, **KIND)
+    assert solution.held_out_loss == pytest.approx(expected["weighted"], rel=1e-6)
+    best = {name: min(losses, key=losses.__getitem__) for name, losses in expected.items()}
+    assert solution.strength == best["weighted"] != best["plain"]
+
+
 def test_what_cannot_be_learned_is_refused():
+    with pytest.raises(UserError, match="20, all with the same features"):
+        solve(np.ones((20, 3)), np.arange(20) % 2, **KIND)
     with pytest.raises(UserError, match="training examples: 4, all of the same label"):
         solve(RANDOM.normal(size=(4, 3)), np.zeros(4, dtype=np.int64), **KIND)
     with pytest.raises(UserError, match="not all finite"):
@@ -137,6 +165,21 @@ def test_the_solution_is_in_the_model(head):
     features = predict(Features(model), split, create_accelerator(settings()), **COMMON)
     np.testing.assert_allclose(scores, logits(solution, features), atol=1e-4)
     assert np.ptp(scores[:, 0]) > 1e-3
+
+
+@pytest.mark.parametrize("head", ["text", "sot"])
+def test_what_is_tuned_after_is_solved_as_training_sees_it(head):
+    """Training normalises by its batches: a head solved for other features would start far above chance."""
+    model, split = tiny_model(head=head, dropout=0.0, layers=4), Split(60)
+    solve_head(
+        model, split, create_accelerator(settings()), kind="classification", tuned_after=True, **COMMON
+    )
+    norm = model.classifier.words.map_norm
+    assert (norm.momentum, norm.training) == (0.1, False)
+    batch = split.collate(np.arange(60), pad_token_id=PAD)
+    evaluated, trained = (model.train(mode)(**batch).loss.item() for mode in (False, True))
+    assert evaluated < 0.7
+    assert trained == pytest.approx(evaluated, abs=0.05)
 
 
 def test_a_head_without_a_bias_is_solved_without_one():
