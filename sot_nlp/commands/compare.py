@@ -22,7 +22,7 @@ from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.rates import UnchosenRates
 from sot_nlp.studies.report import write
 from sot_nlp.studies.report.cells import shown_rates
-from sot_nlp.studies.sharding import parse_shard
+from sot_nlp.studies.sharding import parse_shard, study_lock
 from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import (
     GRID_FLAGS,
@@ -176,12 +176,6 @@ class _Runs:
     def run(self, study: Study, folder: Path) -> State:
         """Run the cells that are not finished, into `folder`. Raises `Stopped` after a signal."""
         planned, cells = self._cells(study)
-        try:
-            study.write_plan(folder, planned, self.command)
-        except OSError as error:
-            raise UserError(
-                f"--output_dir {printable(folder)}: cannot be written: {error.strerror}"
-            ) from None
         console = self.console
         display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
         growth = None
@@ -201,8 +195,16 @@ class _Runs:
             shard=self.shard,
             growth=growth,
         )
-        with display:
-            return runner.run()
+        # Under the lock: the plan of the study that runs there must not become another's.
+        with study_lock(folder, self.shard):
+            try:
+                study.write_plan(folder, planned, self.command)
+            except OSError as error:
+                raise UserError(
+                    f"--output_dir {printable(folder)}: cannot be written: {error.strerror}"
+                ) from None
+            with display:
+                return runner.run()
 
 
 def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:

@@ -15,7 +15,7 @@ from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.slots import room
-from sot_nlp.studies.study import Study, finished, flat_settings
+from sot_nlp.studies.study import NO_VALIDATION, Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
 from sot_nlp.studies.tune import SPACE, Tuner, parse_space
 
@@ -35,7 +35,7 @@ def run(argv: Sequence[str], prog: str) -> int:
             raise UserError(f"--{name} {value}: must be at least 1")
     space = parse_space(own.search or SPACE)
     study = _study(own, rest, prog, {parameter.name for parameter in space})
-    real_tasks = study.tasks
+    real_tasks, shared = study.tasks, study.tasks_without_validation()
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
     study = study.with_held_out_tasks(folder / "tasks")
     study.cells()
@@ -67,6 +67,8 @@ def run(argv: Sequence[str], prog: str) -> int:
         return 128 + tuner.signum
     if not best:
         return 1
+    if shared:
+        print(f"note: {printable(shared[0])}: {NO_VALIDATION}; what was chosen has seen parts of that")
     path = tuner.write(real_tasks)
     print(f"wrote {printable(path)}; on fresh seeds: sot-nlp compare {printable(path)}")
     return 0

@@ -139,9 +139,13 @@ def cell_of_record(
         "data": data_hash(record),
         "versions": version_hash,
     }
-    curve = _curve(record, metric)
+    points = _curve(record, metric)
+    curve = [(epoch, score) for epoch, score in points if score is not None]
     if not curve:
         return Cell(**common, status=FAILED, reason=f"the record holds no score named {printable(metric)}")
+    if rule == LAST and points[-1][1] is None:
+        reason = f"{printable(metric)} is not a finite number after the last epoch"
+        return Cell(**common, status=FAILED, reason=reason, curve=tuple(curve))
     best = max if known.higher_is_better else min
     epoch, score = best(curve, key=lambda point: point[1]) if rule == BEST else curve[-1]
     # The last epoch may have collapsed where the kept one, which the record judges, has not.
@@ -150,13 +154,13 @@ def cell_of_record(
     return Cell(**common, status=FINISHED, score=score, epoch=epoch, curve=tuple(curve), collapsed=collapsed)
 
 
-def _curve(record: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
-    """Return (epoch, score) of each evaluation on the first validation split."""
+def _curve(record: Mapping[str, Any], metric: str) -> list[tuple[float, float | None]]:
+    """Return (epoch, score) of each evaluation on the first validation split; None for no finite number."""
     evaluations = record.get("evaluations") or []
     points = [
         (_number(evaluation.get("epoch")), _number(evaluation.get(metric))) for evaluation in evaluations
     ]
-    return [(epoch, score) for epoch, score in points if epoch is not None and score is not None]
+    return [(epoch, score) for epoch, score in points if epoch is not None]
 
 
 def _number(value: Any) -> float | None:
@@ -171,8 +175,16 @@ def short_hash(value: Any) -> str:
 
 
 def data_hash(record: Mapping[str, Any]) -> str:
-    """Return a hash of the files that a run was trained and scored on; empty where none are known."""
-    hashes = sorted(_hashes(record.get("data")))
+    """Return a hash of the files that a run was trained and scored on; empty where none are known.
+
+    Test splits are only predicted (`--do_predict`).
+    """
+    report = record.get("data")
+    splits = report.get("splits") if isinstance(report, Mapping) else None
+    if isinstance(report, Mapping) and isinstance(splits, Mapping):
+        scored = {name: split for name, split in splits.items() if not name.startswith("test")}
+        report = {**report, "splits": scored}
+    hashes = sorted(_hashes(report))
     return short_hash(hashes) if hashes else ""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sot_nlp.data.sources import held_out_splits
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.runs.folder import safe_name
@@ -28,6 +29,7 @@ from sot_nlp.tasks.spec import available_tasks, load_task
 FORMAT_VERSION = 1
 # The seeds that arms choose their rates on, where the study does not say.
 RATE_SEEDS = (1000, 1001)
+NO_VALIDATION = "it has no validation data but a share of its training data, drawn by each seed"
 # What a run may spend: arms that are compared must agree on it.
 BUDGET = tuple(name for name, traits in TRAITS.items() if traits.budget)
 # What the grid itself sets, and the flag of `sot-nlp compare` that does; and what it sets for every run.
@@ -166,9 +168,25 @@ class Study:
     def marks(self) -> list[str]:
         """Return what a reader of its results must know, such as differences of budget that were let pass."""
         marks = ["scored on held-out training data, to choose settings"] if self.held_out else []
+        if self.chosen:
+            marks += [
+                f"{printable(task)}: {NO_VALIDATION}, so its rates were chosen on texts that it is scored on"
+                for task in self.tasks_without_validation()
+            ]
         if self.allow_unequal_budget:
             marks += self._budget_differences({place: self._resolve(place) for place in self._places()})
         return marks
+
+    def tasks_without_validation(self) -> list[str]:
+        """Return the tasks scored on a share of their training data, on which settings are chosen, too."""
+        model, setting = next(iter(self.models)), next(iter(self.settings))
+        tasks = []
+        for task, location in self.tasks.items():
+            spec, arguments = _load_once(location), self._resolve((task, model, setting, self.baseline))
+            none = not spec.validation_splits and arguments.validation_file is None
+            if none or held_out_splits(spec, arguments):
+                tasks.append(task)
+        return tasks
 
     def with_held_out_tasks(self, folder: Path) -> Study:
         """Return the study, if it says so with held-out training data in place of validation data."""

@@ -8,6 +8,7 @@ at the same epoch is stopped. Several programs, on several machines, may share a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ import yaml
 from sot_nlp import records
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_atomic
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert, head_value
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, Arguments, convert, head_value
 from sot_nlp.studies import read_results
 from sot_nlp.studies.read_results import NOT_AN_ARM
 from sot_nlp.studies.results import DATA_SEED_OFFSET
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     import optuna
 
 POLL_SECONDS = 0.5
+# Of a search in its storage: what its trials have in common.
+PLAN = "plan"
 SPACE = (
     "learning_rate=1e-5:2e-4:log",
     "head_learning_rate=1e-4:1e-2:log",
@@ -125,7 +128,8 @@ class Tuner:
         prune: whether hopeless trials are stopped.
 
     Raises:
-        UserError: without optuna, or for a storage that can't be opened.
+        UserError: without optuna, for a storage that can't be opened, and for one whose trials were made with
+            other settings.
     """
 
     def __init__(
@@ -178,6 +182,31 @@ class Tuner:
         except (SQLAlchemyError, ImportError, optuna.exceptions.OptunaError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise UserError(f"--storage {printable(url)}: {printable(reason)}") from None
+
+        self._check_plan()
+
+    def _check_plan(self) -> None:
+        """Refuse trials that were made with other settings: what is best among them says nothing of these."""
+        default = Arguments()
+        for (*_, arm), arguments in self.study.resolved().items():
+            plan = {
+                name: value
+                for name, value in arguments.to_dict().items()
+                if name not in NOT_AN_ARM and value != getattr(default, name)
+            }
+            plan |= {f"--search {d.name}": dataclasses.asdict(d) for d in self.space_of(arm)}
+            plan = json.loads(json.dumps({**plan, "--seeds": self.study.seeds, "score": self.study.score}))
+            search = self.searches[arm]
+            before = search.user_attrs.get(PLAN, plan)
+            if before != plan:
+                names = sorted(
+                    name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name)
+                )
+                raise UserError(
+                    f"--output_dir {printable(self.folder)}: the trials there were made with other settings "
+                    f"({', '.join(map(printable, names))}); use the same ones to resume, or another folder"
+                )
+            search.set_user_attr(PLAN, plan)
 
     def run(self) -> None:
         """Run every arm's trials. A signal to end stops the runs at work; what is done is kept."""

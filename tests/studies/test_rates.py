@@ -104,6 +104,7 @@ def test_each_arm_has_its_own_rates_on_fresh_seeds_and_the_report_says_so(file, 
         "may be better: mine · tiny · one rate (1e-4); mine · tiny · stock (1e-4); mine · tiny · text (1e-5)"
         in text
     )
+    assert "Marked: mine: it has no validation data but a share of its training data" in text
     assert "| rates |" in text
     assert "1e-4, head as the backbone" in text
     assert "one rate among 2 combinations with 2 seeds each; stock and text among 4" in text

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from sot_nlp import records
 from sot_nlp.cli import main
@@ -15,6 +16,7 @@ from sot_nlp.commands.train import run_arguments
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.studies import read_results
+from sot_nlp.studies.sharding import WHOLE
 from sot_nlp.studies.study import Study, StudyCell, finished, published_command
 from sot_nlp.studies.study_file import parse_names, parse_seeds, read_study
 from sot_nlp.tasks.spec import load_task
@@ -143,6 +145,18 @@ def test_arms_with_different_budgets_are_refused_unless_said(file, tmp_path):
     assert "num_train_epochs 6.0 against 3.0" in marks[0]
 
 
+def test_tasks_that_are_scored_on_training_data_are_known(file, tmp_path):
+    content = "name: {0}\ntext_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\nfiles: {{{1}}}\n"
+    for name, files in (
+        ("alone", "train: a.csv"),
+        ("shared", "train: a.csv, validation: a.csv"),
+        ("own", "train: a.csv, validation: b.csv"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(content.format(name, files))
+    file.write_text(STUDY.replace("[cola, rte]", "[cola, alone.yaml, shared.yaml, own.yaml]"))
+    assert finished(read_study(file)).tasks_without_validation() == ["alone", "shared"]
+
+
 def test_held_out_tasks_leave_the_validation_data_alone(file, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "name: mine\ntext_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\n"
@@ -224,6 +238,15 @@ def test_flags_override_the_file_and_the_plan_runs_nothing(file, capsys, tmp_pat
     assert all("--num_train_epochs=5" in line and "--head.dropout=0.3" in line for line in lines)
     assert sum("--head.alpha=0.7" in line for line in lines) == 2
     assert not (tmp_path / "o").exists()
+
+
+def test_a_study_that_is_refused_leaves_the_plan_of_the_one_that_runs(file, tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "study.json").write_text("the plan of the first")
+    with FileLock(folder / WHOLE.lock), pytest.raises(UserError, match="another study is running in it"):
+        compare.run([str(file), "--cpu", "--output_dir", str(folder)], "sot-nlp compare")
+    assert (folder / "study.json").read_text() == "the plan of the first"
 
 
 @pytest.mark.parametrize(

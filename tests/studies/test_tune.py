@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,19 @@ def test_every_arm_gets_the_same_trials_and_a_second_start_adds_none(tmp_path):
     more = tuner(tmp_path, trials=5)
     more.run()
     assert numbers(more) == {"stock": 5, "text": 5}
+
+
+def test_trials_of_other_settings_are_refused_by_name(tmp_path):
+    tuner(tmp_path)
+    other = dataclasses.replace(small(seeds=1), arguments={"num_train_epochs": 7})
+    wider = parse_space(["learning_rate=1e-6:1e-2:log"])
+    slots: dict[str, Any] = {"trials": 1, "storage": None, "slots": [{}]}
+    with pytest.raises(UserError, match=r"made with other settings \(num_train_epochs\); use the same"):
+        Tuner(other, tmp_path, space=parse_space(["learning_rate=1e-6:1e-3:log"]), **slots)
+    with pytest.raises(UserError, match=r"\(--search learning_rate\)"):
+        Tuner(small(seeds=1), tmp_path, space=wider, **slots)
+    with pytest.raises(UserError, match=r"\(--seeds\)"):
+        Tuner(small(seeds=2), tmp_path, space=parse_space(["learning_rate=1e-6:1e-3:log"]), **slots)
 
 
 def test_the_best_settings_become_a_study(tmp_path):

@@ -210,14 +210,14 @@ def notes(results: Results, groups: Sequence[Group]) -> list[str]:
         f"permutation test, both from {MIN_SEEDS} seeds on. Holm's adjustment is over "
         f"{HOLM_FAMILIES.get(results.holm, printable(results.holm))}.",
         "Seeds needed: for 80 % power of a paired t-test at 5 %, if the effect were just the one seen.",
-        "Collapsed: runs that predict one class or score a Matthews correlation of 0.",
+        "Collapsed: runs that predict one class, whose loss did not fall, or whose correlation is at chance.",
     ]
     if len(groups) > 1:
         lines.append("Signs: ▲ the whole interval is better than the baseline, ▼ worse, ○ it contains 0.")
     if any(arm.mcnemar for group in groups for arm in group.arms):
         lines.append(
-            "McNemar: of the paired seeds, those whose two models differ on the validation examples with an "
-            "exact p below 0.05 (about one in twenty would by chance)."
+            "McNemar: of the paired seeds, those whose two saved models (of a run, its best epoch's) differ "
+            "on the validation examples with an exact p below 0.05 (about one in twenty would by chance)."
         )
     if results.rates:
         lines += _rates_notes(results)

@@ -122,6 +122,17 @@ def test_score_rules(tmp_path):
     assert (nameless.status, nameless.reason) == ("failed", "the record holds no score named f1")
 
 
+def test_a_run_whose_last_evaluation_has_no_score_does_not_get_an_earlier_ones():
+    content = record(score=0.5)
+    content["evaluations"][2]["matthews_correlation"] = None
+    names = {"task": "cola", "model": "m", "setting": "", "arm": "stock", "seed": 0, "data_seed": 0}
+    last = read_results.cell_of_record(content, names, "last", {})
+    assert (last.status, last.score) == ("failed", None)
+    assert last.reason == "matthews_correlation is not a finite number after the last epoch"
+    best = read_results.cell_of_record(content, names, "best", {})
+    assert (best.score, best.epoch) == (0.4, 2)
+
+
 def test_of_a_metric_that_falls_the_best_epoch_is_the_lowest():
     evaluations = [{"epoch": i, "mse": error} for i, error in ((1, 0.4), (2, 0.2), (3, 0.3))]
     content = record(main_metric="mse", evaluations=evaluations)
@@ -181,6 +192,15 @@ def test_runs_on_other_data_are_refused_by_name_or_marked(tmp_path):
         read_results.read_results(tmp_path)
     (mark,) = read_results.read_results(tmp_path, allow_mixed=True).marks
     assert "different data" in mark
+
+
+def test_a_test_split_is_not_what_runs_are_compared_on():
+    splits = {"train": {"sha256": "ab" * 32}, "validation": {"sha256": "cd" * 32}}
+    predicted = {**splits, "test": {"sha256": "ef" * 32}}
+    plain, with_test = ({"data": {"splits": which}} for which in (splits, predicted))
+    assert read_results.data_hash(with_test) == read_results.data_hash(plain)
+    other = {"data": {"splits": {**splits, "validation": {"sha256": "ef" * 32}}}}
+    assert read_results.data_hash(other) != read_results.data_hash(plain)
 
 
 def test_runs_of_other_versions_are_marked(tmp_path):
