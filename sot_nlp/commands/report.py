@@ -29,7 +29,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         nargs="*",
         metavar="FORMAT",
         default=["json", "markdown", "latex", "csv", "html"],
-        help=f"what to write: json, {', '.join(write.FORMATS)}; none: print to the terminal only "
+        help=f"what to write: json, {', '.join(write.FORMATS)}; without any, print to the terminal only "
         "(default: all but png)",
     )
     parser.add_argument(

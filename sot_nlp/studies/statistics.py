@@ -51,7 +51,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
     for method in ("BCa", "percentile"):
         interval = stats.bootstrap(
             (array,),
-            np.mean,
+            _rounded_mean,
             confidence_level=level,
             n_resamples=RESAMPLES,
             method=method,
@@ -60,6 +60,11 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
         if math.isfinite(interval.low) and math.isfinite(interval.high):
             break
     return float(interval.low), float(interval.high)
+
+
+def _rounded_mean(sample: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean without its rounding: BCa counts the resamples below the mean, and those equal to it."""
+    return np.mean(sample, axis=axis).round(DECIMALS)
 
 
 def permutation_p(first: Sequence[float], second: Sequence[float]) -> float | None:

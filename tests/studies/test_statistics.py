@@ -87,6 +87,13 @@ def test_the_interval_is_the_same_each_time_and_exact_without_spread():
     assert 0.0 <= low <= 0.2 <= high <= 1.0
 
 
+@pytest.mark.parametrize("values", [[0.0, -0.01, 0.04, 0.03, -0.08], [0.02, -0.02, -0.05, 0.01, 0.0]])
+def test_the_interval_of_percents_is_that_of_shares(values):
+    """Whether a resample's mean counts as equal to the mean must not be a matter of rounding."""
+    of_percents = statistics.bootstrap_interval([100 * value for value in values])
+    assert of_percents == pytest.approx([100 * end for end in statistics.bootstrap_interval(values)])
+
+
 def test_holm_by_hand():
     # Sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, each at least the one before it.
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
