@@ -121,7 +121,7 @@ def text_columns(texts: Any, pairs: Any = None, name: str = "texts") -> list[lis
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise UserError(f"{which}[{row}]: {_half(error)}") from None
+                raise UserError(f"{which}[{row}]: {_lone_surrogate(error)}") from None
     return columns
 
 
@@ -141,7 +141,7 @@ def _plain_list(values: Any, name: str, expected: str) -> list[Any]:
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
-def _half(error: UnicodeEncodeError) -> str:
+def _lone_surrogate(error: UnicodeEncodeError) -> str:
     half = printable(error.object[error.start])
     return f"contains {half}, half of a surrogate pair; expected whole characters"
 
@@ -209,7 +209,7 @@ def _of_columns(columns: Mapping[Any, Any], name: str) -> pa.Table:
         try:
             arrays[key] = pa.array(values)
         except UnicodeEncodeError as error:
-            raise UserError(f"{name}[{key!r}]: a text {_half(error)}") from None
+            raise UserError(f"{name}[{key!r}]: a text {_lone_surrogate(error)}") from None
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             kinds = ", ".join(sorted({type(value).__name__ for value in values}))
             raise UserError(

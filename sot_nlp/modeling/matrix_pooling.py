@@ -24,14 +24,14 @@ from .normalization import smooth_norm
 from .word_pooling import WordPooling
 
 
-class CrossCovariance(WordPooling):
-    """The cross-covariance of an x and a y map.
+class MappedPooling(WordPooling):
+    """The base of what is pooled over linear maps of the words, with `num_maps` maps per head.
 
     The maps of all heads, x and y, are one linear: one matrix product, whose output columns are
     [x of head 1 .. M, y of head 1 .. M].
     """
 
-    num_maps = 2
+    num_maps = 1
 
     def build(self, hidden_size: int) -> None:
         """Make the maps and what is behind them."""
@@ -47,11 +47,40 @@ class CrossCovariance(WordPooling):
             self.map_norm = MapLayerNorm(self.groups)
 
     def mapped(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """Return x and y of every token and head side by side, before centring: (B, N, M (P + Q))."""
+        """Return the maps of every token and head side by side, before centring: (B, N, M (P + Q))."""
         features: Tensor = self.maps(hidden_states)
         if self.config.map_norm != "none":
             features = self.map_norm(features, word_mask)
         return features.relu() if self.config.map_activation == "relu" else features
+
+
+class MappedMean(MappedPooling):
+    """The words' mean of the x map: the first order of what `Covariance` takes the second of."""
+
+    def build(self, hidden_size: int) -> None:
+        """Make the map; a head's features are its channels."""
+        super().build(hidden_size)
+        self.widths = self.widths[:1]
+
+    def pooled(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
+        """Return the heads' means: (B, M, P)."""
+        mean = weighted_sum(self.mapped(hidden_states, word_mask), weights)
+        return mean.unflatten(-1, (self.num_groups, self.num_features))
+
+    def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
+        """Return each word's own mapped state, through normaliser and readout: (B, N, K)."""
+        weights = word_weights(word_mask, hidden_states.dtype)
+        mapped = self.mapped(hidden_states, word_mask)
+        tokens = mapped.unflatten(-1, (self.num_groups, self.num_features))
+        gain = self.normalization.gain(self, self.pooled(hidden_states, word_mask, weights))
+        weighted = (tokens * gain[:, None, :, None]).flatten(2)
+        return vector_shares(weighted, weights.unsqueeze(1), readout.unsqueeze(1))
+
+
+class CrossCovariance(MappedPooling):
+    """The cross-covariance of an x and a y map."""
+
+    num_maps = 2
 
     def centered(self, mapped: Tensor, weights: Tensor) -> Tensor:
         """Return the same, with the mean over the words subtracted."""
@@ -143,28 +172,3 @@ class Covariance(CrossCovariance):
         """Return the readout as matrices, zero below the diagonal."""
         by_head = readout.unflatten(-1, (self.num_groups, self.num_features))
         return from_upper_triangle(by_head, self.widths[0])
-
-
-class MappedMean(CrossCovariance):
-    """The words' mean of the x map: the first order of what `Covariance` takes the second of."""
-
-    num_maps = 1
-
-    def build(self, hidden_size: int) -> None:
-        """Make the map; a head's features are its channels."""
-        super().build(hidden_size)
-        self.widths = self.widths[:1]
-
-    def pooled(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
-        """Return the heads' means: (B, M, P)."""
-        mean = weighted_sum(self.mapped(hidden_states, word_mask), weights)
-        return mean.unflatten(-1, (self.num_groups, self.num_features))
-
-    def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
-        """Return each word's own mapped state, through normaliser and readout: (B, N, K)."""
-        weights = word_weights(word_mask, hidden_states.dtype)
-        mapped = self.mapped(hidden_states, word_mask)
-        tokens = mapped.unflatten(-1, (self.num_groups, self.num_features))
-        gain = self.normalization.gain(self, self.pooled(hidden_states, word_mask, weights))
-        weighted = (tokens * gain[:, None, :, None]).flatten(2)
-        return vector_shares(weighted, weights.unsqueeze(1), readout.unsqueeze(1))

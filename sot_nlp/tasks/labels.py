@@ -35,10 +35,10 @@ def align_labels(id2label: Mapping[int, str] | Mapping[str, str], labels: Sequen
     """Line up a model's `id2label`, from its config, with a task's `labels`, names in the order of their ids.
 
     Names agree whatever their letter case, Unicode's form of a letter (composed or not), and whether `-`, `_`
-    or a space joins their words. A model
-    without names (`LABEL_0`, ...) is assumed to be in the task's order, with a note that says so. Raises
-    UserError, with both lists, where names or numbers of labels differ; numbers on one side and names on
-    the other never agree by themselves: which number is which name, only the user can say.
+    or a space joins their words. A model without names (`LABEL_0`, ...) is assumed to be in the task's order,
+    with a note that says so. Raises UserError, with both lists, where names or numbers of labels differ;
+    numbers on one side and names on the other never agree by themselves: which number is which name, only the
+    user can say.
     """
     model = label_names(id2label)
     if len(model) != len(labels):
