@@ -63,7 +63,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _rounded_mean(sample: np.ndarray, axis: int) -> np.ndarray:
-    """Return the mean without its rounding: BCa counts the resamples below the mean, and those equal to it."""
+    """Return the mean without rounding errors: BCa counts the resamples below the mean and equal to it."""
     return np.mean(sample, axis=axis).round(DECIMALS)
 
 
