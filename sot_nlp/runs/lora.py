@@ -44,6 +44,14 @@ def with_lora(model: PreTrainedModel, rank: int, arguments: Arguments) -> Any:
         raise UserError(f"--lora_target_modules: {printable(error, 600)}") from None
 
 
+def num_parameters(model: PreTrainedModel) -> int:
+    """Return the number of parameters of `model`, its adapters included.
+
+    PEFT keeps the head that it was given beside the copy that it trains; the head counts once.
+    """
+    return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
+
+
 def save_and_merge(model: Any, folder: Path) -> PreTrainedModel:
     """Write the adapter to `folder/adapter`; returns the model with the adapter merged into its weights."""
     model.save_pretrained(folder / ADAPTER)

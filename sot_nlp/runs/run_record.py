@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, printable
+from sot_nlp.runs import lora
 from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings import launcher
 from sot_nlp.tasks import metrics
@@ -18,6 +19,8 @@ from sot_nlp.training.signals import Interrupted
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from transformers import PreTrainedModel
 
     from sot_nlp.runs.runner import Run
     from sot_nlp.training.loop import TrainingResult
@@ -47,7 +50,7 @@ def new_record(run: Run) -> dict[str, Any]:
         "best": None,
         "evaluations": [],
         "train_examples_per_second": None,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_parameters": lora.num_parameters(model),
         "num_trainable_parameters": None,
         "warnings": [],
         "collapsed": False,
@@ -68,16 +71,18 @@ def new_record(run: Run) -> dict[str, Any]:
 FINGERPRINTED = ("sha256", "examples", "chosen", "notes")
 
 
-def fingerprint(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings and data that a checkpoint must match before a run may resume from it."""
-    shaping = ("task", "head_config", "labels", "num_parameters", "arguments")
+def fingerprint(record: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    """Return the settings, data and size of `model` that a checkpoint must match to resume from it."""
+    shaping = ("task", "head_config", "labels", "arguments")
     # What the files hold counts, and what of it is used; not where they are.
     files = {
         name: {key: split[key] for key in FINGERPRINTED if split.get(key, []) != []}
         for name, split in record["data"]["splits"].items()
         if name == "train" or name.startswith("validation")
     }
-    return {**{name: record[name] for name in shaping}, "data": files}
+    # All that a checkpoint holds: more than the record's number where LoRA keeps the head that it replaced.
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return {**{name: record[name] for name in shaping}, "num_parameters": size, "data": files}
 
 
 @contextlib.contextmanager

@@ -263,7 +263,7 @@ def train(run: Run, record: dict[str, Any]) -> TrainingResult:
         padding_side=run.tokenizer.padding_side,
         class_weights=preparation.class_weights(arguments, run.data, scorer.alignment),
         vocabulary=preparation.vocabulary(arguments, run.data, run.tokenizer),
-        fingerprint=run_record.fingerprint(record),
+        fingerprint=run_record.fingerprint(record, run.model),
         on_log=record["log_history"].append,
         higher_is_better=metrics.higher_is_better(main_metric),
         main_metric=main_metric,
