@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.files import write_json, writing
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import parse_flags, read_config
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.settings.launcher import SOURCE, describe, launcher_settings
 from sot_nlp.studies.comparison import compare
-from sot_nlp.studies.probe.probe import ARMS
+from sot_nlp.studies.probe.probe import ARMS, PLAN
+from sot_nlp.training.run_lock import run_lock
+
+if TYPE_CHECKING:
+    from sot_nlp.studies.probe.probe import Probe
 
 SUMMARY = (
     "Train heads on a frozen backbone's token features, many seeds at once, and compare them: which tokens, "
@@ -55,17 +61,53 @@ def run(argv: Sequence[str], prog: str) -> int:
     if said:
         print(said)
     probe = Probe(arguments, tuple(dict.fromkeys(own.arms)), own.seeds, own.learning_rates, jobs)
-    results = probe.run()
-    groups = compare(results)
-    write.show(results, groups)
-    for line in probe.timing():
-        print(line)
     folder = Path(arguments.output_dir or Path("runs") / f"probe-{probe.spec.name}-{probe.model_label}")
-    for file in write.write(results, groups, folder, ["json", "markdown", "csv", "html"]):
-        print(f"wrote {printable(file)}")
-    if own.save is not None:
-        print(f"wrote {printable(probe.save(own.save, folder / 'model'))}")
+    plan = _plan(probe)
+    with run_lock(folder, what="another probe"):
+        _check_folder(folder, plan)
+        results = probe.run()
+        groups = compare(results)
+        write.show(results, groups)
+        for line in probe.timing():
+            print(line)
+        with writing(folder, "--output_dir"):
+            write_json(folder / PLAN, plan)
+        for file in write.write(results, groups, folder, ["json", "markdown", "csv", "html"]):
+            print(f"wrote {printable(file)}")
+        if own.save is not None:
+            with writing(folder / "model"):
+                print(f"wrote {printable(probe.save(own.save, folder / 'model'))}")
     return 0
+
+
+def _plan(probe: Probe) -> dict[str, Any]:
+    """Return what a probe's results depend on, as JSON has it."""
+    settings = {
+        name: value
+        for name, value in probe.arguments.to_dict().items()
+        if name in USED and TRAITS[name].kind == "result"
+    }
+    own = {"arms": probe.arms, "seeds": probe.seeds, "learning_rates": probe.rates}
+    plan: dict[str, Any] = json.loads(json.dumps({**settings, **own}))
+    return plan
+
+
+def _check_folder(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds something else than the results of this very probe."""
+    if not any(not path.name.startswith(".") for path in folder.iterdir()):
+        return
+    try:
+        before = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        differing = [name for name, value in plan.items() if before.get(name) != value]
+    except (OSError, ValueError, AttributeError):
+        raise UserError(
+            f"--output_dir {printable(folder)}: is not empty and holds no {PLAN}; give another folder"
+        ) from None
+    if differing:
+        raise UserError(
+            f"--output_dir {printable(folder)}: holds the results of a probe with other settings "
+            f"({', '.join(differing)}); give another folder"
+        )
 
 
 def _parser(prog: str) -> FlagParser:

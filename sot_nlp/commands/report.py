@@ -10,6 +10,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
+from sot_nlp.studies.probe.probe import PLAN
 from sot_nlp.studies.report import write
 from sot_nlp.studies.results import NAME
 
@@ -61,4 +62,4 @@ def results_files(path: Path) -> list[Path]:
     """Return the results files of a folder that holds such files and no runs: each is reported by itself."""
     if not path.is_dir() or (path / read_results.STUDY_NAME).exists() or any(path.rglob(records.NAME)):
         return []
-    return sorted(path.glob("*.json"))
+    return sorted(file for file in path.glob("*.json") if file.name != PLAN)

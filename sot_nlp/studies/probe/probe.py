@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sot_nlp.studies.results import Cell, Results
     from sot_nlp.training.speed.features import Features
 
+PLAN = "probe.json"  # what the results beside it were made with
 # arm -> (preset, fields over it)
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "class_token": ("stock", {"class_token": "linear"}),

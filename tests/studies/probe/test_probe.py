@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sot_nlp.cli import main
 from sot_nlp.commands import probe as probe_command
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.errors import UserError
@@ -193,7 +194,7 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
 def test_a_process_of_its_own_changes_nothing(files, backbone_folder):
     words = ("--arms", "text", "--seeds", "2", "--num_train_epochs", "2")
     scores = []
-    for jobs in ("1", "2"):
+    for jobs in ("1", "2"):  # (the same probe again, which may replace its own results)
         probe_command.run(command(files, backbone_folder, *words, "--jobs", jobs), "p")
         cells = json.loads((files / "out" / "results.json").read_text())["cells"]
         scores.append([cell["curve"] for cell in cells])
@@ -217,6 +218,32 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
     assert all(len(one_pass.train) == 160 and len(one_pass.validation) == 60 for one_pass in final)
     assert {(one_pass.arm, one_pass.arguments.learning_rate) for one_pass in final} >= {("mean", 0.02)}
     assert "chosen on held-out training data" in capsys.readouterr().out
+
+
+def test_the_results_of_another_probe_are_kept(files, backbone_folder, monkeypatch, capsys):
+    words = ("--arms", "class_token", "mean", "--seeds", "1", "--num_train_epochs", "1", "--jobs", "1")
+    probe_command.run(command(files, backbone_folder, *words), "p")
+    assert main(["report", str(files / "out")]) == 0  # which reads the results alone
+    before = {path: path.read_bytes() for path in (files / "out").iterdir()}
+    words_of_study = ("--tasks", "cola", "--models", "x", "--heads", "stock", "--data_dir", str(files))
+    assert main(["compare", *words_of_study, "--output_dir", str(files / "out")]) == 2
+    assert "out: its results.json is not a study's" in capsys.readouterr().err
+    monkeypatch.setattr(probe.Probe, "run", lambda _: pytest.fail("trained before the refusal"))
+    other_task = ("--train_file", str(files / "dev.csv"))
+    for changed, name in (
+        (("--arms", "mean", "class_token"), "arms"),
+        (("--seeds", "2"), "seeds"),
+        (("--learning_rates", "0.1", "0.2"), "learning_rates"),
+        (("--learning_rate", "0.1"), "learning_rate"),
+        (("--model_name_or_path", str(backbone_folder("roberta"))), "model_name_or_path"),
+        (other_task, "train_file"),
+    ):
+        with pytest.raises(UserError, match=rf"probe with other settings \({name}\); give another folder"):
+            probe_command.run(command(files, backbone_folder, *words, *changed), "p")
+    (files / "out" / "probe.json").unlink()  # as another program's folder, or an earlier version's
+    with pytest.raises(UserError, match=r"out: is not empty and holds no probe\.json; give another folder"):
+        probe_command.run(command(files, backbone_folder, *words), "p")
+    assert {path: path.read_bytes() for path in before if path.exists()}.items() < before.items()
 
 
 @pytest.mark.parametrize(
