@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.files import NO_ROOM
 from sot_nlp.settings.plugins import import_plugins
 from sot_nlp.training.signals import Interrupted, LostProcessError
 from sot_nlp.training.speed import threads
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
         words = import_plugins(words)
         name = prog if prog != "sot-nlp" else f"{prog} {words[0]}"
         command = importlib.import_module(f"sot_nlp.commands.{words[0]}")
-        return int(command.run(words[1:], name))
+        code = int(command.run(words[1:], name))
+        sys.stdout.flush()  # here, where it may fail with one line
+        return code
     except UserError as error:
         return _report(str(error), prog)
     except Interrupted as stop:
@@ -101,14 +104,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "sot-nlp") -> int:
         os._exit(LOST_PROCESS)
     except BrokenPipeError:
         # Whoever read our output has gone: nothing is left to say, and Python's own flush would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + 13
     except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            _drop_output()
+            return _report(f"standard output: {error.strerror}", prog)
         if error.errno != errno.ENAMETOOLONG:
             raise
         return _report(f"{printable(error.filename)}: {error.strerror}", prog)
     except KeyboardInterrupt:
         return 128 + 2
+
+
+def _drop_output() -> None:
+    """Let Python's own flush at the end succeed, where what is printed can't be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(message: str, prog: str) -> int:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sot_nlp.errors import UserError, printable
+
 # A disk, a quota, or a limit on a file's size.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -28,8 +30,15 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Yield a file to write to; it replaces `path` when the block ends, and never if it fails."""
+    """Yield a file to write to; it replaces `path` when the block ends, and never if it fails.
+
+    A device or a pipe stays what it is, and is written to.
+    """
     path = Path(path)
+    if _is_stream(path):
+        with path.open("wb") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -51,6 +60,48 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and infinities are refused (ValueError)."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _is_stream(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def check_output(path: str | os.PathLike[str], flag: str) -> None:
+    """Raise UserError where no file can be written to `path`: before the work whose result goes there."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {printable(path)}: is a folder; give a file")
+    with writing(path, flag):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not _is_stream(path):
+            _try_folder(next(parent for parent in path.absolute().parents if parent.exists()))
+
+
+def make_folder(folder: str | os.PathLike[str], flag: str) -> None:
+    """Make `folder` where it is missing. Raises UserError where it can't be made or written to."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{flag} {printable(folder)}: is a file, not a folder")
+    with writing(folder, flag):
+        folder.mkdir(parents=True, exist_ok=True)
+        _try_folder(folder)
+
+
+def _try_folder(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], flag: str | None = None) -> Iterator[None]:
+    """Convert an OSError in the block to a UserError that `path`, which `flag` gave, can't be written."""
+    try:
+        yield
+    except OSError as error:
+        given = f"{flag} {printable(path)}" if flag else printable(path)
+        reason = printable(error.strerror or error)
+        raise UserError(f"{given}: cannot be written: {reason}") from None
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.files import make_folder, writing
 from sot_nlp.settings import plugins
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
@@ -22,6 +23,7 @@ from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.rates import UnchosenRates
 from sot_nlp.studies.report import write
 from sot_nlp.studies.report.cells import shown_rates
+from sot_nlp.studies.results import NAME
 from sot_nlp.studies.sharding import parse_shard, study_lock
 from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import (
@@ -57,6 +59,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     if own.plan:
         runs.plan(study)
         return 0
+    make_folder(folder, "--output_dir")
+    if (folder / NAME).exists() and not (folder / read_results.STUDY_NAME).exists():
+        raise UserError(f"--output_dir {printable(folder)}: its {NAME} is not a study's; give another folder")
     try:
         with runs.launcher(study):
             if study.rates:
@@ -197,12 +202,8 @@ class _Runs:
         )
         # Under the lock: the plan of the study that runs there must not become another's.
         with study_lock(folder, self.shard):
-            try:
+            with writing(folder, "--output_dir"):
                 study.write_plan(folder, planned, self.command)
-            except OSError as error:
-                raise UserError(
-                    f"--output_dir {printable(folder)}: cannot be written: {error.strerror}"
-                ) from None
             with display:
                 return runner.run()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.files import write_atomic, write_json
+from sot_nlp.files import check_output, write_atomic, write_json, writing
 from sot_nlp.settings.flag_parser import FlagParser
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def _check(flags: Any) -> None:
         raise UserError(f"--max_length {flags.max_length}: must be at least 1")
     for flag in ("html", "png", "json"):
         path = getattr(flags, flag)
-        if path is not None and Path(path).is_dir():
-            raise UserError(f"--{flag} {printable(path)}: is a folder; give a file")
+        if path is not None:
+            check_output(path, f"--{flag}")
 
 
 def _names(flags: Any) -> list[str]:
@@ -207,7 +207,7 @@ def _write(flags: Any, groups: Sequence[Sequence[View]]) -> None:
         path = getattr(flags, flag)
         if path is None:
             continue
-        try:
+        with writing(path, f"--{flag}"):
             if flag == "html":
                 from sot_nlp.explanation import page
 
@@ -222,8 +222,6 @@ def _write(flags: Any, groups: Sequence[Sequence[View]]) -> None:
                     path,
                     [{"model": v.name, **v.explanation.to_dict()} for views in groups for v in views],
                 )
-        except OSError as error:
-            raise UserError(f"--{flag} {printable(path)}: cannot be written: {error.strerror}") from None
         print(f"wrote {printable(path)}")
     for note in notes:
         print(f"note: {note}")

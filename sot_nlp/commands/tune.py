@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.files import make_folder
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser
@@ -37,6 +38,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     study = _study(own, rest, prog, {parameter.name for parameter in space})
     real_tasks, shared = study.tasks, study.tasks_without_validation()
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
+    make_folder(folder, "--output_dir")
     study = study.with_held_out_tasks(folder / "tasks")
     study.cells()
     cpu = bool(study.arguments.get("cpu"))

@@ -6,14 +6,13 @@ same order, and get the same updates and learning rates; the table shows the res
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from sot_nlp.demo.grammar import (
 )
 from sot_nlp.demo.workers import preload, started
 from sot_nlp.errors import UserError, printable
+from sot_nlp.files import writing
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.training.speed.threads import usable_cores
 
@@ -64,7 +64,7 @@ def ensure_demo_data(folder: str | os.PathLike[str] = FOLDER, budget: Budget | N
     """Return the folder to pass as `--data_dir`, `folder`/data, with the demo's corpus in it."""
     budget = budget or Budget()
     data = Path(folder) / "data"
-    with _written_to(folder):
+    with writing(folder, "--output_dir"):
         write_corpus(data, CORPUS_SEED, budget.train_size, budget.validation_size)
     return data
 
@@ -78,18 +78,8 @@ def prepare_demo(
     ensure_demo_data(folder, budget)
     model = Path(folder) / "tiny-bert"
     if overwrite or not model.exists():
-        with _written_to(folder):
+        with writing(folder, "--output_dir"):
             shutil.copytree(tiny_bert.FOLDER, model, dirs_exist_ok=True)
-
-
-@contextlib.contextmanager
-def _written_to(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Convert the errors of a folder that cannot be written into one-line UserErrors."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {printable(reason)}") from None
 
 
 def run_demo(

@@ -14,6 +14,7 @@ from sot_nlp.data.data_report import describe
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError, counted, printable
+from sot_nlp.files import writing
 from sot_nlp.inference.saved_model import answers, check_finite, record_of, trained_task
 from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
@@ -68,12 +69,9 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     if folder is not None and accelerator.is_main_process:
         rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
         used = replace(arguments, max_length=data.report["max_length"])
-        try:
+        with writing(folder, "--output_dir"):
             write_rows(folder, scorer, rows)
             records.write(folder, _record(used, scorer, data.report, scores, started))
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"--output_dir {printable(folder)}: cannot be written: {reason}") from None
         say(accelerator, [f"predictions: {printable(folder)}"])
     return scores
 

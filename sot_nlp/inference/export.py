@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import sync_folder
+from sot_nlp.files import sync_folder, writing
 from sot_nlp.inference.saved_model import SavedModel, open_model
 
 MODEL_NAME = "model.onnx"
@@ -115,7 +115,7 @@ def export_onnx(
     if score is not None:
         result.scores["torch"] = dict(score(saved.model))
         saved.model.cpu().eval()
-    try:
+    with writing(folder, "--output"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
             _write(saved, Path(beside) / MODEL_NAME)
@@ -128,10 +128,6 @@ def export_onnx(
                     result.scores[name] = dict(score(OnnxClassifier(Path(beside) / name)))
             _write_companions(saved, Path(beside))
             _move(Path(beside), folder, result)
-    except OSError as error:
-        raise UserError(
-            f"--output {printable(folder)}: cannot be written: {error.strerror or error}"
-        ) from None
     return result
 
 

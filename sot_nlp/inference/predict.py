@@ -8,7 +8,6 @@ Shapes: n texts in a window, K labels.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 
 from sot_nlp.data.file_format import check_file, list_names
 from sot_nlp.errors import UserError, counted, printable
-from sot_nlp.files import atomic_file
+from sot_nlp.files import NO_ROOM, atomic_file, check_output
 
 if TYPE_CHECKING:
     from sot_nlp.data.tables import Table
@@ -32,15 +31,6 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "jsonl")
 WINDOW = 10_000  # texts; as many as a table yields at a time
 MAX_LINE = 1 << 26  # bytes
-OUTPUT_ERRORS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EISDIR,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-}
 STDIN = "standard input"
 
 Columns = list[list[str]]  # one list of texts, or two of the same length
@@ -125,6 +115,10 @@ def predict_file(
         check_file(path, "--file")
         if output is not None and Path(output).exists() and path.resolve() == Path(output).resolve():
             raise UserError(f"--output {printable(output)}: is the input file; give another name")
+    if output is not None and str(output) != "-":
+        if not Path(output).parent.is_dir():
+            raise UserError(f"--output {printable(output)}: its folder does not exist")
+        check_output(output, "--output")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--per_device_eval_batch_size {batch_size}: must be at least 1")
 
@@ -313,18 +307,13 @@ def _open_output(output: str | Path | None) -> Iterator[BinaryIO]:
     if output is None or str(output) == "-":
         yield sys.stdout.buffer
         return
-    path = Path(output)
-    if not path.parent.is_dir():
-        raise UserError(f"--output {printable(path)}: its folder does not exist")
-    # A pipe or a device stays what it is.
-    keep = path.exists() and not path.is_file()
     try:
-        with path.open("wb") if keep else atomic_file(path) as raw:
+        with atomic_file(output) as raw:
             yield raw
     except OSError as error:
-        if error.errno not in OUTPUT_ERRORS:
+        if error.errno not in NO_ROOM:  # of what was read meanwhile, say
             raise
-        raise UserError(f"--output {printable(path)}: cannot be written: {error.strerror}") from None
+        raise UserError(f"--output {printable(output)}: cannot be written: {error.strerror}") from None
 
 
 def named(saved: SavedModel, decision: Any) -> Any:

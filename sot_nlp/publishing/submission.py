@@ -19,7 +19,7 @@ from typing import Any
 
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_atomic
+from sot_nlp.files import check_output, write_atomic, writing
 from sot_nlp.tasks.metrics import higher_is_better
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
@@ -89,6 +89,8 @@ def write_submission(run_folders: Iterable[str | Path], output_zip: str | Path) 
     range, here only. Raises UserError, and writes nothing, where predictions are wrong (every file with
     its problems), where runs of a task can't be ranked, or where there is no run to take.
     """
+    path = Path(output_zip)
+    check_output(path, "--output")
     notes: list[str] = []
     candidates = _candidates(run_folders, notes)
     tables: dict[str, str] = {}
@@ -100,26 +102,21 @@ def write_submission(run_folders: Iterable[str | Path], output_zip: str | Path) 
         if not folders:
             continue
         folder = _best(spec, folders, notes if split == spec.test_splits[0] else [])
-        path = folder / predictions_name(split)
-        if not path.is_file():
-            notes.append(f"{printable(path)} is missing; run again with --do_predict")
+        predictions = folder / predictions_name(split)
+        if not predictions.is_file():
+            notes.append(f"{printable(predictions)} is missing; run again with --do_predict")
             continue
-        tables[name], wrong = _table(spec, _read_rows(path))
+        tables[name], wrong = _table(spec, _read_rows(predictions))
         wrong = wrong or check_table(tables[name], spec, split)
-        problems += [f"{printable(path)}: {problem}" for problem in _few(wrong)]
+        problems += [f"{printable(predictions)}: {problem}" for problem in _few(wrong)]
         runs[name] = folder
     if problems:
         raise UserError("\n".join(problems))
     if not runs:
         reasons = f" ({'; '.join(notes)})" if notes else ""
         raise UserError(f"found no run with test predictions of a GLUE task{reasons}")
-    path = Path(output_zip)
-    if path.is_dir():
-        raise UserError(f"{printable(path)}: is a folder; expected the name of a zip file")
-    try:
+    with writing(path, "--output"):
         write_atomic(path, _zip(tables))
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be written: {error.strerror or error}") from None
     missing = tuple(name for name in wanted if name not in runs)
     return Submission(path=path, runs=runs, missing=missing, notes=tuple(notes))
 

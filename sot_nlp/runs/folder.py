@@ -13,7 +13,7 @@ from typing import Any
 
 from sot_nlp import records
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import sync_folder, write_atomic
+from sot_nlp.files import make_folder, sync_folder, write_atomic, writing
 from sot_nlp.runs.method import folder_word
 from sot_nlp.settings.arguments import Arguments
 
@@ -67,18 +67,12 @@ def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
     Raises UserError for a folder with a finished run (unless `--overwrite_output_dir`), one that holds
     something else, or one that can't be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {printable(folder)}: is a file, not a folder")
     source = Path(arguments.model_name_or_path)
     if source.is_dir() and folder.exists() and source.resolve() == folder.resolve():
         raise UserError(f"--output_dir {printable(folder)}: is the folder of --model_name_or_path itself")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    make_folder(folder, "--output_dir")
+    with writing(folder, "--output_dir"):
         entries = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"--output_dir {printable(folder)}: cannot be written: {error.strerror}") from None
     if not entries:
         return None
     if (folder / records.NAME).exists():

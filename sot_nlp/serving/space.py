@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_atomic, write_json
+from sot_nlp.files import write_atomic, write_json, writing
 from sot_nlp.inference.saved_model import SavedModel, open_model
 from sot_nlp.serving.page import build_page, import_gradio, launch
 
@@ -87,7 +87,7 @@ def write_space(
         app_file="app.py",
         models=None if source.is_dir() else [model],
     )
-    try:
+    with writing(folder, "--space"):
         folder.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             (folder / "model").mkdir()
@@ -101,8 +101,6 @@ def write_space(
         write_atomic(folder / "requirements.txt", "".join(f"{line}\n" for line in _requirements()))
         write_atomic(folder / "README.md", f"---\n{front.to_yaml()}\n---\n")
         write_atomic(folder / "app.py", APP)
-    except OSError as error:
-        raise UserError(f"--space {printable(folder)}: cannot be written: {error.strerror}") from None
 
 
 def run_space(folder: Path) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from sot_nlp import records
-from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_json
+from sot_nlp.errors import UserError
+from sot_nlp.files import make_folder, write_json
 from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.sharding import WHOLE, Shard, study_lock
 from sot_nlp.studies.study import StudyCell
@@ -123,11 +123,8 @@ class StudyRunner:
 
     def run(self) -> State:
         """Run what is not finished; returns what became of every cell. Raises `Stopped` after a signal."""
-        try:
-            for name in ("runs", "logs"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{printable(self.folder)}: cannot be written: {error.strerror}") from None
+        for name in ("runs", "logs"):
+            make_folder(self.folder / name, "--output_dir")
         with study_lock(self.folder, self.shard), handled_signals(SIGNALS, self._note):
             waiting = deque(cell for cell in self.state.cells if not self._is_finished(cell))
             try:

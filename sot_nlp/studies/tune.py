@@ -163,7 +163,6 @@ class Tuner:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruners = optuna.pruners
         pruner = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1) if prune else pruners.NopPruner()
-        folder.mkdir(parents=True, exist_ok=True)
         url = storage or f"sqlite:///{(folder / 'trials.db').resolve()}"
         places = (*study.tasks, *study.models, *study.settings)
         try:

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
-from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_atomic
+from sot_nlp.errors import UserError
+from sot_nlp.files import write_atomic, writing
 from sot_nlp.settings.arguments import Arguments
 
 METRICS_NAME = "metrics.jsonl"
@@ -53,10 +53,8 @@ class RunLog:
 
     def _open(self, name: str) -> TextIO:
         path = self.run_folder / name
-        try:
+        with writing(path):  # which another user may have made
             return path.open("a", encoding="utf-8", buffering=1)
-        except OSError as error:  # made by another user, say
-            raise UserError(f"{printable(path)}: cannot be written: {error.strerror}") from None
 
     def __exit__(self, *error: object) -> None:
         for part in (self.bar, self._log, self._metrics):

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.files import make_folder
 
 NAME = ".lock"
 # Ending of the file beside the lock that names its holder: not every system lets others read a locked file.
@@ -26,8 +27,8 @@ def run_lock(folder: Path, *, name: str = NAME, what: str = "another run") -> It
     however it ends. `what` names the holder in the message. Raises UserError where another process holds the
     lock or the folder can't be written.
     """
+    make_folder(folder, "--output_dir")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder.resolve() / name
         # (a singleton: one lock per file and process)
         lock = FileLock(path, is_singleton=True, thread_local=False, timeout=0)

@@ -177,7 +177,7 @@ def test_folders_without_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="no run with test predictions"):
         write_submission([tmp_path], tmp_path / "glue.zip")
     run = finished_run(tmp_path / "run", "wnli")
-    with pytest.raises(UserError, match="is a folder; expected the name of a zip file"):
+    with pytest.raises(UserError, match="is a folder; give a file"):
         write_submission([run], tmp_path)
 
 

@@ -190,9 +190,7 @@ def test_lora_saves_the_adapter_and_the_merged_model(glue, backbone_folder, tmp_
     assert record["num_parameters"] == merged.num_parameters() + adapters
 
 
-def test_a_lora_run_resumes_from_a_checkpoint_that_counts_the_replaced_head(
-    glue, backbone_folder, tmp_path
-):
+def test_a_lora_run_resumes_from_a_checkpoint_that_counts_the_replaced_head(glue, backbone_folder, tmp_path):
     """As the record of earlier versions did, too."""
     pytest.importorskip("peft")
     out = tmp_path / "lora"

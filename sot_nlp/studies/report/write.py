@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_atomic
+from sot_nlp.errors import printable
+from sot_nlp.files import write_atomic, writing
 from sot_nlp.studies.comparison import Group
 from sot_nlp.studies.report import cells, figures, overview, page, tables
 from sot_nlp.studies.results import NAME, Results
@@ -46,7 +46,7 @@ def show(results: Results, groups: Sequence[Group]) -> None:
 def write(results: Results, groups: Sequence[Group], folder: Path, formats: Sequence[str]) -> list[Path]:
     """Write `results` in these formats into `folder`; returns the files. UserError where it can't."""
     files: list[Path] = []
-    try:
+    with writing(folder):
         if "json" in formats:
             results.write(folder / NAME)
             files.append(folder / NAME)
@@ -54,6 +54,4 @@ def write(results: Results, groups: Sequence[Group], folder: Path, formats: Sequ
             for file, content in FORMATS[name].items():
                 write_atomic(folder / file, content(results, groups))
                 files.append(folder / file)
-    except OSError as error:
-        raise UserError(f"{printable(folder)}: cannot be written: {error.strerror}") from None
     return files
