@@ -33,7 +33,7 @@ import torch
 
 from sot_nlp import records
 from sot_nlp.data.sources import open_source
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, decimal
 from sot_nlp.explanation.attribution import Explanation, explain
 from sot_nlp.explanation.inputs import Encoded, encode, replacement_token
 from sot_nlp.files import write_json
@@ -228,11 +228,11 @@ def table(result: dict[str, Any]) -> str:
         for removal in ("delete", "mask"):
             found = result["removal"][removal][method]
             for name in ("comprehensiveness", "sufficiency"):
-                cell = f"{found[name]:.3f}"
+                cell = decimal(found[name], 3)
                 interval = found.get(f"{name}_less_random_interval")
                 if interval is not None:
-                    low, high = interval
-                    cell += f" ({found[f'{name}_less_random']:+.3f}, {low:+.3f} to {high:+.3f})"
+                    values = (found[f"{name}_less_random"], *interval)
+                    cell += " ({}, {} to {})".format(*(decimal(value, 3, signed=True) for value in values))
                 cells.append(cell)
         cost = result["processor_seconds_per_text"].get(method)
         cells.append("" if cost is None else f"{cost * 1000:.0f} ms")

@@ -1,4 +1,4 @@
-"""The error for users, and text made safe for a terminal."""
+"""The error for users, and text made fit for a terminal."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def worded(line: str) -> str:
 def counted(count: int, one: str, many: str) -> str:
     """Return `count` with the word for one or for many of it."""
     return f"{count} {one if count == 1 else many}"
+
+
+def decimal(value: float, digits: int, *, signed: bool = False) -> str:
+    """Return `value` with `digits` decimals, `signed` also where it is above zero; 0.00 never has a sign."""
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text if float(text) else text.lstrip("+-")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sot_nlp.cli import main
-from sot_nlp.errors import UserError, did_you_mean, printable
+from sot_nlp.errors import UserError, decimal, did_you_mean, printable
 from sot_nlp.files import check_output, sha256, write_atomic, write_json
 
 
@@ -96,6 +96,23 @@ def test_printable_escapes_what_a_terminal_would_obey():
     assert printable("a\x1b[31mb\nc\u202ed") == "a\\x1b[31mb\\nc\\u202ed"
     assert printable("é 漢字 🙂") == "é 漢字 🙂"
     assert len(printable("x" * 1000)) == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "signed", "text"),
+    [
+        (-0.004, 2, False, "0.00"),
+        (-0.004, 2, True, "0.00"),
+        (0.004, 2, True, "0.00"),
+        (-0.0, 3, False, "0.000"),
+        (-0.006, 2, True, "-0.01"),
+        (0.006, 2, True, "+0.01"),
+        (12.345, 1, False, "12.3"),
+        (float("-inf"), 2, False, "-inf"),
+    ],
+)
+def test_zero_has_no_sign(value, digits, signed, text):
+    assert decimal(value, digits, signed=signed) == text
 
 
 def test_near_names():

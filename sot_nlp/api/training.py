@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from sot_nlp.api.wording import python_words
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.settings.arguments import FIELDS, TRAITS, TYPES, Arguments
 from sot_nlp.settings.habits import translate
 
@@ -58,7 +58,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         names = "".join(f"<th>{html.escape(name)}</th>" for name in self.scores)
-        values = "".join(f"<td>{value:.4f}</td>" for value in self.scores.values())
+        values = "".join(f"<td>{decimal(value, 4)}</td>" for value in self.scores.values())
         return (
             f"<table><caption>{html.escape(self.record['task'])}, head {html.escape(self.record['head'])}: "
             f"{html.escape(str(self.folder))}</caption><tr>{names}</tr><tr>{values}</tr></table>"

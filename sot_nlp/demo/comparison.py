@@ -28,7 +28,7 @@ from sot_nlp.demo.grammar import (
     write_corpus,
 )
 from sot_nlp.demo.workers import preload, started
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.files import writing
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.training.speed.threads import usable_cores
@@ -131,7 +131,7 @@ def _train_at_once(
     def finished(key: Key) -> None:
         done[key] = record = records.read(waiting[key]["output_dir"])
         best, seconds = record["best"], record["timings"]["total_seconds"]
-        say(f"  {key[0]}, seed {key[1]}: {best['metric']} {best['value']:.3f} ({seconds:.0f} s)")
+        say(f"  {key[0]}, seed {key[1]}: {best['metric']} {decimal(best['value'], 3)} ({seconds:.0f} s)")
 
     # The baseline's take less time than the others', and fill what those leave.
     order = sorted(waiting, key=lambda key: key[0] == BASELINE)
@@ -252,7 +252,7 @@ def score_table(
         shares = accuracies(folder, head, seeds)
         table.add_row(
             head,
-            *(f"{value:.3f}" for value in (*values, sum(values) / len(values))),
+            *(decimal(value, 3) for value in (*values, sum(values) / len(values))),
             *(f"{shares[name]:.3f}" if name in shares else "-" for name in ("accuracy", *PHENOMENA)),
         )
     return table

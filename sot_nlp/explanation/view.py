@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sot_nlp.errors import counted, printable
+from sot_nlp.errors import counted, decimal, printable
 from sot_nlp.explanation.attribution import METHODS, Explanation
 from sot_nlp.explanation.words import Word
 
@@ -123,7 +123,7 @@ class View:
         explanation = self.explanation
         chances = explanation.probabilities
         if chances is None:
-            return f"score {explanation.logits[0]:.3f}"
+            return f"score {decimal(explanation.logits[0], 3)}"
         assert explanation.labels is not None
         names = [printable(name, 60) for name in explanation.labels]
         if explanation.kind == "multi_label":
@@ -246,8 +246,7 @@ class View:
 def signed(value: float, scale: float) -> str:
     """Return `value` with its sign and three digits relative to `scale`."""
     digits = min(8, max(2, 2 - math.floor(math.log10(scale))))
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "\u2212") if float(text) else text.lstrip("+-")
+    return decimal(value, digits, signed=True).replace("-", "\u2212")
 
 
 def shown(text: str) -> str:

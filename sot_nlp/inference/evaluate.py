@@ -13,7 +13,7 @@ from sot_nlp import records
 from sot_nlp.data.data_report import describe
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import FILE_FLAGS
-from sot_nlp.errors import UserError, counted, printable
+from sot_nlp.errors import UserError, counted, decimal, printable
 from sot_nlp.files import writing
 from sot_nlp.inference.saved_model import answers, check_finite, record_of, trained_task
 from sot_nlp.publishing.training_plot import mapping
@@ -64,7 +64,7 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
         check_finite(outputs)
     scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
     for name, values in scores.items():
-        shown = "  ".join(f"{metric} {_number(value):.4f}" for metric, value in values.items())
+        shown = "  ".join(f"{metric} {decimal(_number(value), 4)}" for metric, value in values.items())
         say(accelerator, [f"{name} ({counted(len(data.splits[name]), 'example', 'examples')}): {shown}"])
     if folder is not None and accelerator.is_main_process:
         rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}

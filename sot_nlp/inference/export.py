@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.files import sync_folder, writing
 from sot_nlp.inference.saved_model import SavedModel, open_model
 
@@ -69,10 +69,10 @@ class OnnxExport:
             )
         if "torch" in self.scores:
             for metric, before in self.scores["torch"].items():
-                parts = [f"torch {before:.4f}"]
+                parts = [f"torch {decimal(before, 4)}"]
                 for name in self.difference:
                     after = self.scores[name][metric]
-                    parts.append(f"{name} {after:.4f} ({after - before:+.4f})")
+                    parts.append(f"{name} {decimal(after, 4)} ({decimal(after - before, 4, signed=True)})")
                 lines.append(f"{metric} on the validation split: {', '.join(parts)}")
         return "\n".join(lines)
 

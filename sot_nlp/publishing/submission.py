@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp import records
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.files import check_output, write_atomic, writing
 from sot_nlp.tasks.metrics import higher_is_better
 from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
@@ -207,7 +207,7 @@ def _best(spec: TaskSpec, folders: list[Path], notes: list[str]) -> Path:
     folder = folders[values.index(value)]
     notes.append(
         f"{spec.name}: of {len(folders)} runs, {printable(folder)} has the best "
-        f"{spec.main_metric} on validation, {value:.4f}"
+        f"{spec.main_metric} on validation, {decimal(value, 4)}"
     )
     return folder
 
@@ -234,7 +234,7 @@ def _table(spec: TaskSpec, rows: Iterable[dict[str, Any]]) -> tuple[str, list[st
     for row in sorted(rows, key=lambda row: row["index"]):
         prediction = row["prediction"]
         if spec.kind == "regression" and type(prediction) in (int, float) and math.isfinite(prediction):
-            word = f"{min(max(prediction, low), high):.3f}"
+            word = decimal(min(max(prediction, low), high), 3)
         elif isinstance(prediction, str) and prediction in words:
             word = words[prediction]
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sot_nlp.errors import printable
+from sot_nlp.errors import decimal, printable
 from sot_nlp.tasks.metrics import METRICS
 
 REMEDY = "try another --seed, warm-up (--warmup_ratio 0.1), a lower --learning_rate, or more epochs"
@@ -45,7 +45,7 @@ def collapse_warnings(
     for name, score in scores.items():
         no_skill = METRICS[name].no_skill if name in METRICS else None
         if no_skill is not None and score is not None and abs(score - no_skill) < NO_SKILL:
-            signs.append(f"{name} is {score:.3f}, which is chance level")
+            signs.append(f"{name} is {decimal(score, 3)}, which is chance level")
     return [f"collapsed run: {sign}; {REMEDY if updates else WITHOUT_UPDATES}" for sign in signs]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.runs import lora
 from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings import launcher
@@ -157,5 +157,5 @@ def outcome(folder: Path, record: dict[str, Any]) -> list[str]:
     best = record["best"]
     lines = [*describe_stream(record["data"]), *(f"warning: {warning}" for warning in record["warnings"])]
     if best and best["value"] is not None:
-        lines.append(f"best {best['metric']} {best['value']:.4f} at epoch {best['epoch']:g}")
+        lines.append(f"best {best['metric']} {decimal(best['value'], 4)} at epoch {best['epoch']:g}")
     return [*lines, f"model, record and predictions: {printable(folder)}"]

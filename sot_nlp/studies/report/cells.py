@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sot_nlp.errors import printable
+from sot_nlp.errors import decimal, printable
 from sot_nlp.studies.comparison import HOLM_FAMILIES, ArmResult, Group
 from sot_nlp.studies.results import SCORE_RULES, Results
 from sot_nlp.studies.statistics import MIN_SEEDS, PairedDifference
@@ -44,7 +44,7 @@ def shown(value: float | None, times: int = 100, *, signed: bool = False) -> str
     if value is None:
         return "–"
     decimals = 2 if times == 100 else 3
-    return f"{times * value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
+    return decimal(times * value, decimals, signed=signed).replace("-", "−")
 
 
 def row(arm: ArmResult, group: Group, results: Results) -> dict[str, str]:
@@ -133,10 +133,10 @@ def _paper(arm: ArmResult, group: Group, results: Results) -> str:
     if arm.published is None:
         return ""
     base = group.arm(results.baseline)
-    text = f"{arm.published:.2f}"
+    text = shown(arm.published / 100)
     if base is None or base is arm or base.published is None:
         return text
-    return f"{text} ({arm.published - base.published:+.2f})".replace("-", "−")
+    return f"{text} ({shown((arm.published - base.published) / 100, signed=True)})"
 
 
 def shown_rates(rates: Mapping[str, float | None]) -> str:

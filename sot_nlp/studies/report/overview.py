@@ -140,8 +140,8 @@ def _published(arm: ArmResult, results: Results) -> str:
     cell = arm.cells[0]
     base = results.published.get(results.baseline, {}).get(cell.model, {}).get(cell.task)
     if arm.arm == results.baseline or base is None:
-        return f"{arm.published:.2f}"
-    return f"{arm.published - base:+.2f}".replace("-", "−")
+        return shown(arm.published / 100)
+    return shown((arm.published - base) / 100, signed=True)
 
 
 def rows(results: Results, groups: Sequence[Group]) -> tuple[int, list[str], list[list[str]]]:

@@ -17,7 +17,7 @@ from sot_nlp.studies import read_results, statistics
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.report import cells as report_cells
 from sot_nlp.studies.report import page as report_html
-from sot_nlp.studies.report import plots, tables
+from sot_nlp.studies.report import overview, plots, tables
 from sot_nlp.studies.results import read_file
 from tests.support.fake_study import by_hand, record, write_run, write_study
 from tests.support.html_page import Page
@@ -34,6 +34,14 @@ def test_a_comparison_by_hand():
     assert arm.difference.p_value == pytest.approx(2 * 4 / 32)
     assert arm.holm_p == arm.difference.p_value
     assert report_cells.row(arm, group, results)["p"] == "0.250 (0.250)"
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign():
+    scores = [0.5, 0.52, 0.54, 0.5, 0.52, 0.53]
+    results = by_hand({"t": {"a": scores, "b": [x - 4e-5 for x in scores]}})
+    _, _, lines = overview.rows(results, compare(results))
+    assert lines[1][1].endswith("0.00 [0.00, 0.00]")
+    assert "−0.00" not in tables.markdown(results, compare(results))
 
 
 def test_holm_is_over_tasks_or_over_all():
