@@ -34,7 +34,7 @@ def with_default_recipe(
     num_examples: int | None,
     num_processes: int = 1,
 ) -> tuple[Arguments, list[str]]:
-    """Return `arguments` with the rules' values where no layer gave one, and a line that says which.
+    """Return `arguments` with the rules' values where no layer gave one, and a line on those in effect.
 
     Args:
         arguments: the run's settings. With a task's recipe they are returned as they are.
@@ -70,6 +70,10 @@ def with_default_recipe(
             chosen["num_train_epochs"] = float(min(max(epochs, arguments.num_train_epochs), MOST_EPOCHS))
     if not chosen:
         return arguments, []
-    shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-    line = f"{SOURCE} ({', '.join(reasons)}): {shown}" if reasons else f"{SOURCE}: {shown}"
-    return replace(arguments, **chosen, sources={**given, **dict.fromkeys(chosen, SOURCE)}), [line]
+    arguments = replace(arguments, **chosen, sources={**given, **dict.fromkeys(chosen, SOURCE)})
+    # (a frozen backbone has no rate)
+    said = [name for name in chosen if name != "learning_rate" or not arguments.freeze_backbone]
+    if not said:
+        return arguments, []
+    shown = ", ".join(f"{name} {chosen[name]:g}" for name in said)
+    return arguments, [f"{SOURCE} ({', '.join(reasons)}): {shown}" if reasons else f"{SOURCE}: {shown}"]

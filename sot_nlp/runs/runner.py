@@ -183,13 +183,15 @@ def prepare(
             **batches,
         )
     solve_seconds = time.perf_counter() - solving
-    arguments, rules = with_default_recipe(
-        arguments,
-        model.config.head_config,
-        hidden_size=model.config.get_text_config().hidden_size,
-        num_examples=None if data.stream is not None else len(data.splits["train"]),
-        num_processes=accelerator.num_processes,
-    )
+    rules: list[str] = []
+    if method.tunes:
+        arguments, rules = with_default_recipe(
+            arguments,
+            model.config.head_config,
+            hidden_size=model.config.get_text_config().hidden_size,
+            num_examples=None if data.stream is not None else len(data.splits["train"]),
+            num_processes=accelerator.num_processes,
+        )
     if arguments.lora_r is not None:
         model = lora.with_lora(model, arguments.lora_r, arguments)
     stack.enter_context(threads_for(model, accelerator.device))

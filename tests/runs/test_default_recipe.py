@@ -71,6 +71,17 @@ def test_what_was_chosen_is_said_and_recorded():
     assert arguments.sources["head"] == "flag"
 
 
+def test_of_a_frozen_backbone_no_rate_is_said():
+    """It is the head's rate that is in effect."""
+    _, [line] = ruled(examples=108, warmup_steps=5, freeze_backbone=True)
+    assert line == (
+        "default recipe (width 384, 108 training examples): head_learning_rate 0.001, "
+        "per_device_train_batch_size 16, num_train_epochs 20"
+    )
+    given = {"head_learning_rate": 1e-3, "warmup_ratio": 0.2, "num_train_epochs": 1}
+    assert ruled(freeze_backbone=True, **given)[1] == []
+
+
 def test_a_task_s_recipe_stands_as_it_was_published():
     arguments, lines = ruled(recipe={"learning_rate": 2e-5}, num_train_epochs=1)
     assert (arguments.learning_rate, arguments.head_learning_rate, arguments.warmup_ratio) == (2e-5, None, 0)

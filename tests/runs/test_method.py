@@ -59,6 +59,18 @@ def test_few_texts_are_solved_in_closed_form_and_the_record_says_so(probed):
     assert "linear probe" in (probed / "train.log").read_text()
 
 
+def test_a_linear_probe_of_another_head_names_no_settings_of_updates(
+    files, backbone_folder, tmp_path, capsys
+):
+    flags = ("--training_method", "linear_probe", "--head", "stock")
+    assert train(files, backbone_folder("bert"), tmp_path / "out", *flags) == 0
+    assert records.read(tmp_path / "out")["head"] == "stock"
+    printed = capsys.readouterr().out
+    assert "training method linear_probe: the head alone" in printed
+    assert "default recipe" not in printed
+    assert "learning_rate" not in printed
+
+
 def test_what_was_solved_is_what_is_saved(probed, files, tmp_path):
     model = AutoSoTForSequenceClassification.from_pretrained(probed)
     logits = model(**load_tokenizer(probed)(TEXTS[32:], return_tensors="pt", padding=True)).logits

@@ -16,8 +16,8 @@ from sot_nlp.errors import UserError
 from sot_nlp.studies import read_results, statistics
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.report import cells as report_cells
-from sot_nlp.studies.report import page as report_html
 from sot_nlp.studies.report import overview, plots, tables
+from sot_nlp.studies.report import page as report_html
 from sot_nlp.studies.results import read_file
 from tests.support.fake_study import by_hand, record, write_run, write_study
 from tests.support.html_page import Page
