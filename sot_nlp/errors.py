@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 
 # How what is said to the user is worded, where that is not the command line's way.
@@ -33,6 +34,18 @@ def worded(line: str) -> str:
     return line if reword is None else reword(line)
 
 
+@contextlib.contextmanager
+def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+    """Reword the UserErrors raised in the block, and the lines that pass `worded`."""
+    token = REWORD.set(reword)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(reword(str(error))) from error.__cause__
+    finally:
+        REWORD.reset(token)
+
+
 def counted(count: int, one: str, many: str) -> str:
     """Return `count` with the word for one or for many of it."""
     return f"{count} {one if count == 1 else many}"
@@ -47,5 +60,7 @@ def decimal(value: float, digits: int, *, signed: bool = False) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the most similar of `known`, or all of them where none is similar."""
     known = list(known)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    # (one letter of two is half of the name; of a long name, half is another word)
+    cutoff = 0.5 if len(name) < 4 else 0.6
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

@@ -117,5 +117,7 @@ def test_zero_has_no_sign(value, digits, signed, text):
 
 def test_near_names():
     assert did_you_mean("colla", ["cola", "rte"]) == "did you mean cola?"
+    assert did_you_mean("f2", ["accuracy", "f1"]) == "did you mean f1?"
+    assert did_you_mean("imagenet", ["cola", "mine"]) == "known: cola, mine"
     assert did_you_mean("zzz", ["cola", "rte"]) == "known: cola, rte"
     assert issubclass(UserError, ValueError)

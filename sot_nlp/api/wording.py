@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 
-from sot_nlp.errors import REWORD, UserError
+from sot_nlp.errors import rewording
 from sot_nlp.settings.arguments import FALSE_WORDS, TRAITS, TRUE_WORDS, TYPES
 
 # A command in backticks stays one.
@@ -29,13 +29,8 @@ def python_words(arguments: Mapping[str, str], data: Mapping[str, str]) -> Itera
             text = "".join(itertools.chain(*zip(parts[::2], [*places, ""], strict=True)))
         return _FLAG.sub(lambda match: _argument(match, arguments), text)
 
-    token = REWORD.set(reword)
-    try:
+    with rewording(reword):
         yield
-    except UserError as error:
-        raise UserError(reword(str(error))) from error.__cause__
-    finally:
-        REWORD.reset(token)
 
 
 def _row(number: str) -> str:

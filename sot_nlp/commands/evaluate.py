@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sot_nlp.errors import UserError
-from sot_nlp.settings.command_line import parse_flags
+from sot_nlp.settings.command_line import config_words, parse_flags
 
 SUMMARY = "Score a saved SoT classifier on the validation splits of a task (default: its own)."
 
@@ -20,5 +20,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
     folder, *rest = argv
     flags, config = parse_flags(rest, prog, SUMMARY)
-    evaluate_saved(evaluation_arguments(folder, flags, config))
+    arguments = evaluation_arguments(folder, flags, config)
+    with config_words(config, arguments.given_by(config)):
+        evaluate_saved(arguments)
     return 0

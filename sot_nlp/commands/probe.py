@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json, writing
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
-from sot_nlp.settings.command_line import parse_flags, read_config
+from sot_nlp.settings.command_line import config_words, parse_flags, read_config
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.settings.launcher import SOURCE, describe, launcher_settings
 from sot_nlp.studies.comparison import compare
@@ -42,7 +42,14 @@ def run(argv: Sequence[str], prog: str) -> int:
         _parser(prog).print_help()
         print(f"\nsettings of a run that apply:\n  {', '.join('--' + name for name in USED)}")
         return 0
-    arguments = _arguments(rest, prog, own.learning_rates)
+    arguments, config = _arguments(rest, prog)
+    _check_own(own)
+    with config_words(config, arguments.given_by(config)):
+        _probe(own, arguments)
+    return 0
+
+
+def _check_own(own: Any) -> None:
     for arm in own.arms:
         if arm not in ARMS:
             raise UserError(f"--arms {printable(arm)}: {did_you_mean(arm, ARMS)}")
@@ -52,11 +59,19 @@ def run(argv: Sequence[str], prog: str) -> int:
             raise UserError(f"--{flag} {value}: must be at least 1")
     if own.save is not None and own.save not in own.arms:
         raise UserError(f"--save {printable(own.save)}: not among --arms {', '.join(own.arms)}")
+    for rate in own.learning_rates or ():
+        if not 0 < rate < 1e3:
+            raise UserError(f"--learning_rates {rate}: must be above 0")
+
+
+def _probe(own: Any, arguments: Arguments) -> None:
     from sot_nlp.studies.probe.probe import Probe
     from sot_nlp.studies.report import write
     from sot_nlp.studies.slots import fitting_jobs
     from sot_nlp.training.speed.threads import usable_cores
 
+    if arguments.num_train_epochs != int(arguments.num_train_epochs):
+        raise UserError(f"--num_train_epochs {arguments.num_train_epochs}: a probe needs a whole number")
     jobs, said = fitting_jobs(own.jobs or usable_cores())
     if said:
         print(said)
@@ -77,7 +92,6 @@ def run(argv: Sequence[str], prog: str) -> int:
         if own.save is not None:
             with writing(folder / "model"):
                 print(f"wrote {printable(probe.save(own.save, folder / 'model'))}")
-    return 0
 
 
 def _plan(probe: Probe) -> dict[str, Any]:
@@ -139,8 +153,11 @@ def _parser(prog: str) -> FlagParser:
     return parser
 
 
-def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -> Arguments:
-    """Return the settings of a run that apply: the task's backbone and lengths, our defaults, flags."""
+def _arguments(words: Sequence[str], prog: str) -> tuple[Arguments, str | None]:
+    """Return the settings of a run that apply: the task's backbone and lengths, our defaults, flags.
+
+    Beside them is the path of `--config`, if there is one.
+    """
     flags, config = parse_flags(words, prog, SUMMARY)
     in_file = read_config(config) if config else {}
     for source, given in (("flag", flags), (config or "", in_file)):
@@ -153,7 +170,8 @@ def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -
     if task is not None:
         from sot_nlp.tasks.spec import load_task
 
-        recipe = load_task(str(task)).recipe
+        with config_words(config, in_file.keys() - flags.keys()):
+            recipe = load_task(str(task)).recipe
         layers.append(
             ("recipe", {k: v for k, v in recipe.items() if k in ("model_name_or_path", "max_length")})
         )
@@ -166,10 +184,4 @@ def _arguments(words: Sequence[str], prog: str, rates: Sequence[float] | None) -
         print(f"{describe(other)[0]}: not for a probe, whose passes are in fp32", file=sys.stderr)
     layers.append((SOURCE, {name: value for name, value in launched.items() if name in USED}))
     layers += [("default", DEFAULTS), (config or "file", in_file), ("flag", {**flags, "head": "stock"})]
-    arguments = build_arguments(layers)
-    if arguments.num_train_epochs != int(arguments.num_train_epochs):
-        raise UserError(f"--num_train_epochs {arguments.num_train_epochs}: a probe needs a whole number")
-    for rate in rates or ():
-        if not 0 < rate < 1e3:
-            raise UserError(f"--learning_rates {rate}: must be above 0")
-    return arguments
+    return build_arguments(layers), config

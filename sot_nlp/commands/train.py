@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.settings.command_line import parse_flags
+from sot_nlp.settings.command_line import config_words, parse_flags
 from sot_nlp.tasks.recipe import layered_arguments
 
 SUMMARY = (
@@ -18,7 +18,13 @@ SUMMARY = (
 
 def run(argv: Sequence[str], prog: str) -> int:
     """Train by the flags; `--task demo` without a model compares the heads on the demo's own model."""
-    arguments = run_arguments(argv, prog)
+    flags, config = parse_flags(argv, prog, SUMMARY)
+    arguments = layered_arguments(flags, config)
+    with config_words(config, arguments.given_by(config)):
+        return _train(arguments)
+
+
+def _train(arguments: Arguments) -> int:
     if arguments.task is None and arguments.train_file is None and arguments.dataset_name is None:
         raise UserError(
             "nothing to train on: give --task (see `sot-nlp tasks`), --train_file or --dataset_name"
@@ -36,9 +42,3 @@ def run(argv: Sequence[str], prog: str) -> int:
         arguments = dataclasses.replace(arguments, data_dir=str(ensure_demo_data()))
     runner.run(arguments)
     return 0
-
-
-def run_arguments(argv: Sequence[str], prog: str) -> Arguments:
-    """Return a run's settings from its flags, its `--config` and its task's recipe."""
-    flags, config = parse_flags(argv, prog, SUMMARY)
-    return layered_arguments(flags, config)

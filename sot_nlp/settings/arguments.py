@@ -54,6 +54,10 @@ class Arguments(
 
     sources: dict[str, str] = field(default_factory=dict)
 
+    def given_by(self, source: str | None) -> list[str]:
+        """Return the names of the settings that come from this layer."""
+        return [name for name, layer in self.sources.items() if layer == source]
+
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON-able values, without secrets and without where each came from."""
         values = dataclasses.asdict(self)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.settings.arguments import FIELDS, GROUPS, HEAD_PREFIX, TRAITS, TYPES, convert, head_value, shown
+from sot_nlp.errors import UserError, did_you_mean, printable, rewording
+from sot_nlp.settings.arguments import (
+    FIELDS,
+    GROUPS,
+    HEAD_PREFIX,
+    TRAITS,
+    TYPES,
+    convert,
+    head_value,
+    named,
+    shown,
+)
 from sot_nlp.settings.flag_parser import FlagParser
 from sot_nlp.settings.habits import ALIASES, NAMES, WITHOUT_SETTING, translate
 from sot_nlp.settings.yaml_file import read_yaml_mapping
@@ -135,6 +147,27 @@ def read_config(path: str) -> dict[str, Any]:
         top.problem(problem, key=key)
     top.finish()
     return values
+
+
+@contextlib.contextmanager
+def config_words(config: str | None, names: Iterable[str]) -> Iterator[None]:
+    """Name the settings `names`, which the file `config` gave, in the messages of the block: not as flags.
+
+    A message begins with what it is about; further on, flags are what would be right.
+    """
+    given = set(names)
+
+    def file_s_name(match: re.Match[str]) -> str:
+        setting = "head_overrides" if match[1].startswith(HEAD_PREFIX) else match[1]
+        return named(match[1], printable(config)) if setting in given else match[0]
+
+    def reword(text: str) -> str:
+        subject = re.match(r"(?:warning: )?(?:--[\w.]+(?:, )?)*", text)
+        end = subject.end() if subject else 0
+        return re.sub(r"--([\w.]+)", file_s_name, text[:end]) + text[end:]
+
+    with rewording(reword):
+        yield
 
 
 def _config_value(key: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments, build_arguments
-from sot_nlp.settings.command_line import read_config
+from sot_nlp.settings.command_line import config_words, read_config
 from sot_nlp.tasks.spec import load_task
 
 
@@ -20,7 +20,8 @@ def layered_arguments(given: Mapping[str, Any], config: str | None, *, source: s
     layers: list[tuple[str, Mapping[str, Any]]] = []
     task = given.get("task", in_file.get("task"))
     if task is not None:
-        spec = load_task(str(task))
+        with config_words(config, in_file.keys() - given.keys()):
+            spec = load_task(str(task))
         layers.append((f"recipe of {spec.name}", dict(spec.recipe)))
     layers.append((launcher.SOURCE, launcher.launcher_settings()))
     if config:

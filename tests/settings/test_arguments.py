@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
+from sot_nlp.cli import main
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import FIELDS, TRAITS, Arguments, build_arguments
-from sot_nlp.settings.command_line import make_parser, parse_flags, read_config
+from sot_nlp.settings.command_line import config_words, make_parser, parse_flags, read_config
 
 
 def from_flags(line: str, *below):
@@ -254,3 +255,36 @@ def test_every_field_has_help_a_group_and_a_checked_default():
         assert (f"--{name}" in help_text) or name == "head_overrides"
     assert build_arguments([]).to_dict() == Arguments().to_dict()
     assert dataclasses.replace(Arguments(), seed=3).seed == 3
+
+
+@pytest.mark.parametrize("command", ["train", "probe"])
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ("task: no", "", "task (conf.yaml): unknown task 'no'; "),
+        ("task: no", "--task not", "--task: unknown task 'not'; "),
+        ("train_file: a.csv", "", "train_file (conf.yaml): a.csv does not exist"),
+        ("train_file: a.csv", "--train_file b.csv", "--train_file: b.csv does not exist"),
+        ("{train_file: a.csv, model_name_or_path: no/m}", "", "model_name_or_path (conf.yaml) no/m: "),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_named_as_it_is_there(
+    command, content, flags, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if "no/m" in content:
+        (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "conf.yaml").write_text(content)
+    assert main([command, "--config", "conf.yaml", *flags.split()]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"sot-nlp: error: {message}")
+
+
+def test_words_of_a_config_file_are_for_what_it_gave():
+    def reworded(text):
+        with pytest.raises(UserError) as error, config_words("a.yaml", ["lora_r", "head_overrides"]):
+            raise UserError(text)
+        return str(error.value)
+
+    assert reworded("--lora_r, --seed: no; use --lora_r 4") == "lora_r (a.yaml), --seed: no; use --lora_r 4"
+    assert reworded("--head.alpha 7: no") == "head.alpha (a.yaml) 7: no"
+    assert reworded("two\nlines of --lora_r") == "two\nlines of --lora_r"

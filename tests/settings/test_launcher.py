@@ -129,7 +129,7 @@ def test_the_runs_of_a_study_are_those_that_the_launcher_was_asked_for(launched,
 
 def test_a_probe_says_what_is_not_for_it(launched, capsys):
     launched(ACCELERATE_MIXED_PRECISION="bf16", ACCELERATE_USE_CPU="true")
-    assert probe._arguments(["--task", "cola"], "sot-nlp probe", None).cpu
+    assert probe._arguments(["--task", "cola"], "sot-nlp probe")[0].cpu
     expected = "from accelerate launch: mixed_precision bf16: not for a probe, whose passes are in fp32\n"
     assert capsys.readouterr().err == expected
 

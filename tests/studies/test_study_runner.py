@@ -284,7 +284,7 @@ def test_a_worker_runs_several_cells_and_one_that_dies_is_replaced(tmp_path):
         second = pool.start([*python, "train", "--task", "colla"], slot, tmp_path / "2.log")
         assert waited(second) == 2
         assert second.process.pid == first.process.pid
-        assert "did you mean cola" in (tmp_path / "2.log").read_text()
+        assert "did you mean" in (tmp_path / "2.log").read_text()
         # Another slot is another worker; so is what follows a dead one.
         other = pool.start([*python, "train", "--task", "x"], {}, tmp_path / "3.log")
         os.kill(second.process.pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ import pytest
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.head_config import resolve_head
 from sot_nlp.settings.arguments import build_arguments
+from sot_nlp.tasks import spec as task_spec
 from sot_nlp.tasks.metrics import METRICS
 from sot_nlp.tasks.spec import FrozenMapping, load_task, read_task, tasks_folder
 
@@ -23,14 +24,17 @@ SMALL = "text_columns: [review]\nlabel_column: verdict\nfiles: {train: a.csv, va
     ("given", "message"),
     [
         ("colla", "unknown task 'colla'; did you mean cola"),
-        ("imagenet", "known: ax, cola, demo"),
+        ("imagenet", "known: cola, mine, rte"),
         ("", "unknown task ''"),
         ("a\x1b[2J", r"x1b"),
         ("nowhere.yaml", r"nowhere.yaml: no such file"),
         ("no/where", r"no/where: no such file"),
     ],
 )
-def test_an_unknown_task(given, message):
+def test_an_unknown_task(given, message, monkeypatch, tmp_path):
+    for name in ("cola", "mine", "rte"):
+        write(tmp_path / f"{name}.yaml", SMALL)
+    monkeypatch.setattr(task_spec, "tasks_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=message):
         load_task(given)
 

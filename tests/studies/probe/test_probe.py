@@ -268,7 +268,8 @@ def test_mistakes(words, message):
 
 def test_the_settings_that_ship_hold():
     config = Path(__file__).parents[3] / "studies" / "probe.yaml"
-    arguments = probe_command._arguments(["--config", str(config), "--task", "cola"], "p", None)
+    arguments, file = probe_command._arguments(["--config", str(config), "--task", "cola"], "p")
+    assert file == str(config)
     assert (arguments.learning_rate, arguments.num_train_epochs, arguments.seed) == (1e-3, 5, 0)
 
 
