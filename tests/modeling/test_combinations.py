@@ -14,7 +14,7 @@ import transformers
 from sot_nlp.demo.grammar import generate
 from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
 from sot_nlp.modeling.head_config import PRESETS, SoTHeadConfig
-from sot_nlp.modeling.parts import REGISTRY, is_own
+from tests.support.combinations import accepted, ours
 
 STEPS = 12
 SMALL = PRESETS["text"].replace(num_heads=2, width_x=5, width_y=4, dropout=0)
@@ -30,35 +30,42 @@ BACKBONES = {
 }
 
 
-KINDS = ("pooling", "normalization", "fusion")
-
-
-def ours(kind: str) -> list[str]:
-    return [name for name, part in REGISTRY[kind].items() if not is_own(part)]
+# Singular values are a matrix's, and the square root a symmetric matrix's.
+VECTORS, NOT_SYMMETRIC = ("mean", "mapped_mean", "max", "attention"), ("cross_covariance", "moments")
+REFUSED = {*itertools.product(VECTORS, ("svpn", "svpn_exact", "isqrt_cov"))}
+REFUSED |= {(pooling, "isqrt_cov") for pooling in NOT_SYMMETRIC}
 
 
 def heads_by_family() -> dict[str, dict[tuple[str, ...], SoTHeadConfig]]:
     """The accepted heads, dealt to the families by the sum of their values' numbers; `none` to each."""
     heads: dict[str, dict[tuple[str, ...], SoTHeadConfig]] = {family: {} for family in BACKBONES}
     families = list(heads)
-    for numbered in itertools.product(*(enumerate(ours(kind)) for kind in KINDS)):
-        numbers, values = zip(*numbered, strict=True)
-        try:
-            config = SMALL.replace(**dict(zip(KINDS, values, strict=True)))
-        except ValueError:
-            continue
+    for settings in accepted():
+        config = SMALL.replace(**settings)
         if config.pooling == "none":
             for family in families:
                 heads[family]["none",] = config
         else:
-            heads[families[sum(numbers) % len(families)]][values] = config
+            number = sum(ours(kind).index(value) for kind, value in settings.items())
+            heads[families[number % len(families)]][tuple(settings.values())] = config
     return heads
+
+
+def test_what_goes_together():
+    """All but what mathematics refuses: a new part goes with all, or says here with which it does not."""
+    fusions = set(ours("fusion")) - {"class_token"}
+    words = itertools.product(set(ours("pooling")) - {"none"}, ours("normalization"), fusions)
+    expected = {values for values in words if values[:2] not in REFUSED}
+    *with_words, (pooling, _, fusion) = sorted(
+        (tuple(settings.values()) for settings in accepted()), key=lambda values: values[0] == "none"
+    )
+    assert (set(with_words), pooling, fusion) == (expected, "none", "class_token")
 
 
 def test_every_two_values_meet():
     heads = heads_by_family()
     combinations = [values for of_family in heads.values() for values in of_family if len(values) == 3]
-    assert len(combinations) == len(set(combinations)) == (7 + 7 + 8 + 4 * 5) * 5  # none may go missing
+    assert len(combinations) == len(set(combinations)) == len(accepted()) - 1
     for place in range(3):
         values = {combination[place] for combination in combinations}
         for family, of_family in heads.items():

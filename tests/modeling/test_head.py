@@ -1,7 +1,5 @@
 """The whole head: both recipes against slow formulas, invariances, fusions, numerics, export."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -10,7 +8,7 @@ from sot_nlp.modeling import normalizers
 from sot_nlp.modeling.head import SoTHead, init_head_weights
 from sot_nlp.modeling.head_config import PRESETS, resolve_head
 from sot_nlp.modeling.normalization import svpn_gain
-from sot_nlp.modeling.parts import REGISTRY, is_own
+from tests.support.combinations import accepted
 
 C, K = 16, 3
 MASK = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0]]).bool()
@@ -30,28 +28,7 @@ def make_head(preset="text", dtype=torch.float64, seed=0, **overrides):
     return head.eval()
 
 
-def ours(kind):
-    """The names of this package's own parts of a kind."""
-    return [name for name, part in REGISTRY[kind].items() if not is_own(part)]
-
-
-def settings_of_every_kind(**fixed):
-    """Every accepted pooling, normalisation and fusion."""
-    settings = {}
-    for pooling, normalization, fusion in itertools.product(
-        ours("pooling"), ours("normalization"), ours("fusion")
-    ):
-        overrides = {"pooling": pooling, "normalization": normalization, "fusion": fusion, **fixed}
-        try:
-            resolve_head("text", **overrides)
-        except ValueError:
-            continue
-        name = "none" if pooling == "none" else f"{pooling}-{normalization}-{fusion}"
-        settings[name] = overrides
-    return settings
-
-
-ALL = settings_of_every_kind()
+ALL = {"-".join(settings.values()): settings for settings in accepted()}
 WITHOUT_FUSIONS = {name: value for name, value in ALL.items() if value["fusion"] in ("sum", "class_token")}
 
 
@@ -400,8 +377,3 @@ def test_export_with_a_dynamic_batch_and_length_is_exact(name):
     for size in ((4, 6), (2, 11), (7, 3)):
         arguments = inputs_of_size(*size)
         torch.testing.assert_close(exported(*arguments).logits, head(*arguments).logits, rtol=0, atol=1e-6)
-
-
-def test_settings_of_every_kind_are_all_there():
-    matrices, vectors = (7 + 7 + 8) * 5, 4 * 5 * 5
-    assert len(ALL) >= matrices + vectors + 1
