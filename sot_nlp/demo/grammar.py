@@ -47,29 +47,18 @@ _STEMS = (  # noqa: SIM905
     "brab dreb flig glop plud twib mot vap zet blug krep drib flob glud "
     "plet twig mup vop zib blet krod drup flap gleb plig twop mab vud"
 ).split()
-_ENDINGS = {
-    "masculine": "ard",
-    "feminine": "elle",
-    "masculine name": "o",
-    "feminine name": "a",
-    "intransitive": "le",
-    "transitive": "ize",
-    "ditransitive": "end",
-    "clausal": "eem",
-    "adjective": "ish",
-}
-# A stem is held out of a word class where its place and the class's number here add up to a multiple of 4:
-# every stem and every ending occurs in training, those words do not. The verbs of a pair share a stem.
-_HELD_OUT = {
-    "intransitive": 0,
-    "transitive": 0,
-    "ditransitive": 0,
-    "masculine": 1,
-    "feminine": 2,
-    "masculine name": 3,
-    "feminine name": 3,
-    "clausal": 1,
-    "adjective": 2,
+# A word class's ending, and its number: a stem is held out of it where the stem's place and that add up to
+# a multiple of 4. All stems and endings occur in training, those words do not. A pair's verbs share a stem.
+_CLASSES = {
+    "masculine": ("ard", 1),
+    "feminine": ("elle", 2),
+    "masculine name": ("o", 3),
+    "feminine name": ("a", 3),
+    "intransitive": ("le", 0),
+    "transitive": ("ize", 0),
+    "ditransitive": ("end", 0),
+    "clausal": ("eem", 1),
+    "adjective": ("ish", 2),
 }
 
 _NUMBERS = ("singular", "plural")
@@ -118,9 +107,7 @@ def shapes(split: str, name: str) -> list[Shape]:
     turn = PHENOMENA.index(name)
     chosen = []
     for row, frame in enumerate(_FRAMES):
-        for column, modifiers in enumerate((*_SHORT, *_DEEP)):
-            if modifiers in _DEEP and frame != "main":
-                continue
+        for column, modifiers in enumerate((*_SHORT, *_DEEP) if frame == "main" else _SHORT):
             # A negation hides in a relative clause only.
             if name == "polarity" and not {"src", "orc"} & set(modifiers):
                 continue
@@ -209,7 +196,7 @@ class _Speaker:
         self.turns: Counter[tuple[object, ...]] = Counter()
         self.stems = {
             kind: [s for i, s in enumerate(_STEMS) if ((i + key) % 4 == 0) == (split == "validation")]
-            for kind, key in _HELD_OUT.items()
+            for kind, (_, key) in _CLASSES.items()
         }
 
     def turn(self, values: Sequence[_T], *key: object) -> _T:
@@ -224,7 +211,7 @@ class _Speaker:
         return _Noun(self.rng.choice(_NUMBERS), self.rng.choice(_GENDERS))
 
     def word(self, kind: str) -> str:
-        return self.rng.choice(self.stems[kind]) + _ENDINGS[kind]
+        return self.rng.choice(self.stems[kind]) + _CLASSES[kind][0]
 
     def noun(self, features: _Noun) -> str:
         return self.word(features.gender) + ("s" if features.number == "plural" else "")
@@ -251,25 +238,19 @@ class _Speaker:
 
         `verbs` replaces the verb of the relative clause at that position in `modifiers`.
         """
-        return self._phrase(0, nouns, modifiers, determiners or ["the"] * len(nouns), verbs or {})
-
-    def _phrase(
-        self,
-        at: int,
-        nouns: list[_Noun],
-        modifiers: tuple[str, ...],
-        determiners: list[str],
-        verbs: dict[int, list[str]],
-    ) -> list[str]:
-        words = [determiners[at], self.noun(nouns[at])]
-        if at == len(modifiers):
-            return words
-        inner = self._phrase(at + 1, nouns, modifiers, determiners, verbs)
-        if modifiers[at] == "pp":
-            return [*words, self.rng.choice(_PREPOSITIONS), *inner]
-        subject = nouns[at] if modifiers[at] == "src" else nouns[at + 1]
-        verb = verbs.get(at) or self.finite("transitive", subject.number)
-        return [*words, "that", *(verb + inner if modifiers[at] == "src" else inner + verb)]
+        verbs = verbs or {}
+        determiners = determiners or ["the"] * len(nouns)
+        heads = [[word, self.noun(noun)] for word, noun in zip(determiners, nouns, strict=True)]
+        words = heads[-1]
+        for at in reversed(range(len(modifiers))):
+            if modifiers[at] == "pp":
+                words = [*heads[at], self.rng.choice(_PREPOSITIONS), *words]
+                continue
+            by_head = modifiers[at] == "src"
+            subject = nouns[at] if by_head else nouns[at + 1]
+            verb = verbs.get(at) or self.finite("transitive", subject.number)
+            words = [*heads[at], "that", *(verb + words if by_head else words + verb)]
+        return words
 
     def framed(self, frame: str, clause: list[str], bystander: Callable[[], _Noun]) -> list[str]:
         """Return the clause alone, or behind a phrase of place or source, or as what somebody says."""
@@ -351,13 +332,8 @@ def _determiner(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _I
     _, noun, *rest = speaker.phrase(nouns, modifiers)
     singular = noun.removesuffix("s")
     # Between the two: adjectives, or the first noun of a compound, which is singular in any case.
-    between = speaker.rng.choice(
-        (
-            [speaker.word("adjective")],
-            [speaker.word("adjective"), speaker.word("adjective")],
-            [speaker.word(speaker.rng.choice(_GENDERS))],
-        )
-    )
+    first, *both = (speaker.word("adjective") for _ in range(3))
+    between = speaker.rng.choice(([first], both, [speaker.word(speaker.rng.choice(_GENDERS))]))
     if tests_noun:
         good, bad = (singular + ("s" if n == "plural" else "") for n in (number, wrong))
         tested = [_DETERMINERS[number], *between, _SLOT]
@@ -412,14 +388,8 @@ def _argument(speaker: _Speaker, frame: str, modifiers: tuple[str, ...]) -> _Ite
             place = speaker.rng.choice(("by", "near", "beside"))
             clause += [place, *speaker.phrase([speaker.features()])]
     stem = speaker.rng.choice(speaker.stems[fewer])
-    good, bad = (_participle(stem + _ENDINGS[k]) for k in ((more, fewer) if moved else (fewer, more)))
+    good, bad = (_participle(stem + _CLASSES[k][0]) for k in ((more, fewer) if moved else (fewer, more)))
     return _Item(clause, good, bad, speaker.features)
 
 
-_BUILDERS: dict[str, Callable[[_Speaker, str, tuple[str, ...]], _Item]] = {
-    "agreement": _agreement,
-    "reflexive": _reflexive,
-    "determiner": _determiner,
-    "polarity": _polarity,
-    "argument": _argument,
-}
+_BUILDERS = dict(zip(PHENOMENA, (_agreement, _reflexive, _determiner, _polarity, _argument), strict=True))
