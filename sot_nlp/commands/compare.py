@@ -15,7 +15,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder, writing
 from sot_nlp.settings import plugins
 from sot_nlp.settings.command_line import parse_flags
-from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies import rates, read_results
 from sot_nlp.studies.comparison import compare
@@ -213,9 +213,7 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
     flags, config = parse_flags(rest, prog, SUMMARY)
     if config:
         raise UserError("--config: a study has its settings in its own YAML file, under `arguments`")
-    for name in ("jobs", "threads"):
-        if getattr(own, name) is not None and getattr(own, name) < 1:
-            raise UserError(f"--{name} {getattr(own, name)}: must be at least 1")
+    check_counts(own, "jobs", "threads")
     study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads={})
     changes: dict[str, Any] = {}
     if own.rates:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import check_output, write_atomic, write_json, writing
-from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser, check_counts
 
 if TYPE_CHECKING:
     from sot_nlp.explanation.attribution import Text
@@ -71,12 +71,7 @@ def _parser(prog: str) -> FlagParser:
     add("--method", metavar="NAME", help="exact, pairs, integrated_gradients or occlusion")
     add("--steps", type=int, default=50, metavar="N", help="of integrated gradients (default: %(default)s)")
     add("--max_length", type=int, metavar="N", help="tokens per text (default: as in training)")
-    add(
-        "--mixed_precision",
-        default="auto",
-        choices=("auto", "no", "bf16", "fp16"),
-        help="default: auto, as in training",
-    )
+    parser.add_precision_flag()
     parser.add_trust_flag()
     add("--name", action="append", metavar="NAME", help="what to call the models, one per FOLDER")
     add("--html", metavar="PATH", help="write a self-contained page")
@@ -98,10 +93,7 @@ def _check(flags: Any) -> None:
         raise UserError("--quoting: only fields of --file are quoted")
     if flags.name and len(flags.name) != len(flags.folders):
         raise UserError(f"--name: {len(flags.name)} for {len(flags.folders)} folders; each needs one")
-    if flags.steps < 1:
-        raise UserError(f"--steps {flags.steps}: must be at least 1")
-    if flags.max_length is not None and flags.max_length < 1:
-        raise UserError(f"--max_length {flags.max_length}: must be at least 1")
+    check_counts(flags, "steps", "max_length")
     for flag in ("html", "png", "json"):
         path = getattr(flags, flag)
         if path is not None:

@@ -26,12 +26,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         "--per_device_eval_batch_size", type=int, metavar="N", help="default: 64, on a GPU 256"
     )
     parser.add_argument("--max_length", type=int, metavar="N", help="tokens; default: as in training")
-    parser.add_argument(
-        "--mixed_precision",
-        default="auto",
-        choices=("auto", "no", "bf16", "fp16"),
-        help="default: auto, as in training",
-    )
+    parser.add_precision_flag()
     parser.add_argument(
         "--model_revision", default="main", metavar="NAME", help="branch or commit on the Hub"
     )

@@ -12,7 +12,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json, writing
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import config_words, parse_flags, read_config
-from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import SOURCE, describe, launcher_settings
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.probe.probe import ARMS, PLAN
@@ -53,10 +53,7 @@ def _check_own(own: Any) -> None:
     for arm in own.arms:
         if arm not in ARMS:
             raise UserError(f"--arms {printable(arm)}: {did_you_mean(arm, ARMS)}")
-    for flag in ("seeds", "jobs"):
-        value = getattr(own, flag)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag} {value}: must be at least 1")
+    check_counts(own, "seeds", "jobs")
     if own.save is not None and own.save not in own.arms:
         raise UserError(f"--save {printable(own.save)}: not among --arms {', '.join(own.arms)}")
     for rate in own.learning_rates or ():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser, check_counts
 
 if TYPE_CHECKING:
     from sot_nlp.inference.saved_model import SavedModel
@@ -40,8 +40,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     given = parser.parse_args(argv)
     if not 0 <= given.port < 65536:
         raise UserError(f"--port {given.port}: must be from 0 to 65535")
-    if given.max_length is not None and given.max_length < 1:
-        raise UserError(f"--max_length {given.max_length}: must be at least 1")
+    check_counts(given, "max_length")
     from sot_nlp.inference.saved_model import open_model
     from sot_nlp.serving.page import build_page, import_gradio, is_loopback, launch
 

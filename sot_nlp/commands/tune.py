@@ -12,7 +12,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
-from sot_nlp.settings.flag_parser import FlagParser
+from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.slots import room
@@ -30,10 +30,7 @@ SUMMARY = (
 def run(argv: Sequence[str], prog: str) -> int:
     """Search, and write the best settings; return 1 if no trial finished, 128 + n after signal n."""
     own, rest = _parser(prog).parse_known_args(argv)
-    for name in ("trials", "jobs", "threads"):
-        value = getattr(own, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
+    check_counts(own, "trials", "jobs", "threads")
     space = parse_space(own.search or SPACE)
     study = _study(own, rest, prog, {parameter.name for parameter in space})
     real_tasks, shared = study.tasks, study.tasks_without_validation()

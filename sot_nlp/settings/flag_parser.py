@@ -41,9 +41,26 @@ class FlagParser(argparse.ArgumentParser):
             help="run the code that is saved with the model: its tokenizer's, its own parts of the head",
         )
 
+    def add_precision_flag(self) -> None:
+        """Add the precision to compute in."""
+        self.add_argument(
+            "--mixed_precision",
+            default="auto",
+            choices=("auto", "no", "bf16", "fp16"),
+            help="default: auto, as in training",
+        )
+
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """As argparse's, with `quoting` as True, False or None."""
         given = super().parse_args(*args, **options)
         if getattr(given, "quoting", None) is not None:
             given.quoting = given.quoting == "true"
         return given
+
+
+def check_counts(flags: Any, *names: str) -> None:
+    """Raise UserError for the first of these flags that is given and below 1."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")

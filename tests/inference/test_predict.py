@@ -73,6 +73,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
+def probabilities_of(path: Path) -> torch.Tensor:
+    return torch.tensor([list(row["probabilities"].values()) for row in rows_of(path)])
+
+
 def write_texts(path: Path, columns: dict[str, list[str]]) -> Path:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if path.suffix == ".parquet":
@@ -131,9 +135,7 @@ def test_quotes_of_a_tsv_are_guessed_and_said_or_as_the_flag_says(
     assert ("(--quoting false keeps them)" in capsys.readouterr().err) == (quoting is None)
     read = lines[1:] if quoting == "false" else texts
     expected = alone(runs["plain"], read).softmax(-1)
-    probabilities = torch.tensor(
-        [list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")]
-    )
+    probabilities = probabilities_of(tmp_path / "out.jsonl")
     torch.testing.assert_close(probabilities, expected, rtol=0, atol=2e-6)
     assert not torch.allclose(
         expected, alone(runs["plain"], lines[1:] if read == texts else texts).softmax(-1)
@@ -162,9 +164,7 @@ def test_pairs_from_columns_and_from_tabs(runs: dict[str, Path], tmp_path: Path,
     type_in("".join(f"{a}\t{b}\r\n" for a, b in zip(first, second, strict=True)).encode())
     predict_file(runs["pair"], output=tmp_path / "tabs.jsonl", **OPTIONS)
     for name in ("columns.jsonl", "tabs.jsonl"):
-        rows = rows_of(tmp_path / name)
-        probabilities = torch.tensor([list(row["probabilities"].values()) for row in rows])
-        torch.testing.assert_close(probabilities, expected, rtol=0, atol=2e-6)
+        torch.testing.assert_close(probabilities_of(tmp_path / name), expected, rtol=0, atol=2e-6)
 
 
 def test_causal_models(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -172,9 +172,7 @@ def test_causal_models(runs: dict[str, Path], tmp_path: Path) -> None:
     lines = [text for text in TEXTS if text]
     source.write_text("\n".join(lines), encoding="utf-8")
     predict_file(runs["causal"], file=source, output=tmp_path / "out.jsonl", **OPTIONS)
-    probabilities = torch.tensor(
-        [list(row["probabilities"].values()) for row in rows_of(tmp_path / "out.jsonl")]
-    )
+    probabilities = probabilities_of(tmp_path / "out.jsonl")
     torch.testing.assert_close(probabilities, alone(runs["causal"], lines).softmax(-1), rtol=0, atol=2e-6)
 
 
