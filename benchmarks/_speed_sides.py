@@ -39,6 +39,9 @@ class Side:
         )
         self.process.start()
         theirs.close()
+
+    def wait(self) -> None:
+        """Wait until it is built and warmed up."""
         self._answer()
 
     def run(self) -> dict[str, float]:

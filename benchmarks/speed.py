@@ -113,6 +113,8 @@ def timed_in_turn(
             given = {key: bf16 if value is BF16 else value for key, value in settings.items()}
             started[name] = Side(kind, work, **given)
             stack.callback(started[name].close)
+        for side in started.values():
+            side.wait()
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         with contextlib.suppress(KeyboardInterrupt):  # the rounds so far count
             for number in range(rounds):
