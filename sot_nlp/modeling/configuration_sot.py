@@ -43,6 +43,13 @@ ACTIVATIONS = {
 }
 
 
+# Encoders normalise behind each block, and decoders before it, but for these.
+PRE_NORM_ENCODERS = frozenset(
+    {"eurobert", "megatron-bert", "modernbert", "roberta-prelayernorm", "xlm-roberta-xl"}
+)
+POST_NORM_DECODERS = frozenset({"bert", "openai-gpt", "roberta", "xlnet"})
+
+
 @dataclass(kw_only=True)
 class SoTConfigMixin:
     """What every SoT config adds to its backbone's.
@@ -82,6 +89,9 @@ class SoTConfigMixin:
         if preset in PRESETS and settings.num_layers == PRESETS[preset].num_layers:
             most = self.mixable_layers or settings.num_layers
             settings = settings.replace(num_layers=min(settings.num_layers, most))
+        if settings.token_norm == "auto":
+            mixes_unnormalized = settings.num_layers > 1 and self.pre_norm
+            settings = settings.replace(token_norm="layer_norm" if mixes_unnormalized else "none")
         self.head, self.head_preset = settings.to_dict(), preset
 
     def name_activation(self) -> None:
@@ -99,6 +109,17 @@ class SoTConfigMixin:
     def feature_size(self) -> int:
         """C, the width of the backbone's last hidden state."""
         return self.hidden_size  # type: ignore[attr-defined]
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether the backbone normalises before its blocks, so that its inner layers' states are not.
+
+        They hold the residual stream, in which a few channels and the first token outgrow the rest: in the
+        last layers of SmolLM2 the first token is forty times as long as the others.
+        """
+        backbone: Any = self.get_text_config()  # type: ignore[attr-defined]
+        own_type = self.backbone_type or backbone.model_type
+        return own_type in PRE_NORM_ENCODERS or (self.causal and own_type not in POST_NORM_DECODERS)  # type: ignore[attr-defined]
 
     @property
     def mixable_layers(self) -> int | None:

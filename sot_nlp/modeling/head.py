@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
@@ -148,6 +149,7 @@ class SoTHead(nn.Module):
             )
         if self.config.token_reads_words and word_mask is None:
             raise ValueError(f"class_token={self.config.class_token!r} needs word_mask")
+        class_token, layers = self._scaled(class_token), tuple(self._scaled(layer) for layer in layers)
         mask = None if word_mask is None else word_mask.bool()
         mixture = self.words.layer_mixture if self.config.uses_words and len(layers) > 1 else None
         token: Tensor = self.token_branch(class_token, layers, mask, mixture)
@@ -161,9 +163,9 @@ class SoTHead(nn.Module):
         dtype: torch.dtype,
     ) -> SoTHeadOutput:
         if isinstance(hidden_states, Tensor):
-            states: Any = hidden_states.to(dtype)
+            states: Any = self._scaled(hidden_states.to(dtype))
         else:
-            states = tuple(layer.to(dtype) for layer in hidden_states)
+            states = tuple(self._scaled(layer.to(dtype)) for layer in hidden_states)
             states = states[0] if len(states) == 1 else states
         result = self.module(states, word_mask, class_token)
         output = SoTHeadOutput(result) if isinstance(result, Tensor) else result
@@ -290,6 +292,12 @@ class SoTHead(nn.Module):
         if problems:
             raise ValueError("no exact contributions: " + "; ".join(problems))
 
+    def _scaled(self, states: Tensor) -> Tensor:
+        """Return (..., C) as `token_norm` says."""
+        if self.config.token_norm != "layer_norm":
+            return states
+        return functional.layer_norm(states, states.shape[-1:])
+
     def _words(
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -303,7 +311,11 @@ class SoTHead(nn.Module):
                 "they must be (batch, tokens, hidden size) and (batch, tokens)"
             )
         mask = word_mask.bool()
-        mixed = self.words.mix_layers(hidden_states, torch.promote_types(first.dtype, torch.float32))
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        if self.config.token_norm == "layer_norm":
+            layers = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
+            hidden_states = [self._scaled(layer.to(dtype)) for layer in layers]
+        mixed = self.words.mix_layers(hidden_states, dtype)
         # Not a product: a backbone may leave NaN at padding, and NaN * 0 is NaN.
         return torch.where(mask.unsqueeze(-1), mixed, 0), mask
 

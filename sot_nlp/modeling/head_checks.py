@@ -15,6 +15,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "map_activation": ("relu", "none"),
     "centering": ("channel", "scalar", "none"),
     "start_side": ("x", "y"),
+    "token_norm": ("none", "layer_norm", "auto"),
     "word_output_init": ("normal", "zero"),
 }
 # Inclusive; the upper ends only stop a slip of the finger from asking for more memory than there is.

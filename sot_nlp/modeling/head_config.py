@@ -53,6 +53,9 @@ class SoTHeadConfig:
             `class_token` that read several layers read these.
         include_separators: whether special tokens inside the text (`[SEP]`) count as words; the published
             code pools them.
+        token_norm: `layer_norm` scales each token of each layer to mean 0 and variance 1 over its channels,
+            without parameters, before layers are mixed; `none`; or `auto`, which a model's config replaces by
+            `layer_norm` where layers of a pre-norm backbone are mixed (`SoTConfigMixin.pre_norm`).
         word_output_init: `zero` starts the words' linear at zero, so that training starts as the
             classification token's branch alone; `normal` draws it.
         module: the name of a head of your own (`register_head`), which takes the place of pooling,
@@ -83,6 +86,7 @@ class SoTHeadConfig:
     num_layers: int = 1
     include_separators: bool = True
     # Left out of the saved settings at their defaults: what was saved before them is then what is saved now.
+    token_norm: str = "none"
     word_output_init: str = "normal"
     module: str = ""
     part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -169,7 +173,7 @@ class SoTHeadConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_dict` gives an equal head back."""
         # Later fields, at the values that change nothing.
-        plain = {"word_output_init": "normal", "module": "", "part_settings": {}}
+        plain = {"token_norm": "none", "word_output_init": "normal", "module": "", "part_settings": {}}
         values = dataclasses.asdict(self) | {"part_settings": dict(self.part_settings)}
         return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
 
@@ -214,6 +218,7 @@ _TEXT = SoTHeadConfig(
     fusion="sum",
     class_token="linear",
     dropout=0.5,
+    token_norm="auto",
 )
 
 # The published text recipe on the words of the last four layers, mixed by learned shares (studies/README.md

@@ -30,7 +30,6 @@ from transformers.utils import find_adapter_config_file, is_peft_available
 
 from .backbone import backbone_class
 from .configuration_sot import backbone_type
-from .head_config import resolve_head
 from .own_code import register_saved_parts
 from .tokenizer import load_tokenizer, separator_ids
 
@@ -203,7 +202,9 @@ class Checkpoint:
         """Return whether `config` asks for another head than the checkpoint has."""
         if self.is_plain(config) or is_headless(self.saved):
             return True
-        return resolve_head(self.saved.get("head")).to_dict() != config.head
+        saved = copy.deepcopy(config)
+        saved.set_head(self.saved.get("head"))
+        return bool(saved.head != config.head)
 
     def key_mapping(self, config: Any) -> dict[str, str]:
         """Return how the checkpoint names the backbone, where the model names it otherwise."""

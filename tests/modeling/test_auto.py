@@ -218,7 +218,7 @@ def test_from_config_builds_random_models():
 
 
 def test_head_settings_are_taken_in_every_form(backbone_folder):
-    settings = SoTHeadConfig.from_dict(PRESETS["text"].to_dict() | {"num_heads": 2})
+    settings = SoTHeadConfig.from_dict(PRESETS["text"].to_dict() | {"num_heads": 2, "token_norm": "none"})
     for head in (settings, settings.to_dict()):
         model = AutoSoTForSequenceClassification.from_pretrained(backbone_folder("gpt2"), head=head)
         assert model.classifier.config == settings

@@ -29,16 +29,16 @@ def test_what_is_saved_comes_back(config_class, tmp_path: Path):
     assert config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is config_class
-    assert loaded.head_config == PRESETS["vision"]
+    assert loaded.head_config == PRESETS["vision"].replace(token_norm="none")
     assert loaded.head_preset == "vision"
     assert loaded.id2label == {0: "bad", 1: "fair", 2: "good"}
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["model_type"] == config_class.model_type
-    assert written["head"] == PRESETS["vision"].to_dict()
+    assert written["head"] == loaded.head_config.to_dict()
 
 
 def test_the_head_defaults_to_the_sot_preset():
-    assert SoTBertConfig().head_config == PRESETS["sot"]
+    assert SoTBertConfig().head_config == PRESETS["sot"].replace(token_norm="none")
     assert SoTBertConfig().head_preset == "sot"
 
 
@@ -56,6 +56,35 @@ def test_a_preset_mixes_no_more_layers_than_there_are():
     assert SoTBertConfig(num_hidden_layers=2, head=given, head_preset="sot").head_config.num_layers == 3
 
 
+@pytest.mark.parametrize(
+    ("config_class", "num_layers", "expected"),
+    [
+        (SoTGPT2Config, 2, "layer_norm"),
+        (SoTGPT2Config, 1, "none"),  # the last layer has the model's final norm
+        (SoTOpenAIGPTConfig, 2, "none"),  # normalises behind its blocks, as BERT
+        (SoTBertConfig, 2, "none"),
+    ],
+)
+def test_tokens_are_normalised_where_a_pre_norm_backbones_layers_are_mixed(
+    config_class, num_layers, expected
+):
+    head = resolve_head("sot", num_layers=num_layers)
+    assert config_class(head=head).head_config.token_norm == expected
+    for asked in ("none", "layer_norm"):
+        assert config_class(head=head.replace(token_norm=asked)).head_config.token_norm == asked
+    # What was saved before there was such a setting did not normalise.
+    older = {name: value for name, value in head.to_dict().items() if name != "token_norm"}
+    assert config_class(head=older, head_preset="sot").head_config.token_norm == "none"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "expected"), [("llama", "layer_norm"), ("modernbert", "layer_norm"), ("mpnet", "none")]
+)
+def test_which_other_families_are_pre_norm(model_type, expected):
+    config = SoTConfig(text_config={"model_type": model_type, "num_hidden_layers": 4})
+    assert config.head_config.token_norm == expected
+
+
 def test_a_plain_backbone_lends_its_settings_and_nothing_of_its_identity(tmp_path: Path, caplog):
     BertConfig(hidden_size=32, architectures=["BertForMaskedLM"]).save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING, logger="transformers"):
@@ -69,7 +98,7 @@ def test_a_plain_backbone_lends_its_settings_and_nothing_of_its_identity(tmp_pat
 
 
 def test_settings_of_a_head_have_no_preset_unless_one_is_named():
-    settings = PRESETS["vision"].replace(num_heads=2)
+    settings = PRESETS["vision"].replace(num_heads=2, token_norm="none")
     assert SoTBertConfig(head=settings).head_preset is None
     config = SoTBertConfig(head=settings.to_dict(), head_preset="vision")
     assert config.head_preset == "vision"

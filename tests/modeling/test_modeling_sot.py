@@ -133,7 +133,7 @@ def test_what_is_saved_comes_back_bit_for_bit(family, tmp_path, family_batches):
     model.save_pretrained(tmp_path)
     loaded = AutoSoTForSequenceClassification.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
-    assert loaded.config.head_config == head
+    assert loaded.config.head_config == model.config.head_config
     assert loaded.config.label2id == {"bad": 0, "fair": 1, "good": 2}
     saved = model.state_dict()
     assert set(loaded.state_dict()) == set(saved)
@@ -212,16 +212,24 @@ def test_more_layers_than_there_are_is_refused():
         classifier("bert", PRESETS["text"].replace(num_layers=3))
 
 
-def test_the_mixture_of_layers_starts_as_their_mean(family_batches):
+@pytest.mark.parametrize("token_norm", ["none", "layer_norm"])
+def test_the_mixture_of_layers_starts_as_their_mean(token_norm, family_batches):
     inputs = batch(family_batches("gpt2"), 0)
-    mixed = classifier("gpt2", PRESETS["words"].replace(num_layers=2, pooling="mean", normalization="none"))
+    head = PRESETS["words"].replace(num_layers=2, pooling="mean", normalization="none", token_norm=token_norm)
+    mixed = classifier("gpt2", head)
     with torch.no_grad():
         mixed.classifier.words.layer_mixture.zero_()
     states = mixed(**inputs, output_hidden_states=True).hidden_states
     last = mixed.transformer(**inputs).last_hidden_state
     mask = inputs["attention_mask"].clone()
     mask[torch.arange(3), mask.sum(-1) - 1] = 0
-    mean = (states[-2] + last) / 2
+    layers = [states[-2], last]
+    if token_norm == "layer_norm":
+        layers = [
+            (z - z.mean(-1, keepdim=True)) / (z.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+            for z in layers
+        ]
+    mean = sum(layers) / 2
     # a text of one token has no words left, and pools to zero
     pooled = torch.nan_to_num((mean * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))
     expected = mixed.classifier.word_output(pooled)
