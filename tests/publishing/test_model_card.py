@@ -232,3 +232,13 @@ def test_a_closed_form_shows_no_settings_of_updates():
     assert "training_method" not in _training_settings(
         {"arguments": arguments, "method": {"name": "fine_tune"}}
     )
+
+
+def test_the_defaults_card_says_where_it_gained_and_where_it_lost() -> None:
+    text = model_card.model_card(record(head="sot"))
+    _, known = text.split("## What is known of this head")
+    results = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
+    figures = re.findall(r"[+−][\d.]+ \[[+−][\d.]+, [+−][\d.]+\]", known)
+    assert len(figures) == 10
+    assert [figure for figure in figures if figure not in results] == []
+    assert "What is known" not in model_card.model_card(record(head="text"))
