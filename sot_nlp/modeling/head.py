@@ -149,7 +149,9 @@ class SoTHead(nn.Module):
             )
         if self.config.token_reads_words and word_mask is None:
             raise ValueError(f"class_token={self.config.class_token!r} needs word_mask")
-        class_token, layers = self._scaled(class_token), tuple(self._scaled(layer) for layer in layers)
+        class_token = self._scaled(class_token)
+        if self.config.token_reads_words:
+            layers = tuple(self._scaled(layer.to(class_token.dtype)) for layer in layers)
         mask = None if word_mask is None else word_mask.bool()
         mixture = self.words.layer_mixture if self.config.uses_words and len(layers) > 1 else None
         token: Tensor = self.token_branch(class_token, layers, mask, mixture)
