@@ -32,8 +32,10 @@ MOST_GRAPHS = 128
 # What graphs hold, passes that run as they are cannot use: half of the device is left to them.
 MOST_MEMORY = 0.5
 HOST = torch.device("cpu")
+HERE = Path(__file__)
 # By these a forward brings to the GPU what it has on the host.
-COPYING = frozenset({Tensor.to, Tensor.cuda, torch.tensor, torch.as_tensor})
+COPYING = frozenset({Tensor.to, Tensor.cuda, Tensor.type_as, torch.tensor, torch.as_tensor})
+INDEXING = frozenset({Tensor.__getitem__, Tensor.__setitem__})
 # Where Python drops whole layers at random, a graph would drop the same ones at every replay.
 LAYER_DROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
@@ -84,8 +86,9 @@ class HostCopies(TorchFunctionMode):
     """Keep what a pass copies from the host to `device`, and return it again where a copy is forbidden.
 
     Some families compute their relative positions on the host in every forward (MPNet in versions of
-    transformers before 5.20); a capture refuses to copy them. They depend on the batch's shape alone, so the
-    capture of a shape uses what the shape's first, plain pass copied: bit for bit the same.
+    transformers before 5.20), or index by a list of numbers (Falcon), which torch copies to the device; a
+    capture refuses both. They depend on the batch's shape alone, so the capture of a shape uses what the
+    shape's first, plain pass copied: bit for bit the same.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,6 +97,12 @@ class HostCopies(TorchFunctionMode):
         # Of each call that may copy: what was given, and the copy on the device; None if it made none.
         self.calls: list[tuple[Any, Tensor | None]] = []
         self.next: int | None = None  # the call to be answered; None while they are noted
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the calls of a plain pass inside, which does what its capture will do."""
+        with _as_if_captured(), self:
+            yield
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
@@ -110,8 +119,24 @@ class HostCopies(TorchFunctionMode):
     ) -> Any:
         """Run a function of torch; torch calls this for each of them."""
         kwargs = kwargs or {}
+        if func in INDEXING and args[0].device.type == self.device.type:
+            return func(args[0], self._index_on_device(args[1]), *args[2:])
         if func not in COPYING or not args or getattr(args[0], "device", HOST).type != "cpu":
             return func(*args, **kwargs)
+        return self._copy(func, args, kwargs)
+
+    def _index_on_device(self, index: Any) -> Any:
+        """Return `index` with tensors on the device for its lists of numbers and tensors on the host."""
+        if isinstance(index, tuple):
+            return tuple(self._index_on_device(part) for part in index)
+        if isinstance(index, list) and index and all(type(number) is int for number in index):
+            return self._copy(torch.tensor, (index,), {"device": self.device})
+        if isinstance(index, Tensor) and index.dim() and index.device.type == "cpu":
+            return self._copy(Tensor.to, (index, self.device), {})
+        return index
+
+    def _copy(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call `func`, which may copy its first argument, and note what it gives; or return that again."""
         given = args[0]
         if self.next is None:
             result: Tensor = func(*args, **kwargs)
@@ -125,6 +150,21 @@ class HostCopies(TorchFunctionMode):
         self.next += 1
         # (Cloned, since what is done to it in place would be repeated at every replay.)
         return func(*args, **kwargs) if copy is None else copy.clone()
+
+
+@contextlib.contextmanager
+def _as_if_captured() -> Iterator[None]:
+    """Let a plain pass do what it does in a capture.
+
+    transformers leaves out an attention mask of ones, but not in a capture, where it can't look at the
+    numbers: so batches without padding would copy less than the capture of their shape.
+    """
+    is_capturing = torch.cuda.is_current_stream_capturing
+    torch.cuda.is_current_stream_capturing = lambda: True
+    try:
+        yield
+    finally:
+        torch.cuda.is_current_stream_capturing = is_capturing
 
 
 def _same(given: Any, before: Any) -> bool:
@@ -185,7 +225,7 @@ class GraphedPasses:
             if shape in self.met or self.failed:
                 return self.passes(on_device, self.weight)
             copies = self.met[shape] = HostCopies(self.device) if self.keep_host_copies else None
-            with copies or contextlib.nullcontext():
+            with copies.noted() if copies else contextlib.nullcontext():
                 return self.passes(on_device, self.weight)
         for name, tensor in batch.items():
             graph.batch[name].copy_(tensor.pin_memory(), non_blocking=True)
@@ -247,8 +287,8 @@ def _reason(error: BaseException) -> str:
     """Return an error's first line, and the file and line of the model's code that it comes from."""
     lines = str(error).strip().splitlines()
     folder = Path(torch.__file__).parent
-    frames = traceback.extract_tb(error.__traceback__)
+    files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     places = [
-        f"{Path(f.filename).name}, line {f.lineno}" for f in frames if folder not in Path(f.filename).parents
+        f"{file.name}, line {line}" for file, line in files if file != HERE and folder not in file.parents
     ]
     return printable(lines[0] if lines else repr(error), 200) + (f" ({places[-1]})" if places else "")
