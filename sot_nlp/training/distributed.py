@@ -23,7 +23,7 @@ from accelerate.utils import (
     is_torch_xla_available,
 )
 
-from sot_nlp.errors import UserError, printable
+from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training import signals
@@ -55,11 +55,12 @@ def create_accelerator(
 
     Trackers that write files do so in `run_folder`'s `logs`. Warnings of the package come from the main
     process alone. `precision_before` is the precision of the run being resumed, for "auto" to reuse; the
-    main process's counts.
+    main process's counts. Processes that share a GPU talk over gloo, and a line says so.
 
     Gradient accumulation is the loop's own business (the shares of an update differ in size), so accelerate
     is configured for one step; only DeepSpeed, which divides by it, gets the real number. Raises UserError
-    for a precision that the device lacks, and for trackers that are not there.
+    for a precision that the device lacks, for trackers that are not there, and where processes share a GPU
+    that can't (`sharing_gpus`).
     """
     # A process may hold several runs, one after the other, of different precision.
     AcceleratorState._reset_state()
@@ -71,12 +72,16 @@ def create_accelerator(
     # On a CPU-only machine accelerate lets each process of a launcher run alone unless cpu=True is passed.
     launched = "cpu" not in arguments.sources and bool(launcher.launcher_settings().get("cpu"))
     cpu = arguments.cpu or launched or not (torch.accelerator.is_available() or is_torch_xla_available())
-    state = PartialState(cpu=cpu, timeout=TIMEOUT)
+    sharder = next((name for name, asked in SHARDERS.items() if os.environ.get(asked) == "true"), None)
+    sharing = None if cpu else sharing_gpus(sharder)
+    state = PartialState(cpu=cpu, timeout=TIMEOUT, **({"backend": "gloo"} if sharing else {}))
+    if sharing:
+        # accelerate numbers the GPU of DDP and of barriers by this, as if each process had one.
+        state.local_process_index = state.device.index
     mode, reason = precision.choose(arguments.mixed_precision, state.device, precision_before)
     # The processes' machines may differ; the main one's counts.
     mode, reason = broadcast_object_list([mode, reason])
     trackers = tracker_names(arguments)
-    sharder = next((name for name, asked in SHARDERS.items() if os.environ.get(asked) == "true"), None)
     try:
         accelerator = Accelerator(
             cpu=cpu,
@@ -106,8 +111,36 @@ def create_accelerator(
         logger.warning(
             "%s: accelerate shards no model on %s; each process has it all", sharder, state.device.type
         )
+    if sharing:
+        logger.warning(
+            "%s, which NCCL refuses: they talk over gloo, by way of the host, and run without CUDA graphs; "
+            "one process with a larger --per_device_train_batch_size keeps them",
+            sharing,
+        )
     logger.info("precision %s: %s", mode, reason)
     return accelerator
+
+
+def sharing_gpus(sharder: str | None) -> str | None:
+    """Return that this machine's processes share its GPUs, in words; None where each has one or has none.
+
+    NCCL wants a GPU for each process. What data parallelism calls on tensors of a GPU (all-reduce, broadcast,
+    all-gather, barrier) gloo does, too. Raises UserError for a model that `sharder` (FSDP, DeepSpeed) is to
+    divide, and for processes on several machines, which may not choose alike.
+    """
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if not 0 < gpus < processes:
+        return None
+    sharing = f"{processes} processes share {counted(gpus, 'GPU', 'GPUs')}"
+    several = int(os.environ.get("WORLD_SIZE", processes)) > processes
+    if sharder or several:
+        what = f"accelerate's {sharder}" if sharder else "several machines"
+        fewer = f"--nproc_per_node {gpus} of torchrun" if several else f"--num_processes {gpus}"
+        raise UserError(
+            f"{what}: {sharing}, and NCCL wants one for each; start fewer ({fewer}), with a larger "
+            "--per_device_train_batch_size"
+        )
+    return sharing
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from accelerate.utils import is_deepspeed_available
+import torch
+from accelerate.utils import DistributedType, is_deepspeed_available
 
 from sot_nlp.errors import UserError
-from sot_nlp.training.distributed import create_accelerator, lost_process_as_error
+from sot_nlp.training import distributed
+from sot_nlp.training.distributed import create_accelerator, lost_process_as_error, sharing_gpus
 from sot_nlp.training.signals import LostProcessError
 from tests.support.training_case import settings
 
@@ -62,3 +64,81 @@ def test_deepspeed_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UserError, match="accelerate's DeepSpeed: DeepSpeed is not installed"):
         create_accelerator(settings(cpu=True))
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, processes: int, gpus: int, *, machines: int = 1) -> None:
+    """Set what a launcher of so many processes per machine sets, and so many visible GPUs."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("WORLD_SIZE", str(processes * machines))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
+@pytest.mark.parametrize(
+    ("processes", "gpus", "expected"),
+    [
+        (2, 1, "2 processes share 1 GPU"),
+        (5, 2, "5 processes share 2 GPUs"),
+        (1, 1, None),
+        (2, 2, None),
+        (2, 8, None),
+        (2, 0, None),
+    ],
+)
+def test_which_processes_share_gpus(
+    processes: int, gpus: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(monkeypatch, processes, gpus)
+    assert sharing_gpus(None) == expected
+    if expected is None:
+        launched(monkeypatch, processes, gpus, machines=2)
+        assert sharing_gpus("FSDP") is None
+
+
+def test_no_process_of_a_launcher_shares_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert sharing_gpus(None) is None
+
+
+@pytest.mark.parametrize(
+    ("sharder", "machines", "message"),
+    [
+        ("FSDP", 1, "accelerate's FSDP: 2 processes share 1 GPU, and NCCL wants one for each; start fewer"),
+        ("DeepSpeed", 1, r"start fewer \(--num_processes 1\), with a larger --per_device_train_batch_size"),
+        (None, 2, r"several machines: 2 processes .* start fewer \(--nproc_per_node 1 of torchrun\)"),
+    ],
+)
+def test_processes_that_share_a_gpu_and_can_not_are_refused(
+    sharder: str | None, machines: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(monkeypatch, 2, 1, machines=machines)
+    with pytest.raises(UserError, match=message):
+        sharing_gpus(sharder)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_processes_that_share_a_gpu_talk_over_gloo(
+    gpus: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second of two processes; its state as accelerate would set it on a machine with GPUs."""
+    launched(monkeypatch, 2, gpus)
+    asked: dict[str, Any] = {}
+    state = SimpleNamespace(device=torch.device("cuda", 1 % gpus), local_process_index=1)
+
+    def started(**given: Any) -> Any:
+        asked.update(given)
+        return state
+
+    accelerator = SimpleNamespace(is_main_process=True, distributed_type=DistributedType.MULTI_GPU)
+    monkeypatch.setattr(distributed, "PartialState", started)
+    monkeypatch.setattr(distributed, "Accelerator", lambda **given: accelerator)
+    monkeypatch.setattr(distributed, "broadcast_object_list", list)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    create_accelerator(settings(cpu=False))
+
+    assert not asked["cpu"]
+    assert asked.get("backend") == ("gloo" if gpus == 1 else None)
+    # DDP and barriers use the GPU of this number, which must be one that there is.
+    assert state.local_process_index == state.device.index == gpus - 1
+    line = "2 processes share 1 GPU, which NCCL refuses: they talk over gloo"
+    assert (line in caplog.text) == (gpus == 1)
