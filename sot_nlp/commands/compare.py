@@ -100,7 +100,12 @@ def _parser(prog: str) -> FlagParser:
     add("--allow_unequal_budget", action="store_true", help="let arms differ in what they spend")
     add("--held_out", action="store_true", help="score on held-out training data, to choose settings")
     add("--output_dir", metavar="DIR", help="the study's folder (default: runs/studies/NAME)")
-    add("--jobs", type=int, metavar="N", help="runs at once (default: one per GPU, or one per core)")
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at once (default: what fits a GPU and pays, or one per core)",
+    )
     add("--threads", type=int, metavar="N", help="threads per run without a GPU (default: 1)")
     add("--shard", metavar="K/N", default="1/1", help="run only part K of N of the grid, for job arrays")
     add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
@@ -183,18 +188,19 @@ class _Runs:
         planned, cells = self._cells(study)
         console = self.console
         display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
-        growth = None
+        growth, places = None, self.places
         if (
             self.own.launcher == "local"
             and self.own.jobs is None
             and "CUDA_VISIBLE_DEVICES" in self.places[0]
         ):
-            growth = Growth(self.places)
+            growth = Growth(self.places, list(study.models.values()))
+            places = growth.slots
         runner = StudyRunner(
             cells,
             folder,
             display=display,
-            slots=self.places,
+            slots=places,
             start=self.start,
             keep_models=self.own.keep_models,
             shard=self.shard,

@@ -218,16 +218,14 @@ class StudyRunner:
         self._free_slot(worker.slot, reason)
 
     def _grow(self, seconds: float) -> None:
-        """Let another run per GPU in, or one out, by what the cells so far took."""
+        """Let more runs per GPU in, or some out, by what the cells so far took."""
         change = self.growth.cell_ended(seconds) if self.growth is not None else 0
         if self.growth is None or change == 0:
             return
         self.display.event(f"{self.growth.width} runs per GPU from here on")
-        for place in self.growth.places:
-            if change > 0:
-                self.free.append(place)
-            else:
-                self.surplus[place["CUDA_VISIBLE_DEVICES"]] += 1
+        self.free += self.growth.places * change
+        for device in self.growth.devices:
+            self.surplus[device] += max(0, -change)
 
     def _free_slot(self, slot: Mapping[str, str], reason: str) -> None:
         """Use the slot for another cell; a GPU that is lost gets none, as long as there is another place."""
