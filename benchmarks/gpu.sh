@@ -1,5 +1,6 @@
 #!/bin/bash
-# The rows that need a GPU, in parts that each end by themselves: made for a session of 15 minutes.
+# The rows that need a GPU, in parts that each end by themselves: `tests graphs head` take at most 10 minutes, `speed
+# studies` at most 13 (a session of 15 minutes runs one of the two).
 #
 #   benchmarks/gpu.sh OUT [tests] [graphs] [head] [speed] [studies]      (default: all, in this order)
 #
@@ -37,11 +38,15 @@ for each in $parts; do
     tests) part tests 150 python -m pytest -q tests/training/speed/test_cuda_graphs.py -k "not every_family" ;;
     graphs) part graphs 200 python -m pytest -q -rP tests/training/speed/test_cuda_graphs.py -k every_family
         python -m benchmarks graphs "$out/graphs.txt" --output "$out/graphs_gpu.json" ;;
-    head) part head 90 python -m benchmarks head --device cuda --output "$out/head_gpu.json" ;;
+    head) # (the shares compile the heads, for which torch builds C++ first: minutes on some machines)
+        part head 90 python -m benchmarks head --device cuda --parts over_stock --output "$out/head_gpu.json"
+        part head-share 150 python -m benchmarks head --device cuda --parts share --output "$out/head_share.json"
+        ;;
     speed)
-        part speed-cola 180 python -m benchmarks speed --model_name_or_path "$model" --data_dir "$glue" \
+        # (a round of CoLA takes 55 s on an H200, 34 of them in Trainer, and preparing the sides a minute)
+        part speed-cola 320 python -m benchmarks speed --model_name_or_path "$model" --data_dir "$glue" \
             --tasks cola --updates 250 --rounds 3 --parts training heads --output "$out/speed_gpu${name}_cola.json"
-        part speed-rte 120 python -m benchmarks speed --model_name_or_path "$model" --data_dir "$glue" \
+        part speed-rte 200 python -m benchmarks speed --model_name_or_path "$model" --data_dir "$glue" \
             --tasks rte --updates 32 --epochs 2 --rounds 3 --parts training --output "$out/speed_gpu${name}_rte.json"
         ;;
     studies)

@@ -261,7 +261,7 @@ def test_graphs_give_the_weights_of_plain_passes(
 WAITING = {"longformer"}
 # Where torch's meta device computes otherwise than a GPU, so that a test without one says nothing.
 UNKNOWN = {"mixtral", "xlnet"}
-# Whose forward copies inside TorchScript, as DeBERTa's in versions of transformers before 5.20.
+# Whose forward copies inside TorchScript, where no one can answer for it: DeBERTa's in some versions.
 SCRIPTED = {
     family
     for family in ("deberta-v2",)
