@@ -90,19 +90,26 @@ def test_what_may_be_graphed() -> None:
 
 
 class FakeGraph:
-    """Stands for `torch.cuda.CUDAGraph`, on a machine without a GPU: its capture fails at its end."""
+    """Stands for `torch.cuda.CUDAGraph`, on a machine without a GPU: a capture runs as any pass."""
+
+    fails: str | None = None
+    capturing = False
 
     def capture_begin(self, **settings: Any) -> None:
         FakeGraph.capturing = True
 
     def capture_end(self) -> None:
         FakeGraph.capturing = False
-        raise RuntimeError("operation failed due to a previous error during capture")
+        if self.fails:
+            raise RuntimeError(self.fails)
 
-    capturing = False
+    def replay(self) -> None:
+        pass
 
 
-def test_a_broken_capture_is_told_once_and_the_passes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the CPU pass for a GPU with memory to spare; the states that its generator was reset to."""
     reset: list[str] = []
     generator = SimpleNamespace(clone_state=lambda: "clone", graphsafe_set_state=reset.append)
     fakes = {
@@ -115,9 +122,38 @@ def test_a_broken_capture_is_told_once_and_the_passes_go_on(monkeypatch: pytest.
         "default_generators": [generator],
         "get_device_properties": lambda device: SimpleNamespace(total_memory=100),
         "memory_reserved": lambda device: 10,
+        "is_current_stream_capturing": lambda: FakeGraph.capturing,
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    return reset
+
+
+@pytest.mark.parametrize("family", ["mpnet", "falcon", "xlm-roberta", "llama"])
+def test_a_batch_without_padding_is_no_obstacle(family: str, fake_gpu: list[str]) -> None:
+    """The plain pass before a capture must do what the capture does, where no mask can be looked at."""
+    config = AutoConfig.for_model(family, **tiny.OTHER_BACKBONES[family], attn_implementation="eager")
+    model = AutoSoTForSequenceClassification.from_config(config, num_labels=2).eval()
+    ids = torch.randint(5, 50, (2, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1])}
+
+    def passes(batch: dict[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():  # (what is noted here, where all is on the host, would have gradients)
+            loss: torch.Tensor = model(**batch).loss * weight
+        return loss
+
+    graphed = GraphedPasses(passes, list(model.parameters()), torch.device("cpu"), pytest.fail)
+    plain = graphed(batch, 0.5)
+    assert torch.equal(graphed(batch, 0.5), plain)
+    assert len(graphed.graphs) == 1
+    assert torch.cuda.is_current_stream_capturing() is False
+
+
+def test_a_broken_capture_is_told_once_and_the_passes_go_on(
+    fake_gpu: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeGraph, "fails", "operation failed due to a previous error during capture")
     weight = torch.nn.Parameter(torch.ones(3))
     warnings: list[str] = []
 
@@ -135,7 +171,7 @@ def test_a_broken_capture_is_told_once_and_the_passes_go_on(monkeypatch: pytest.
     assert graphed.failed
     assert weight.grad is not None
     assert weight.grad.tolist() == [5.0] * 3  # each batch once
-    assert reset == ["clone"]
+    assert fake_gpu == ["clone"]
     [warning] = warnings
     reason = (
         "so they run without: operation not permitted when stream is capturing (test_cuda_graphs.py, line "
