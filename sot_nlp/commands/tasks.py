@@ -11,7 +11,8 @@ from sot_nlp.tasks.spec import available_tasks, load_task
 def run(argv: Sequence[str], prog: str) -> int:
     """Print each task's name, main metric and title."""
     FlagParser(prog=prog, description="List the tasks that come with the package.").parse_args(argv)
-    for name in available_tasks():
-        spec = load_task(name)
-        print(f"{name:6} {spec.main_metric:22} {spec.title}")
+    specs = {name: load_task(name) for name in available_tasks()}
+    widths = [max(map(len, column)) for column in (specs, {spec.main_metric for spec in specs.values()})]
+    for name, spec in specs.items():
+        print(f"{name:{widths[0]}}  {spec.main_metric:{widths[1]}}  {spec.title}")
     return 0
