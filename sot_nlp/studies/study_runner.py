@@ -127,6 +127,8 @@ class StudyRunner:
             make_folder(self.folder / name, "--output_dir")
         with study_lock(self.folder, self.shard), handled_signals(SIGNALS, self._note):
             waiting = deque(cell for cell in self.state.cells if not self._is_finished(cell))
+            if self.growth is not None and self.growth.width > 1 and waiting:
+                self.display.event(f"{self.growth.width} runs per GPU at first")
             try:
                 while (waiting or self.workers) and not self.signum:
                     self._start_cells(waiting)

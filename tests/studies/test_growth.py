@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sot_nlp.studies import growth, slots
+from sot_nlp.studies import growth, slots, study_runner
 from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.study_runner import StudyRunner
-from tests.support.fake_runs import Silent, small
+from tests.support.fake_runs import Silent, fake, small
 
 PLACES = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 MODELS = ["org/model"]  # not here: taken to need 0.9 GB and five times 440 MB
@@ -91,3 +91,18 @@ def test_each_gpu_gets_as_many_places_and_loses_as_many(monkeypatch, tmp_path):
         for slot in taken:
             run._free_slot(slot, "")
         assert sorted(slot["CUDA_VISIBLE_DEVICES"] for slot in run.free) == ["0"] * each + ["1"] * each
+
+
+def test_a_study_says_how_many_runs_share_a_gpu(monkeypatch, tmp_path):
+    """Sixteen cells of nothing, on a GPU that is imagined: four at once, then as many as the cores."""
+    monkeypatch.setattr(study_runner.StudyCell, "command", fake)
+    monkeypatch.setattr(study_runner, "POLL_SECONDS", 0.01)
+    monkeypatch.setenv("RUNS", str(tmp_path / "ran"))
+    for module in (growth, slots):
+        monkeypatch.setattr(module, "gpu_memory", lambda device: 80e9)
+    display, growing = Silent(), Growth(PLACES[:1], MODELS, most=5)
+    cells = small(8).cells()
+    run = StudyRunner(cells, tmp_path / "s", slots=growing.slots, display=display, growth=growing)
+    assert len(run.run().finished) == 16
+    said = [event for event in display.events if "per GPU" in event]
+    assert said[:2] == ["4 runs per GPU at first", "5 runs per GPU from here on"]
