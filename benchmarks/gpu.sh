@@ -35,7 +35,7 @@ part() { # part NAME SECONDS COMMAND...: its output and whether it ended
 
 for each in $parts; do
     case $each in
-    tests) part tests 150 python -m pytest -q tests/training/speed/test_cuda_graphs.py -k "not every_family" ;;
+    tests) part tests 150 python -m pytest -q tests/training/speed/test_cuda_graphs.py tests/training/speed/test_host_copies.py -k "not every_family" ;;
     graphs) part graphs 200 python -m pytest -q -rP tests/training/speed/test_cuda_graphs.py -k every_family
         python -m benchmarks graphs "$out/graphs.txt" --output "$out/graphs_gpu.json" ;;
     head) # (the shares compile the heads, for which torch builds C++ first: minutes on some machines)
