@@ -135,7 +135,11 @@ def sharing_gpus(sharder: str | None) -> str | None:
     several = int(os.environ.get("WORLD_SIZE", processes)) > processes
     if sharder or several:
         what = f"accelerate's {sharder}" if sharder else "several machines"
-        fewer = f"--nproc_per_node {gpus} of torchrun" if several else f"--num_processes {gpus}"
+        fewer = (
+            f"`torchrun --nproc_per_node {gpus}`"
+            if several
+            else f"`accelerate launch --num_processes {gpus}`"
+        )
         raise UserError(
             f"{what}: {sharing}, and NCCL wants one for each; start fewer ({fewer}), with a larger "
             "--per_device_train_batch_size"

@@ -104,8 +104,12 @@ def test_no_process_of_a_launcher_shares_a_gpu(monkeypatch: pytest.MonkeyPatch) 
     ("sharder", "machines", "message"),
     [
         ("FSDP", 1, "accelerate's FSDP: 2 processes share 1 GPU, and NCCL wants one for each; start fewer"),
-        ("DeepSpeed", 1, r"start fewer \(--num_processes 1\), with a larger --per_device_train_batch_size"),
-        (None, 2, r"several machines: 2 processes .* start fewer \(--nproc_per_node 1 of torchrun\)"),
+        (
+            "DeepSpeed",
+            1,
+            r"start fewer \(`accelerate launch --num_processes 1`\), with a larger --per_device_train_batch_size",
+        ),
+        (None, 2, r"several machines: 2 processes .* start fewer \(`torchrun --nproc_per_node 1`\)"),
     ],
 )
 def test_processes_that_share_a_gpu_and_can_not_are_refused(
