@@ -107,7 +107,7 @@ def test_no_process_of_a_launcher_shares_a_gpu(monkeypatch: pytest.MonkeyPatch) 
         (
             "DeepSpeed",
             1,
-            r"start fewer \(`accelerate launch --num_processes 1`\), with a larger --per_device_train_batch_size",
+            r"start fewer \(`accelerate launch --num_processes 1`\), with a larger --per_device",
         ),
         (None, 2, r"several machines: 2 processes .* start fewer \(`torchrun --nproc_per_node 1`\)"),
     ],
