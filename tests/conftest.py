@@ -26,6 +26,7 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
         gc.collect()
         gc.freeze()
