@@ -47,7 +47,7 @@ ACTIVATIONS = {
 PRE_NORM_ENCODERS = frozenset(
     {"eurobert", "megatron-bert", "modernbert", "roberta-prelayernorm", "xlm-roberta-xl"}
 )
-POST_NORM_DECODERS = frozenset({"bert", "openai-gpt", "roberta", "xlnet"})
+POST_NORM_DECODERS = frozenset({"openai-gpt", "xlnet"})
 
 
 @dataclass(kw_only=True)
@@ -117,9 +117,8 @@ class SoTConfigMixin:
         They hold the residual stream, in which a few channels and the first token outgrow the rest: in the
         last layers of SmolLM2 the first token is forty times as long as the others.
         """
-        backbone: Any = self.get_text_config()  # type: ignore[attr-defined]
-        own_type = self.backbone_type or backbone.model_type
-        return own_type in PRE_NORM_ENCODERS or (self.causal and own_type not in POST_NORM_DECODERS)  # type: ignore[attr-defined]
+        family = self.backbone_type or self.get_text_config().model_type  # type: ignore[attr-defined]
+        return family in PRE_NORM_ENCODERS or (is_decoder(family) and family not in POST_NORM_DECODERS)
 
     @property
     def mixable_layers(self) -> int | None:
@@ -307,15 +306,20 @@ def read_backbone(config_dict: dict[str, Any]) -> PreTrainedConfig:
 
 def is_causal(config: PreTrainedConfig) -> bool:
     """Return whether tokens see only what precedes them, by what transformers trains the backbone for."""
+    if getattr(config, "is_decoder", False):
+        return True
+    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", None) is False:
+        return False
+    return is_decoder(config.model_type)
+
+
+def is_decoder(model_type: str) -> bool:
+    """Return whether transformers trains a family to predict the next token, whatever its attention sees."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    if getattr(config, "is_decoder", False):
-        return True
-    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", None) is False:
-        return False
     # BERT and its like are in both lists, for use as decoders; bert-generation is an encoder by default.
     encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
-    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in encoders
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in encoders

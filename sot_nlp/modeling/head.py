@@ -151,7 +151,7 @@ class SoTHead(nn.Module):
             raise ValueError(f"class_token={self.config.class_token!r} needs word_mask")
         class_token = self._scaled(class_token)
         if self.config.token_reads_words:
-            layers = tuple(self._scaled(layer.to(class_token.dtype)) for layer in layers)
+            layers = tuple(map(self._scaled, layers))
         mask = None if word_mask is None else word_mask.bool()
         mixture = self.words.layer_mixture if self.config.uses_words and len(layers) > 1 else None
         token: Tensor = self.token_branch(class_token, layers, mask, mixture)
@@ -165,9 +165,9 @@ class SoTHead(nn.Module):
         dtype: torch.dtype,
     ) -> SoTHeadOutput:
         if isinstance(hidden_states, Tensor):
-            states: Any = self._scaled(hidden_states.to(dtype))
+            states: Any = self._scaled(hidden_states).to(dtype)
         else:
-            states = tuple(self._scaled(layer.to(dtype)) for layer in hidden_states)
+            states = tuple(self._scaled(layer).to(dtype) for layer in hidden_states)
             states = states[0] if len(states) == 1 else states
         result = self.module(states, word_mask, class_token)
         output = SoTHeadOutput(result) if isinstance(result, Tensor) else result
@@ -295,10 +295,11 @@ class SoTHead(nn.Module):
             raise ValueError("no exact contributions: " + "; ".join(problems))
 
     def _scaled(self, states: Tensor) -> Tensor:
-        """Return (..., C) as `token_norm` says."""
+        """Return (..., C) as `token_norm` says, if scaled in at least fp32."""
         if self.config.token_norm != "layer_norm":
             return states
-        return functional.layer_norm(states, states.shape[-1:])
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        return functional.layer_norm(states.to(dtype), states.shape[-1:])
 
     def _words(
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None
@@ -313,11 +314,9 @@ class SoTHead(nn.Module):
                 "they must be (batch, tokens, hidden size) and (batch, tokens)"
             )
         mask = word_mask.bool()
+        layers = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
         dtype = torch.promote_types(first.dtype, torch.float32)
-        if self.config.token_norm == "layer_norm":
-            layers = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
-            hidden_states = [self._scaled(layer.to(dtype)) for layer in layers]
-        mixed = self.words.mix_layers(hidden_states, dtype)
+        mixed = self.words.mix_layers([self._scaled(layer) for layer in layers], dtype)
         # Not a product: a backbone may leave NaN at padding, and NaN * 0 is NaN.
         return torch.where(mask.unsqueeze(-1), mixed, 0), mask
 

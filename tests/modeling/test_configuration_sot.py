@@ -78,10 +78,19 @@ def test_tokens_are_normalised_where_a_pre_norm_backbones_layers_are_mixed(
 
 
 @pytest.mark.parametrize(
-    ("model_type", "expected"), [("llama", "layer_norm"), ("modernbert", "layer_norm"), ("mpnet", "none")]
+    ("backbone", "expected"),
+    [
+        ({"model_type": "llama"}, "layer_norm"),
+        # A decoder that was made to see all tokens keeps its blocks.
+        ({"model_type": "llama", "is_causal": False}, "layer_norm"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "layer_norm"),
+        ({"model_type": "modernbert"}, "layer_norm"),
+        ({"model_type": "mpnet"}, "none"),
+        ({"model_type": "electra", "is_decoder": True}, "none"),
+    ],
 )
-def test_which_other_families_are_pre_norm(model_type, expected):
-    config = SoTConfig(text_config={"model_type": model_type, "num_hidden_layers": 4})
+def test_which_other_families_are_pre_norm(backbone, expected):
+    config = SoTConfig(text_config={"num_hidden_layers": 4, **backbone})
     assert config.head_config.token_norm == expected
 
 
