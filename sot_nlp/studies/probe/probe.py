@@ -52,6 +52,9 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
         "sot",
         {"pooling": "mapped_mean", "normalization": "none", "num_heads": 4, "width_x": 256},
     ),
+    # As pre-norm backbones' tokens are, for what scaling them does (`token_norm`).
+    "sot_unscaled": ("sot", {"token_norm": "none"}),
+    "sot_mean_unscaled": ("sot", {"pooling": "mean", "normalization": "none", "token_norm": "none"}),
     "sot_max": ("sot", {"pooling": "max", "normalization": "none"}),
     "sot_attention": ("sot", {"pooling": "attention", "normalization": "none"}),
     "sot_isqrt": ("sot", {"pooling": "covariance", "normalization": "isqrt_cov"}),

@@ -176,6 +176,8 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
         "sot_mean": ("mean", "sum"),
         "sot_mapped_mean": ("mapped_mean", "sum"),
         "sot_mapped_mean_wide": ("mapped_mean", "sum"),
+        "sot_unscaled": ("cross_covariance", "sum"),
+        "sot_mean_unscaled": ("mean", "sum"),
         "sot_max": ("max", "sum"),
         "sot_attention": ("attention", "sum"),
         "sot_isqrt": ("covariance", "sum"),
