@@ -35,32 +35,35 @@ def two_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "torch_is_there", "policy"),
+    ("given", "torch_is_there", "set_to"),
     [
-        ({}, False, "PASSIVE"),
-        ({}, True, None),  # too late: OpenMP has read its variables
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, False, "ACTIVE"),
-        ({"GOMP_SPINCOUNT": "100"}, False, None),
-        ({"KMP_BLOCKTIME": "5"}, False, None),
-        ({"GOMP_SPINCOUNT": ""}, False, "PASSIVE"),  # as if it were not there
+        ({}, False, ("PASSIVE", "10000")),
+        ({}, True, (None, None)),  # too late: OpenMP has read its variables
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, False, ("ACTIVE", None)),
+        ({"GOMP_SPINCOUNT": "100"}, False, (None, "100")),
+        ({"KMP_BLOCKTIME": "5"}, False, (None, None)),
+        ({"GOMP_SPINCOUNT": ""}, False, ("PASSIVE", "10000")),  # as if it were not there
     ],
 )
 def test_waiting_threads_sleep_unless_the_user_says_how_they_wait(
-    given: dict[str, str], torch_is_there: bool, policy: str | None, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, str],
+    torch_is_there: bool,
+    set_to: tuple[str | None, str | None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     environment = dict(given)
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(sys, "modules", {"torch": torch} if torch_is_there else {})
     threads.let_waiting_threads_sleep()
     monkeypatch.undo()
-    assert environment.get("OMP_WAIT_POLICY") == policy
-    assert given.items() <= environment.items()
+    assert (environment.get("OMP_WAIT_POLICY"), environment.get("GOMP_SPINCOUNT")) == set_to
 
 
 def test_importing_the_package_sets_it_and_imports_no_torch() -> None:
-    script = "import os, sys, sot_nlp; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["PASSIVE", "False"]
+    script = "import os, sys, sot_nlp; print(*map(os.getenv, sys.argv[1:]), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PASSIVE", "10000", "False"]
 
 
 def test_a_tiny_model_computes_on_one_thread_and_a_larger_one_on_all(two_threads: None) -> None:
