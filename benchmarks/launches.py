@@ -1,16 +1,19 @@
 """What a step of BERT-base launches on a GPU in bf16, and how many bytes that moves, counted without one.
 
 The passes run on torch's meta device, which computes nothing, with the casts that CUDA's autocast makes, one
-kernel for dropout, and one forward and three backward for attention. Views launch nothing; each operation
-reads its tensors and writes its results once. What a GPU's libraries split or fuse otherwise is not seen.
+kernel for dropout, and one forward and three backward for attention. Views and numbers launch nothing; each
+operation reads its tensors and writes its results once. What a GPU's libraries split or fuse otherwise is not
+seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -35,8 +38,9 @@ REST = "all else"
 NOTHING = frozenset(
     (
         *("alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "is_same_size"),
-        *("permute", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind"),
-        *("unfold", "unsqueeze", "view", "_reshape_alias", "_unsafe_view"),
+        *("permute", "promote_types", "scalar_tensor", "select", "slice", "split", "split_with_sizes"),
+        *("squeeze", "squeeze_", "t", "transpose", "unbind", "unfold", "unsqueeze", "view"),
+        *("_reshape_alias", "_unsafe_view"),
     )
 )
 
@@ -81,6 +85,14 @@ class Autocast(TorchFunctionMode):
         super().__init__()
         self.launches = launches
         self.weights: dict[int, Tensor] = {}
+        self.enabled = True
+
+    @contextlib.contextmanager
+    def off(self, *_: Any, **__: Any) -> Iterator[None]:
+        """Cast nothing inside, as in the SoT head, which computes in fp32."""
+        self.enabled = False
+        yield
+        self.enabled = True
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -90,7 +102,7 @@ class Autocast(TorchFunctionMode):
             return torch.native_dropout(args[0], 0.1, True)[0]
         if func is functional.scaled_dot_product_attention:
             return Attention.apply(self.launches, *map(self.low, args[:3]))
-        if func in self.LOW:
+        if func in self.LOW and self.enabled:
             args, kwargs = tuple(map(self.low, args)), {name: self.low(x) for name, x in kwargs.items()}
         elif func in self.HIGH:
             args = tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
@@ -124,21 +136,24 @@ class Attention(torch.autograd.Function):
 
 def counted_step(model: Any, batch: int, tokens: int) -> Launches:
     """Return the launches of `model`'s forward and backward on the meta device, gradients zeroed before."""
+    from sot_nlp.modeling import class_token, head
+
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     gradients = {parameter.grad.untyped_storage()._cdata for parameter in model.parameters()}
     ids = torch.ones(batch, tokens, dtype=torch.long, device="meta")
     launches = Launches(gradients)
-    is_capturing = torch.cuda.is_current_stream_capturing
-    torch.cuda.is_current_stream_capturing = lambda: True  # (so that no mask is looked at, as in a graph)
-    try:
+    autocast = Autocast(launches)
+    with contextlib.ExitStack() as patches:
+        for module in (head, class_token):
+            patches.enter_context(mock.patch.object(module, "maybe_autocast", autocast.off))
+        # (so that no mask is looked at, as in a graph)
+        patches.enter_context(mock.patch("torch.cuda.is_current_stream_capturing", return_value=True))
         with launches:
             model.zero_grad(set_to_none=False)
-            with Autocast(launches):
+            with autocast:
                 loss = model(input_ids=ids, attention_mask=ids, labels=ids[:, 0]).loss
             loss.backward()
-    finally:
-        torch.cuda.is_current_stream_capturing = is_capturing
     return launches
 
 

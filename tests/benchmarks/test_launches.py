@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.launches import counted_step
+from sot_nlp.modeling import head
 
 
 class Tiny(torch.nn.Module):
@@ -51,3 +52,20 @@ def test_dropout_is_a_kernel_forward_and_one_backward():
     assert step.launches["dropout"] == 2
     # Eight numbers in fp32 are read and written, both ways, beside a mask of a byte each.
     assert step.bytes["dropout"] == 2 * 8 * (4 + 4 + 1)
+
+
+class InFp32(Tiny):
+    """As the SoT head: its linear is where autocast is off."""
+
+    def forward(self, *args, **kwargs):
+        with head.maybe_autocast("meta", enabled=False):
+            return super().forward(*args, **kwargs)
+
+
+def test_what_computes_in_fp32_is_not_cast():
+    with torch.device("meta"):
+        step = counted_step(InFp32(0.0).train(), 2, 1)
+    assert step.launches["casts between fp32 and bf16"] == 0
+    assert step.launches["matrix products"] == 3
+    # The bias's gradient.
+    assert step.launches["sums of activations and of their gradients"] == 1
