@@ -3,9 +3,9 @@
 OpenMP's threads spin while they wait. Where other programs keep the cores busy, the thread that is waited for
 may have no core, and the spinning ones take its place: two threads on two busy cores then train a tiny model
 several times slower than one. Threads that sleep at once lose a fifth on an idle machine, where the next work
-comes within microseconds: so they spin for a moment, then sleep. OpenMP reads its variables once, when torch is
-imported, so importing this package sets them first. What the user's environment says is not changed, except for
-a number of threads that the machine lacks.
+comes within microseconds: so they spin for a moment, then sleep. OpenMP reads its variables once, when torch
+is imported, so importing this package sets them first. What the user's environment says is not changed, except
+for a number of threads that the machine lacks.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Any of these says how OpenMP's threads wait: the standard's variable, GNU's and LLVM's (and Intel's) own.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# About 0.1 ms in GNU's OpenMP, where it precedes the policy (`python -m benchmarks threads`); LLVM's has no such
-# short times, and its threads sleep at once.
+# About 0.1 ms in GNU's OpenMP, where it precedes the policy; LLVM's has no times so short: its threads sleep at
+# once.
 MOMENT = "10000"
 # Models with fewer weights in their products compute on one thread: those are too small to be shared.
 WORTH_SHARING = 1_000_000
@@ -35,7 +35,7 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def let_waiting_threads_sleep() -> None:
-    """Make OpenMP's waiting threads sleep soon, unless the environment decides or torch is already imported."""
+    """Make OpenMP's waiting threads sleep soon, unless the environment decides or torch is imported."""
     if "torch" not in sys.modules and not any(os.environ.get(name) for name in WAITING):
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": MOMENT}
 
