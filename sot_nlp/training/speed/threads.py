@@ -4,7 +4,7 @@ OpenMP's threads spin while they wait. Where other programs keep the cores busy,
 may have no core, and the spinning ones take its place: two threads on two busy cores then train a tiny model
 several times slower than one. Threads that sleep at once lose a fifth on an idle machine, where the next work
 comes within microseconds: so they spin for a moment, then sleep. OpenMP reads its variables once, when torch
-is imported, so importing this package sets them first. What the user's environment says is not changed, except
+is imported, so importing this package sets them first. What the user's environment says is not changed, but
 for a number of threads that the machine lacks.
 """
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Any of these says how OpenMP's threads wait: the standard's variable, GNU's and LLVM's (and Intel's) own.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# About 0.1 ms in GNU's OpenMP, where it precedes the policy; LLVM's has no times so short: its threads sleep at
-# once.
+# About 0.1 ms in GNU's OpenMP, where it precedes the policy. LLVM's threads sleep at once.
 MOMENT = "10000"
 # Models with fewer weights in their products compute on one thread: those are too small to be shared.
 WORTH_SHARING = 1_000_000
