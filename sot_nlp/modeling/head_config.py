@@ -254,6 +254,8 @@ PRESETS: dict[str, SoTHeadConfig] = {
     ),
     # Both moments of the words of the last four layers.
     "moments": _SOT.replace(pooling="moments"),
+    # The words' mean of learned maps: `sot` in the first order, with about as many features.
+    "mapped_mean": _SOT.replace(pooling="mapped_mean", normalization="none", num_heads=4, width_x=256),
     # The three heads of MaxPoolBERT, on the classification token alone.
     "maxpool_layers": _TOKEN.replace(class_token="maximum", num_layers=3),
     "maxpool_attention": _TOKEN.replace(class_token="attention"),
