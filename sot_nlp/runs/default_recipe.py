@@ -19,7 +19,8 @@ SOURCE = "default recipe"
 RATE, RATE_WIDTH = 1e-4, 384
 # New weights, a linear head's and LoRA's, take rates that would harm pretrained ones (`studies/map.yaml`).
 HEAD_RATE_FACTOR, LORA_RATE_FACTOR = 10.0, 5.0
-# Class tokens that pass a dense layer or attention before their linear: a linear head's rate harms those.
+# Class tokens that pass a dense layer or attention before their linear. Where all of the backbone learns, a
+# linear head's rate harmed such a layer (MPNet, RTE); where less does, that layer has most to learn.
 DENSE_TRANSFORMS = ("stock", "attention", "maximum_attention")
 WARMUP = 0.1
 FEW_EXAMPLES, FEW_EXAMPLES_BATCH = 1000, 16
@@ -54,7 +55,9 @@ def with_default_recipe(
         chosen["learning_rate"] = float(f"{rate * (LORA_RATE_FACTOR if lora else 1):.2g}")
         reasons.append(f"width {hidden_size}{', LoRA' if lora else ''}")
         if "head_learning_rate" not in given:
-            factor = 1 if head.class_token in DENSE_TRANSFORMS else HEAD_RATE_FACTOR
+            partial = lora or arguments.freeze_backbone or arguments.trainable_layers is not None
+            as_backbone = head.class_token in DENSE_TRANSFORMS and not partial
+            factor = 1 if as_backbone else HEAD_RATE_FACTOR
             chosen["head_learning_rate"] = float(f"{rate * factor:.2g}")
     if not {"warmup_ratio", "warmup_steps"} & given.keys():
         chosen["warmup_ratio"] = WARMUP

@@ -30,6 +30,10 @@ def ruled(head="sot", width=384, examples=5000, recipe=None, processes=1, **give
         ({"head": "maxpool_attention"}, (1e-4, 1e-4)),
         ({"head": "stock", "width": 768}, (5e-5, 5e-5)),
         ({"lora_r": 8}, (5e-4, 1e-3)),
+        # ... but where little of the backbone learns, the head has most to learn
+        ({"head": "stock", "lora_r": 8}, (5e-4, 1e-3)),
+        ({"head": "stock", "width": 768, "freeze_backbone": True}, (5e-5, 5e-4)),
+        ({"head": "stock", "trainable_layers": 1}, (1e-4, 1e-3)),
         ({"head_learning_rate": 2e-3}, (1e-4, 2e-3)),
         ({"learning_rate": 3e-5}, (3e-5, None)),  # one rate, as it says
     ],
