@@ -11,26 +11,36 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sot_nlp.training.optimization import class_token_parameters
+
 if TYPE_CHECKING:
-    from sot_nlp.modeling.head_config import SoTHeadConfig
+    from torch import nn
+
     from sot_nlp.settings.arguments import Arguments
 
 SOURCE = "default recipe"
 RATE, RATE_WIDTH = 1e-4, 384
 # New weights, a linear head's and LoRA's, take rates that would harm pretrained ones (`studies/map.yaml`).
 HEAD_RATE_FACTOR, LORA_RATE_FACTOR = 10.0, 5.0
-# Class tokens that pass a dense layer or attention before their linear. Where all of the backbone learns, a
-# linear head's rate harmed such a layer (MPNet, RTE); where less does, that layer has most to learn.
-DENSE_TRANSFORMS = ("stock", "attention", "maximum_attention")
 WARMUP = 0.1
 FEW_EXAMPLES, FEW_EXAMPLES_BATCH = 1000, 16
 UPDATES, MOST_EPOCHS = 300, 20
 
 
+def transforms_class_token(model: nn.Module) -> bool:
+    """Return whether a new dense layer or attention is between the classification token and its linear.
+
+    The stock heads of RoBERTa and its kind do; BERT's pooler is the backbone's own, and GPT has none.
+    """
+    names = class_token_parameters(model)
+    branch = [(name, p) for name, p in model.named_parameters() if name in names]
+    return any(p.ndim > 1 and "class_token_output" not in name for name, p in branch)
+
+
 def with_default_recipe(
     arguments: Arguments,
-    head: SoTHeadConfig,
     *,
+    new_transform: bool,
     hidden_size: int,
     num_examples: int | None,
     num_processes: int = 1,
@@ -39,7 +49,8 @@ def with_default_recipe(
 
     Args:
         arguments: the run's settings. With a task's recipe they are returned as they are.
-        head: the head to be trained.
+        new_transform: what `transforms_class_token` says. Where all of the backbone learns, a linear head's
+            rate harmed such a layer (MPNet, RTE); where less does, that layer has most to learn.
         hidden_size: the backbone's width.
         num_examples: training examples; None for a stream, whose number is unknown.
         num_processes: that share an update's examples.
@@ -56,8 +67,7 @@ def with_default_recipe(
         reasons.append(f"width {hidden_size}{', LoRA' if lora else ''}")
         if "head_learning_rate" not in given:
             partial = lora or arguments.freeze_backbone or arguments.trainable_layers is not None
-            as_backbone = head.class_token in DENSE_TRANSFORMS and not partial
-            factor = 1 if as_backbone else HEAD_RATE_FACTOR
+            factor = 1 if new_transform and not partial else HEAD_RATE_FACTOR
             chosen["head_learning_rate"] = float(f"{rate * factor:.2g}")
     if not {"warmup_ratio", "warmup_steps"} & given.keys():
         chosen["warmup_ratio"] = WARMUP

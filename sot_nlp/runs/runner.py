@@ -15,7 +15,7 @@ from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation, run_record
 from sot_nlp.runs import method as methods
-from sot_nlp.runs.default_recipe import with_default_recipe
+from sot_nlp.runs.default_recipe import transforms_class_token, with_default_recipe
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks import metrics
 from sot_nlp.training.run_lock import run_lock
@@ -187,7 +187,7 @@ def prepare(
     if method.tunes:
         arguments, rules = with_default_recipe(
             arguments,
-            model.config.head_config,
+            new_transform=transforms_class_token(model),
             hidden_size=model.config.get_text_config().hidden_size,
             num_examples=None if data.stream is not None else len(data.splits["train"]),
             num_processes=accelerator.num_processes,

@@ -2,17 +2,18 @@
 
 import pytest
 
-from sot_nlp.modeling.head_config import resolve_head
-from sot_nlp.runs.default_recipe import SOURCE, with_default_recipe
+from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
+from sot_nlp.runs.default_recipe import SOURCE, transforms_class_token, with_default_recipe
 from sot_nlp.settings.arguments import build_arguments
+from tests.support import tiny
 
 
-def ruled(head="sot", width=384, examples=5000, recipe=None, processes=1, **given):
+def ruled(new_transform=False, width=384, examples=5000, recipe=None, processes=1, **given):
     layers = [("recipe of x", recipe)] if recipe else []
-    arguments = build_arguments([*layers, ("flag", {"head": head, **given})])
+    arguments = build_arguments([*layers, ("flag", {"head": "sot", **given})])
     return with_default_recipe(
         arguments,
-        resolve_head(head),
+        new_transform=new_transform,
         hidden_size=width,
         num_examples=examples,
         num_processes=processes,
@@ -26,14 +27,13 @@ def ruled(head="sot", width=384, examples=5000, recipe=None, processes=1, **give
         ({"width": 128}, (1e-4, 1e-3)),  # no backbone takes more
         ({"width": 768}, (5e-5, 5e-4)),
         ({"width": 1024}, (3.8e-5, 3.8e-4)),  # 1e-4 * 384 / 1024 = 3.75e-5
-        ({"head": "stock"}, (1e-4, 1e-4)),  # one rate: its transform is dense
-        ({"head": "maxpool_attention"}, (1e-4, 1e-4)),
-        ({"head": "stock", "width": 768}, (5e-5, 5e-5)),
+        ({"new_transform": True}, (1e-4, 1e-4)),  # one rate
+        ({"new_transform": True, "width": 768}, (5e-5, 5e-5)),
         ({"lora_r": 8}, (5e-4, 1e-3)),
         # ... but where little of the backbone learns, the head has most to learn
-        ({"head": "stock", "lora_r": 8}, (5e-4, 1e-3)),
-        ({"head": "stock", "width": 768, "freeze_backbone": True}, (5e-5, 5e-4)),
-        ({"head": "stock", "trainable_layers": 1}, (1e-4, 1e-3)),
+        ({"new_transform": True, "lora_r": 8}, (5e-4, 1e-3)),
+        ({"new_transform": True, "width": 768, "freeze_backbone": True}, (5e-5, 5e-4)),
+        ({"new_transform": True, "trainable_layers": 1}, (1e-4, 1e-3)),
         ({"head_learning_rate": 2e-3}, (1e-4, 2e-3)),
         ({"learning_rate": 3e-5}, (3e-5, None)),  # one rate, as it says
     ],
@@ -100,3 +100,20 @@ def test_nothing_is_said_where_everything_was_given():
         "num_train_epochs": 1,
     }
     assert ruled(**everything)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "wanted"),
+    [
+        ("bert", "stock", False),  # its pooler is the backbone's own
+        ("roberta", "stock", True),
+        ("gpt2", "stock", False),
+        ("roberta", "sot", False),
+        ("bert", "maxpool_layers", False),
+        ("bert", "maxpool_attention", True),
+        ("bert", "word_mean", False),
+    ],
+)
+def test_which_heads_put_a_new_dense_layer_before_the_linear(family, head, wanted):
+    model = AutoSoTForSequenceClassification.from_config(tiny.config(family), head=head)
+    assert transforms_class_token(model) is wanted
