@@ -62,6 +62,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     make_folder(folder, "--output_dir")
     if (folder / NAME).exists() and not (folder / read_results.STUDY_NAME).exists():
         raise UserError(f"--output_dir {printable(folder)}: its {NAME} is not a study's; give another folder")
+    _check_name(study, folder)
     try:
         with runs.launcher(study):
             if study.rates:
@@ -79,6 +80,18 @@ def run(argv: Sequence[str], prog: str) -> int:
     for written in write.write(results, groups, folder, [*write.FORMATS, "json"]):
         print(f"wrote {printable(written)}")
     return 1 if state.failed else 0
+
+
+def _check_name(study: Study, folder: Path) -> None:
+    """Refuse the folder of a study of another name: its plan and results would be replaced."""
+    if not (folder / read_results.STUDY_NAME).exists():
+        return
+    name = read_results.planned_name(folder)
+    if name not in (None, study.name):
+        raise UserError(
+            f"--output_dir {printable(folder)}: holds the study {printable(name)}, not "
+            f"{printable(study.name)}; give another folder"
+        )
 
 
 def _parser(prog: str) -> FlagParser:

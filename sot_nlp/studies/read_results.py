@@ -68,6 +68,14 @@ def read_results(path: str | Path, *, baseline: str | None = None, allow_mixed: 
     return check_comparable(results, allow_mixed=allow_mixed)
 
 
+def planned_name(folder: Path) -> str | None:
+    """Return the name of the study whose plan is in `folder`; None where it can't be read."""
+    try:
+        return str(json.loads((folder / STUDY_NAME).read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _read_plan(folder: Path) -> tuple[Results, dict[tuple, Path]]:
     path = folder / STUDY_NAME
     try:

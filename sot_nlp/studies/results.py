@@ -146,6 +146,25 @@ class Results:
         write_atomic(path, f'{others},\n  "cells": [\n    {cells}\n  ]\n}}\n')
 
 
+def missing_from(results: Results, earlier: Results) -> list[Cell]:
+    """Return the finished cells of `earlier` that `results` lacks, or has with other numbers.
+
+    Counts against the baseline may be against another one, but not missing altogether.
+    """
+    here = {_uncounted(cell) for cell in results.cells}
+    counted = any(cell.only_here is not None for cell in results.cells)
+    return [
+        cell
+        for cell in earlier.cells
+        if cell.status == FINISHED
+        and (_uncounted(cell) not in here or (cell.only_here is not None and not counted))
+    ]
+
+
+def _uncounted(cell: Cell) -> Cell:
+    return dataclasses.replace(cell, only_here=None, only_baseline=None)
+
+
 def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:
     """Return chosen rates from their JSON values."""
     return tuple(

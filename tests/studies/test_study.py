@@ -250,6 +250,16 @@ def test_a_study_that_is_refused_leaves_the_plan_of_the_one_that_runs(file, tmp_
     assert (folder / "study.json").read_text() == "the plan of the first"
 
 
+def test_the_folder_of_a_study_of_another_name_is_refused(file, tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    plan = json.dumps({"name": "first", "cells": []})
+    (folder / "study.json").write_text(plan)
+    with pytest.raises(UserError, match=r"--output_dir .*/s: holds the study first, not .*; give another"):
+        compare.run([str(file), "--cpu", "--output_dir", str(folder)], "sot-nlp compare")
+    assert [path.read_text() for path in folder.iterdir()] == [plan]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -361,6 +361,27 @@ def test_a_folder_with_a_results_file_is_reported_in_its_place(tmp_path):
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["report.md", "results.json"]
 
 
+def test_results_that_others_would_replace_are_kept_beside_them(tmp_path, capsys):
+    out = ["--output_dir", str(tmp_path / "o"), "--formats", "json"]
+    target, kept = tmp_path / "o" / "results.json", tmp_path / "o" / "results-1.json"
+    cola = write_study(tmp_path / "cola", tasks=("cola",), seeds=5)
+    both = write_study(tmp_path / "s", tasks=("rte", "wnli"), seeds=5)
+    for folder in (cola, cola):
+        assert report_command.run([str(folder), *out], "sot-nlp report") == 0
+    first = target.read_bytes()
+    assert not kept.exists()
+    assert report_command.run([str(both), *out], "sot-nlp report") == 0
+    assert kept.read_bytes() == first
+    assert f"with 15 runs that these results lack, as {kept}" in capsys.readouterr().out
+    # The same runs against another baseline are all there.
+    assert report_command.run([str(both), "--baseline", "text", *out], "sot-nlp report") == 0
+    assert not (tmp_path / "o" / "results-2.json").exists()
+    # From the numbers alone the counts against another baseline can't be made again: the old ones are kept.
+    before = target.read_bytes()
+    assert report_command.run([str(target), "--baseline", "stock", *out], "sot-nlp report") == 0
+    assert (tmp_path / "o" / "results-2.json").read_bytes() == before
+
+
 def test_unknown_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean html"):
         report_command.run([str(tmp_path), "--formats", "htm"], "sot-nlp report")
