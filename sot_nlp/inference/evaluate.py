@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from sot_nlp.runs import preparation, scoring
 from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.settings.arguments import FIELDS, TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import read_config
+from sot_nlp.settings.training_and_output import TrainingSettings
 from sot_nlp.tasks import metrics
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
 # The settings in a run's record that concern a user's own data, and data in general.
 OWN_DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "own")
 DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "any")
+# What says which examples of a training file are held out.
+DRAWN = ("validation_fraction", "data_seed")
+# Settings that shape a training, and nothing of a saved model's scores.
+OF_TRAINING = {
+    *(field.name for field in fields(TrainingSettings) if field.name not in ("seed", *DRAWN)),
+    *("head", "head_overrides", "freeze_backbone", "trainable_layers", "drop_leaked", "max_train_samples"),
+    *(name for name in FIELDS if name.startswith("lora_")),
+}
 
 
 def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
@@ -56,8 +65,10 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     folder = Path(arguments.output_dir) if arguments.output_dir is not None else None
     if folder is not None:
         run_folder.claim(folder, arguments)
+    unused = _unused(arguments, spec, predict=predict)
     scorer, model, data = open_saved(arguments, checkpoint, spec, spec.test_splits if predict else ())
     accelerator = scorer.accelerator
+    say(accelerator, unused)
     say(accelerator, describe(data))
     logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
     for outputs in logits.values():
@@ -103,7 +114,7 @@ def open_saved(
         raise UserError(f"the model {model_name} is a {kind}, but the task {spec.name} a {spec.kind}")
     if alignment is not None and alignment.note:
         say(accelerator, [f"note: {alignment.note}"])
-    if changed := _changes(arguments.model_name_or_path, data.report):
+    if changed := _changes(arguments, data.report):
         say(accelerator, changed)
     scorer = Scorer(
         spec=spec,
@@ -150,21 +161,62 @@ def evaluation_arguments(
 
     `source` says where `given` comes from, as in `tasks.recipe.layered_arguments`. Raises UserError.
     """
+    if given.get("model_name_or_path") not in (None, folder):
+        other = printable(given["model_name_or_path"])
+        raise UserError(f"--model_name_or_path {other}: the model is that of {printable(folder)}")
     in_file = read_config(config) if config else {}
     layers = [("record", data_settings(folder, {**in_file, **given})), (str(config), in_file)]
     return build_arguments([*layers, (source, {**given, "model_name_or_path": folder})])
 
 
-def _changes(folder: str, report: Mapping[str, Any]) -> list[str]:
-    """Return a warning where the held-out share comes from other data than the model in `folder` saw."""
-    before = mapping(mapping(mapping(record_of(folder), "data"), "splits"), "train").get("sha256")
-    shares = [split for split in report["splits"].values() if split["held_out_of_train"]]
-    if not before or all(split["sha256"] in (before, None) for split in shares):
-        return []
-    return [
-        f"warning: {shares[0]['source']} has changed since the training: examples that are held out now may "
-        "have been trained on"
-    ]
+def _unused(arguments: Arguments, spec: TaskSpec, *, predict: bool) -> list[str]:
+    """Return a note on settings given by hand that shape a training alone.
+
+    Raises UserError for a file that would not be read, though it looks as if it were scored.
+    """
+    given = [*arguments.given_by("flag"), *arguments.given_by("python")]
+    if "test_file" in given and not predict:
+        raise UserError(
+            "--test_file: it is not scored, only predicted (--do_predict with --output_dir); "
+            "--validation_file scores labelled examples"
+        )
+    if "train_file" in given and "validation_file" not in given and arguments.validation_file is not None:
+        raise UserError(
+            f"--train_file: nothing is held out of it, the validation data is "
+            f"{printable(arguments.validation_file)}; --validation_file scores other examples"
+        )
+    names = [f"--{name}" for name in given if name in OF_TRAINING]
+    return [f"note: {', '.join(names)}: without effect, the model is scored as it is"] if names else []
+
+
+def _changes(arguments: Arguments, report: Mapping[str, Any]) -> list[str]:
+    """Return warnings where the scored data is not what the run scored under the same name.
+
+    Raises UserError where another share of the same training file is held out than in the training.
+    """
+    record = record_of(arguments.model_name_or_path)
+    before, saved = mapping(mapping(record, "data"), "splits"), mapping(record, "arguments")
+    trained = mapping(before, "train").get("sha256")
+    lines = []
+    for name, split in report["splits"].items():
+        earlier, source = mapping(before, name), split["source"]
+        if not split["held_out_of_train"]:
+            if source == earlier.get("source") and split["sha256"] != earlier.get("sha256", split["sha256"]):
+                lines.append(f"note: {source} has changed since the training")
+        elif trained and split["sha256"] not in (trained, None):
+            lines.append(
+                f"warning: {source} has changed since the training: examples that are held out now may "
+                "have been trained on"
+            )
+        elif earlier.get("chosen") not in (None, split["chosen"]):
+            drawn = [f"--{n}" for n in DRAWN if (getattr(arguments, n) or 0) != (saved.get(n) or 0)]
+            if drawn or arguments.max_eval_samples == saved.get("max_eval_samples"):
+                what = ", ".join(drawn) or "the settings of the data"
+                raise UserError(
+                    f"{what}: of {source} other examples would be held out than in the training, which saw "
+                    "some of them; --validation_file scores other data"
+                )
+    return lines
 
 
 def validation_score(

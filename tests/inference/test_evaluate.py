@@ -175,6 +175,16 @@ def test_a_share_held_out_needs_the_training_file_as_it_was(train, tmp_path, cap
     assert predictions == json.loads((run / "predictions.json").read_text())
     capsys.readouterr()
 
+    # Another share of the same file would hold examples that were trained on.
+    for flags in (["--data_seed", "7"], ["--validation_fraction", "0.5"]):
+        for more in ([], ["--max_eval_samples", "5"]):
+            assert main(["evaluate", str(run), *flags, *more, *CPU]) == 2
+            told = capsys.readouterr().err
+            assert f"{flags[0]}: of {path} other examples would be held out than in the training" in told
+    assert evaluate(run, tmp_path, "--data_seed", "0")[1] == predictions
+    assert evaluate(run, tmp_path, "--max_eval_samples", "5")[1] == predictions[:5]
+    capsys.readouterr()
+
     write(path, rows(60, 3)[1:])
     evaluate(run, tmp_path)
     assert f"warning: {path} has changed since the training" in capsys.readouterr().out
@@ -185,6 +195,50 @@ def test_a_share_held_out_needs_the_training_file_as_it_was(train, tmp_path, cap
     assert told.count("\n") == 1
     assert f"{path} does not exist, and the validation data is a share of it" in told
     assert "--validation_file" in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--test_file", "{dev}"],
+            "--test_file: it is not scored, only predicted .*; --validation_file scores",
+        ),
+        (
+            ["--train_file", "{dev}"],
+            "--train_file: nothing is held out of it, the validation data is .*dev.csv",
+        ),
+        (["--model_name_or_path", "other"], "--model_name_or_path other: the model is that of .*run"),
+    ],
+)
+def test_a_file_that_would_not_be_scored_is_refused(run, files, capsys, flags, message):
+    words = [word.format(dev=files[1]) for word in flags]
+    assert main(["evaluate", str(run), *words, *CPU]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_settings_of_a_training_are_said_to_do_nothing(run, files, tmp_path, capsys):
+    expected = evaluate(run, tmp_path)
+    capsys.readouterr()
+    flags = ("--head", "stock", "--learning_rate", "1e-3", "--seed", "3")
+    assert evaluate(run, tmp_path, *flags)[1] == expected[1]
+    assert "note: --head, --learning_rate: without effect" in capsys.readouterr().out
+
+
+def test_a_validation_file_that_changed_is_said(train, tmp_path, capsys):
+    path = write(tmp_path / "dev.csv", rows(30, 2))
+    run = train(
+        "changed",
+        "--train_file",
+        str(write(tmp_path / "train.csv", rows(60, 1))),
+        "--validation_file",
+        str(path),
+    )
+    evaluate(run, tmp_path)
+    assert "has changed" not in capsys.readouterr().out
+    write(path, rows(30, 2)[:-1])
+    evaluate(run, tmp_path)
+    assert f"note: {path} has changed since the training" in capsys.readouterr().out
 
 
 def test_a_regressions_whole_numbers_stay_scores(train, tmp_path):
