@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 # A tokenizer's truncation, hooks of a head and torch's threads are set for a call: callers of several threads
 # take turns.
 _TURN = threading.Lock()
+# What classifiers elsewhere offer by these names.
+_ELSEWHERE = {
+    "predict_proba": "predict(texts).probabilities has them",
+    "score": "evaluate((texts, labels)) returns the metrics",
+    "fit": "sot_nlp.train((texts, labels), ...) trains",
+    "save_pretrained": "a run's folder is saved already: copy it, or push it with `sot-nlp push FOLDER`",
+    "push_to_hub": "`sot-nlp push FOLDER --hub_model_id NAME` does it, with a model card",
+}
 # Rows that a notebook shows of many predictions.
 SHOWN = 20
 
@@ -56,7 +64,8 @@ class Predictions(Sequence[Prediction]):
 
     Attributes:
         texts: one or two lists of the n texts.
-        labels: n labels (lists of labels, or scores), as in `Prediction`.
+        labels: n labels (lists of labels, or scores), as in `Prediction`. A label is a text, also where the
+            training's labels were numbers: "1", not 1.
         probabilities: (n, K) float32 in the order of `names`; None for a regression.
         names: the K labels; None for a regression.
         cut: how many texts were cut to the model's length.
@@ -121,6 +130,10 @@ class Classifier:
     ) -> None:
         self._name_or_path, self._saved, self._accelerator = name_or_path, saved, accelerator
         self._settings = dict(settings)
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"a Classifier has no {name!r}{hint}", name=name, obj=self)
 
     @property
     def model(self) -> PreTrainedModel:

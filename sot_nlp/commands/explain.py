@@ -24,6 +24,9 @@ SUMMARY = (
 # More is no picture any more, and all of it is held in memory.
 MAX_TEXTS = 1000
 
+# The endings of what is written, and none at all: a device, a pipe.
+ENDINGS = {"html": (".html", ".htm", ""), "png": (".png", ""), "json": (".json", "")}
+
 
 def run(argv: Sequence[str], prog: str) -> int:
     """Print the texts with coloured words, and write what is asked for."""
@@ -97,6 +100,11 @@ def _check(flags: Any) -> None:
     for flag in ("html", "png", "json"):
         path = getattr(flags, flag)
         if path is not None:
+            if Path(path).suffix.lower() not in ENDINGS[flag]:
+                # A slip such as `--html train.csv` must not cost the file of that name.
+                raise UserError(
+                    f"--{flag} {printable(path)}: expected a name that ends in {ENDINGS[flag][0]}"
+                )
             check_output(path, f"--{flag}")
 
 

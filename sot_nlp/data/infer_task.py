@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sot_nlp.data.file_format import list_names
 from sot_nlp.data.hub_reader import hub_splits
+from sot_nlp.data.json_reader import JsonTable
 from sot_nlp.data.label_survey import LabelSurvey
 from sot_nlp.data.label_values import number
 from sot_nlp.data.sources import FILE_FLAGS, columns_in_file, open_split
@@ -214,7 +215,12 @@ def _guessed(spec: TaskSpec, arguments: Arguments, trained: Trained | None) -> T
     label = arguments.label_column_name or guess_label(table.columns, arguments.text_column_names or ())
     texts = tuple(arguments.text_column_names or guess_texts(table.columns, label))
     label = label or guess_label(table.columns, texts)
-    present = f"{table.name} has the columns {list_names(list(table.columns))}"
+    # The columns of JSON are known from its first example alone.
+    present = (
+        f"the first example of {table.name} has the keys {list_names(list(table.columns))}"
+        if isinstance(table, JsonTable)
+        else f"{table.name} has the columns {list_names(list(table.columns))}"
+    )
     if not texts:
         hint = _flag_columns_hint(table, texts)
         raise UserError(f"{present}: name the one or two that hold text with --text_column_names{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -92,8 +93,8 @@ def _no_label_notes(counts: Mapping[str, int]) -> list[str]:
         return []
     return [
         f"warning: {counted(counts[name], 'example has', 'examples have')} the label {printable(name)}: a "
-        f"class of its own here; if it means that an example has no label, drop those rows: df[df.label != "
-        f"{name if name == '-100' else repr(name)}]"
+        f"class of its own here; if it means that an example has no label, drop those rows: "
+        f"df[df.label.notna() & (df.label != {name if name == '-100' else repr(name)})]"
         for name in marks
     ]
 
@@ -115,11 +116,17 @@ def _spelling_notes(counts: Mapping[str, int]) -> list[str]:
     for name in counts:
         value = number(name)
         alike[plain(name) if value is None else value].append(name)
-    groups = [names for names in alike.values() if len(names) > 1]
-    return [
+    groups = [names for names in alike.values() if len(names) > 1][:3]
+    if not groups:
+        return []
+    lines = [
         f"warning: the labels {list_names(names)} differ in their spelling alone, and are "
-        f"{len(names)} classes; --label_mapping "
-        + " ".join(f"{printable(name)}={printable(names[0])}" for name in names[1:])
-        + " merges them"
-        for names in groups[:3]
+        f"{len(names)} classes"
+        for names in groups
     ]
+    # One flag for all of them: of a flag that is given twice, the last one counts.
+    pairs = []
+    for names in groups:
+        target = max(names, key=lambda name: counts[name])
+        pairs += [shlex.quote(f"{printable(n)}={printable(target)}") for n in names if n != target]
+    return [*lines[:-1], f"{lines[-1]}; --label_mapping {' '.join(pairs)} merges them"]

@@ -192,7 +192,8 @@ def _share(tokens: Tokens, arguments: Arguments) -> np.ndarray:
     out = hold_out(labels, count, arguments.validation_fraction, seed)
     if not len(out):
         raise UserError(
-            f"{tokens.source}: no label has two examples, so none can be held out; give --validation_file"
+            f"{tokens.source}: no label has two examples, so none can be held out; give "
+            "--validation_file, or, for numbers that are scores, --problem_type regression"
         )
     return out
 

@@ -118,6 +118,12 @@ def open_model(
         raise UserError(f"--max_length {max_length}: the model takes at most {longest} tokens")
     kind, labels = answers(config.problem_type, config.id2label)
     columns = _of_record(record, "task_spec", "text_columns") or ()
+    texts = max(1, len(columns))
+    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
+    if max_length is not None and max_length < least:
+        raise UserError(
+            f"--max_length {max_length} leaves no room for text beside the special tokens: at least {least}"
+        )
     return SavedModel(
         model=preparation.align_weights(model.eval()),
         tokenizer=tokenizer,

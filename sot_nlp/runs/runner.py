@@ -89,6 +89,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
 def check(arguments: Arguments) -> TaskSpec:
     """Refuse what can be refused without torch, whose import takes seconds; return the task."""
     spec = preparation.task_of(arguments)
+    if arguments.do_predict and not spec.test_splits:
+        raise UserError("--do_predict: there is no test data to predict; give --test_file")
     preparation.head_of(arguments)
     preparation.check_model_folder(arguments.model_name_or_path)
     if arguments.lora_r is not None:

@@ -67,8 +67,8 @@ class Traits:
         high = math.inf if self.high is None else self.high
         if low is None or (low < value <= high) or value == self.low:
             return None
-        least = f"at least {low:g}" if self.above is None else f"above {low:g}"
-        most = "" if self.high is None else f" and at most {high:g}"
+        least = f"at least {low:.10g}" if self.above is None else f"above {low:.10g}"
+        most = "" if self.high is None else f" and at most {high:.10g}"
         return f"{value} is out of range: it must be {least}{most}"
 
 

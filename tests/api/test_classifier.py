@@ -48,6 +48,21 @@ def test_order_and_batch_size_change_nothing(classifier):
     np.testing.assert_allclose(whole.probabilities, single.probabilities[::-1], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("predict_proba", r"has no 'predict_proba': predict\(texts\)\.probabilities"),
+        ("score", r"evaluate\(\(texts, labels\)\)"),
+        ("save_pretrained", "sot-nlp push FOLDER"),
+        ("nonsense", "has no 'nonsense'$"),
+    ],
+)
+def test_names_of_other_libraries_are_answered(classifier, name, hint):
+    assert not hasattr(classifier, name)
+    with pytest.raises(AttributeError, match=hint):
+        getattr(classifier, name)
+
+
 def test_threads_take_turns(classifier):
     """A server answers requests at once: texts that are cut among others, explained and predicted."""
     requests = [TEXTS[:3], [" ".join(TEXTS) * 5]] * 6

@@ -157,6 +157,13 @@ def test_an_untrained_model_is_none(tmp_path, capsys):
         ("both", ["--text", "a", "--max_length", "2"], "no room for text"),
         ("both", ["--text", "a", "--steps", "0"], "--steps 0"),
         ("both", ["--text", "a", "--html", "."], "--html .: is a folder"),
+        (
+            "both",
+            ["--text", "a", "--html", "train.csv"],
+            "--html train.csv: expected a name that ends in .html",
+        ),
+        ("both", ["--text", "a", "--json", "x.html"], "--json x.html: expected a name that ends in .json"),
+        ("both", ["--text", "a", "--png", "x.jpg"], "--png x.jpg: expected a name that ends in .png"),
         ("both", ["--text", "a", "--html", "/dev/null/x.html"], "--html /dev/null/x.html: cannot be written"),
         ("both", ["--text", "a", "--json", "/dev/full"], "--json /dev/full: cannot be written: No space"),
         ("both", ["--file", "nowhere.txt"], "does not exist"),

@@ -220,6 +220,9 @@ def test_long_texts_are_cut_and_counted(runs: dict[str, Path], tmp_path: Path) -
     assert summary.report().endswith("; 1 was cut to 12 tokens")
     with pytest.raises(UserError, match="--max_length 600: the model takes at most 512 tokens"):
         predict_file(runs["plain"], file=source, max_length=600, **OPTIONS)
+    for too_short in (1, 2):
+        with pytest.raises(UserError, match=f"--max_length {too_short} leaves no room .*: at least 3"):
+            predict_file(runs["plain"], file=source, max_length=too_short, **OPTIONS)
 
 
 def test_standard_input_to_standard_output(

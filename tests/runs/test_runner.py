@@ -58,6 +58,16 @@ def finished(glue, backbone_folder, tmp_path_factory) -> Path:
     return out
 
 
+def test_predictions_without_test_data_are_refused(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("text,label\na zorp,yes\nthe dax,no\n" * 4)
+    words = (
+        f"train --train_file {tmp_path}/a.csv --model_name_or_path x --output_dir {tmp_path}/o --do_predict"
+    )
+    assert main(words.split()) == 2
+    assert "--do_predict: there is no test data to predict; give --test_file" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_the_record_says_what_was_done_and_what_came_out(finished):
     record = records.read(finished)
     assert record["status"] == records.FINISHED

@@ -87,6 +87,8 @@ def test_other_names_mean_the_same(line, settings):
         ("--train_split_name a", ["--train_split_name", "dataset_splits"]),
         ("--label_names a b", ["--label_names", "without a counterpart"]),
         ("--log_level info", ["--log_level", "an argument of Trainer without a counterpart"]),
+        ("--torch_dtype bfloat16", ["--torch_dtype", "fp32; see --mixed_precision"]),
+        ("--early_stopping_threshold 0.1", ["--early_stopping_threshold", "--early_stopping_patience"]),
         ("args.json", ["stray word 'args.json'", "--config args.json"]),
         ("--warmup 10", ["--warmup", "--warmup_steps N", "--warmup_ratio X"]),
         ("--use_fast_tokenizer false", ["--use_fast_tokenizer"]),

@@ -112,6 +112,11 @@ def test_ranges(traits, good, bad):
     assert all(declared.range_problem(value) for value in bad)
 
 
+def test_a_bound_is_written_as_it_is():
+    assert str(TRAITS["seed"].range_problem(-1)).endswith("at least 0 and at most 4294967295")
+    assert str(TRAITS["learning_rate"].range_problem(0)).endswith("must be above 0")
+
+
 def test_what_changes_no_result_is_free_on_resuming():
     kinds = {kind: setting(1, "h", kind=kind).metadata["traits"].on_resume for kind in SETTING_KINDS}
     assert kinds == {"result": "same", "place": "free", "speed": "free", "output": "free", "secret": "same"}

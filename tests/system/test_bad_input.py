@@ -132,6 +132,9 @@ REFUSED = [
     csv("a.csv", GOOD, "--label_mapping: 1=acceptible is not a label of cola; did you mean acceptable",
         task="cola", text_column_names=["text"], label_mapping={"1": "acceptible"}),
     csv("a.csv", "text,label\na,x\nb,y\nc,z\n", "a.csv: no label has two examples, so none can be held"),
+    csv("a.csv", "text,label\na,1\nb,2\nc,3\n", "numbers that are scores, --problem_type regression"),
+    csv("a.jsonl", '{"text": "x"}\n' + JSONL,
+        "the first example of .*a.jsonl has the keys text: name the one that holds labels"),
     csv("a.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 5000), "a.jsonl, line 1 is not JSON"),
     # Texts.
     csv("a.jsonl", JSONL + '{"text": null, "label": "no"}\n',

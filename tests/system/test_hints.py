@@ -99,6 +99,27 @@ def test_labels_that_differ_in_spelling_alone(tmp_path):
     assert load(tmp_path, "--train_file", path, *flags).labels in (("Yes", "no"), ("no", "yes"))
 
 
+def test_several_labels_that_differ_in_spelling_alone(tmp_path):
+    path = csv(tmp_path, ["yes", "no", "yes", "Yes", "NO", "no", "so so", "So so", "so so"])
+    lines = [line for line in describe(load(tmp_path, "--train_file", path)) if "in their spelling" in line]
+    assert len(lines) == 3
+    (hint,) = re.findall(r"(--label_mapping .*) merges", "\n".join(lines))
+    # All of them in one flag: of one that is given twice, the last counts.
+    assert len(shlex.split(hint)) == 4
+    labels = load(tmp_path, "--train_file", path, *shlex.split(hint)).labels
+    assert [label.lower() for label in labels] == ["no", "so so", "yes"]
+
+
+@pytest.mark.parametrize("as_numbers", [True, False])
+def test_missing_values_that_became_a_class(tmp_path, as_numbers):
+    path = csv(tmp_path, [0, 1, 0, 1, "nan"])
+    (line,) = [line for line in describe(load(tmp_path, "--train_file", path)) if "the label nan" in line]
+    # pandas reads `nan` as a missing value, unless it is asked not to.
+    frame = pd.read_csv(path, keep_default_na=as_numbers)
+    rows = eval(re.search(r"df\[.*\]", line)[0], {"df": frame})
+    assert len(rows) == 10  # the list is repeated to twelve
+
+
 def test_examples_without_a_label(tmp_path):
     path = csv(tmp_path, [0, 1, 2, 0, 1, -1])
     (line,) = [
