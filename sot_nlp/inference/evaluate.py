@@ -68,7 +68,8 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     unused = _unused(arguments, spec, predict=predict)
     scorer, model, data = open_saved(arguments, checkpoint, spec, spec.test_splits if predict else ())
     accelerator = scorer.accelerator
-    say(accelerator, unused)
+    if unused:
+        say(accelerator, unused)
     say(accelerator, describe(data))
     logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
     for outputs in logits.values():

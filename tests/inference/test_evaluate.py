@@ -219,7 +219,9 @@ def test_a_file_that_would_not_be_scored_is_refused(run, files, capsys, flags, m
 
 def test_settings_of_a_training_are_said_to_do_nothing(run, files, tmp_path, capsys):
     expected = evaluate(run, tmp_path)
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert "note:" not in printed
+    assert "" not in printed.splitlines()
     flags = ("--head", "stock", "--learning_rate", "1e-3", "--seed", "3")
     assert evaluate(run, tmp_path, *flags)[1] == expected[1]
     assert "note: --head, --learning_rate: without effect" in capsys.readouterr().out
