@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.kept import data_key, kept, model_key, own_data
-from sot_nlp.settings.arguments import Arguments
+from sot_nlp.settings.arguments import HEAD_PREFIX, Arguments
 from sot_nlp.tasks.labels import GENERIC, Alignment, align_labels, label_names
 
 if TYPE_CHECKING:
@@ -59,12 +60,20 @@ def task_of(arguments: Arguments) -> TaskSpec:
 
 def head_of(arguments: Arguments) -> SoTHeadConfig:
     """Return the head's settings: the preset with the given fields over it."""
+    from sot_nlp.modeling.head_checks import shown
     from sot_nlp.modeling.head_config import resolve_head
 
     try:
         return resolve_head(arguments.head, **arguments.head_overrides)
     except (TypeError, ValueError) as error:
-        raise UserError(f"--head {printable(arguments.head)}: {error}") from None
+        reason = str(error).removeprefix("head settings: ")
+        at_fault = [
+            f"--{HEAD_PREFIX}{printable(name)}"
+            for name in arguments.head_overrides
+            if re.search(rf"(^|\W){re.escape(name)}[=:]|no field {re.escape(shown(name))}", reason)
+        ]
+        subject = ", ".join(at_fault) or f"--head {printable(arguments.head)}"
+        raise UserError(f"{subject}: {reason}") from None
 
 
 def check_model_folder(name_or_path: str) -> None:
