@@ -75,7 +75,16 @@ def check_output(path: str | os.PathLike[str], flag: str) -> None:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if not _is_stream(path):
-            _try_folder(next(parent for parent in path.absolute().parents if parent.exists()))
+            _try_folder(_nearest_folder(path.parent))
+
+
+def check_folder(folder: str | os.PathLike[str], flag: str) -> None:
+    """Raise UserError where `folder` can't be made or written to: before the work whose result goes there."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{flag} {printable(folder)}: is a file, not a folder")
+    with writing(folder, flag):
+        _try_folder(_nearest_folder(folder))
 
 
 def make_folder(folder: str | os.PathLike[str], flag: str) -> None:
@@ -86,6 +95,12 @@ def make_folder(folder: str | os.PathLike[str], flag: str) -> None:
     with writing(folder, flag):
         folder.mkdir(parents=True, exist_ok=True)
         _try_folder(folder)
+
+
+def _nearest_folder(folder: Path) -> Path:
+    """Return `folder`, or where it is missing the one that it would be made in."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _try_folder(folder: Path) -> None:

@@ -21,14 +21,16 @@ def run(argv: Sequence[str], prog: str) -> int:
     parser.add_trust_flag()
     given = parser.parse_args(argv)
     from sot_nlp.inference.evaluate import validation_score
-    from sot_nlp.inference.export import export_onnx
+    from sot_nlp.inference.export import export_onnx, output_folder, require_packages
 
+    require_packages()
+    folder = output_folder(given.model, given.output)  # before the model and its data are loaded
     score = None
     if given.quantize and Path(given.model).is_dir():
         score = validation_score(given.model, trust_remote_code=given.trust_remote_code)
     done = export_onnx(
         given.model,
-        output=given.output,
+        output=folder,
         quantize=given.quantize,
         score=score,
         revision=given.model_revision,

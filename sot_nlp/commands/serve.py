@@ -45,6 +45,10 @@ def run(argv: Sequence[str], prog: str) -> int:
     from sot_nlp.serving.page import build_page, import_gradio, is_loopback, launch
 
     import_gradio()
+    if given.space is not None:
+        from sot_nlp.serving.space import check_space, write_space
+
+        check_space(Path(given.space))  # before the model is loaded
     saved = open_model(
         given.model,
         max_length=given.max_length,
@@ -54,8 +58,6 @@ def run(argv: Sequence[str], prog: str) -> int:
     name = Path(given.model).resolve().name if Path(given.model).is_dir() else given.model
     examples = [] if given.examples is None else _examples(given, saved)
     if given.space is not None:
-        from sot_nlp.serving.space import write_space
-
         write_space(
             Path(given.space),
             given.model,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import UserError, printable
-from sot_nlp.files import write_atomic, write_json, writing
+from sot_nlp.files import check_folder, write_atomic, write_json, writing
 from sot_nlp.inference.saved_model import SavedModel, open_model
 from sot_nlp.serving.page import build_page, import_gradio, launch
 
@@ -44,6 +44,13 @@ if __name__ == "__main__":
 '''
 
 
+def check_space(folder: Path) -> None:
+    """Raise UserError where a Space can't be written to `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--space {printable(folder)}: is not an empty folder")
+    check_folder(folder, "--space")
+
+
 def write_space(
     folder: Path,
     model: str,
@@ -64,8 +71,7 @@ def write_space(
         UserError: if the folder is not empty or can't be written, or without gradio.
     """
     gradio = import_gradio()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--space {printable(folder)}: is not an empty folder")
+    check_space(folder)
     from huggingface_hub import SpaceCardData
 
     from sot_nlp.publishing.hub import files_to_push

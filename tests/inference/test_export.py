@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from sot_nlp import records
+from sot_nlp import cli, records
 from sot_nlp.errors import UserError
 from sot_nlp.inference import export
 from sot_nlp.inference.evaluate import validation_score
@@ -210,3 +210,27 @@ def test_scores_on_the_runs_own_validation_data(tmp_path: Path) -> None:
     records.write(run, {"format_version": 1})
     with pytest.raises(UserError, match="holds no settings"):
         validation_score(run)
+
+
+@pytest.mark.parametrize("words", [[], ["--quantize", "int8"]])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_model_is_read(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = tmp_path / "no-model", tmp_path / "file" / "x"
+    (tmp_path / "file").touch()
+    model.mkdir()
+    assert cli.main(["export", str(model), "-o", str(output), *words]) == 2
+    assert f"--output {output}: cannot be written" in capsys.readouterr().err
+
+
+def test_the_scores_of_a_regression_may_be_large(tmp_path: Path) -> None:
+    """Their rounding in fp32 grows with them."""
+    run = save_run(
+        tmp_path / "run", "roberta", labels=None, problem_type="regression", **ONE_LAYER["roberta"]
+    )
+    model = AutoSoTForSequenceClassification.from_pretrained(run)
+    with torch.no_grad():
+        for output in model.classifier.outputs:
+            output.weight.mul_(1e6)
+    model.save_pretrained(run)
+    assert export_onnx(run).difference["model.onnx"] > export.TOLERANCE

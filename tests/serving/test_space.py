@@ -102,3 +102,9 @@ def _until_it_answers(address, app):
         except OSError:
             time.sleep(0.1)
     raise AssertionError("no answer in two minutes")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_model_is_read(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["serve", str(tmp_path / "no-model"), "--space", str(tmp_path / "file" / "x")]) == 2
+    assert f"--space {tmp_path / 'file' / 'x'}: cannot be written" in capsys.readouterr().err
