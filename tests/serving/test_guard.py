@@ -59,3 +59,5 @@ def test_files_and_long_bodies_are_refused():
     for length in ("-1", "x", "1_0", ""):
         assert status("POST", content_length=length) == 411
     assert status("POST") == 411
+    # In chunks a body goes on behind the length that is named beside them.
+    assert status("POST", content_length="1", transfer_encoding="chunked") == 411
