@@ -180,8 +180,7 @@ class SoTHead(nn.Module):
 
     def pool(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None) -> Tensor:
         """Return the normalised features that the word classifier sees: (B, M D)."""
-        mixed, mask = self._words(hidden_states, word_mask)
-        pooled: Tensor = self.words(mixed, mask)
+        pooled: Tensor = self.words(*self._words(hidden_states, word_mask))
         return pooled
 
     def word_contributions(self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor) -> Tensor:
@@ -265,7 +264,8 @@ class SoTHead(nn.Module):
         self._refuse_inexact_contributions(pairs)
         first = hidden_states if isinstance(hidden_states, Tensor) else hidden_states[0]
         with maybe_autocast(first.device.type, enabled=False):
-            mixed, mask = self._words(hidden_states, word_mask)
+            layers, mask = self._words(hidden_states, word_mask)
+            mixed = self.words.words_of(layers, mask)
             readout = self.fusion.word_readout(self).to(mixed.dtype)
             return self.words.shares(mixed, mask, readout, pairs=pairs)
 
@@ -303,8 +303,8 @@ class SoTHead(nn.Module):
 
     def _words(
         self, hidden_states: Tensor | Sequence[Tensor], word_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return hidden states in the head's precision, zero outside the words, and the mask as bool."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the layers that the words are mixed from, as `token_norm` says, and the mask as bool."""
         first = hidden_states if isinstance(hidden_states, Tensor) else hidden_states[0]
         if word_mask is None:
             raise ValueError(f"pooling={self.config.pooling!r} needs word_mask")
@@ -313,12 +313,8 @@ class SoTHead(nn.Module):
                 f"hidden_states {tuple(first.shape)} and word_mask {tuple(word_mask.shape)} do not fit: "
                 "they must be (batch, tokens, hidden size) and (batch, tokens)"
             )
-        mask = word_mask.bool()
         layers = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        mixed = self.words.mix_layers([self._scaled(layer) for layer in layers], dtype)
-        # Not a product: a backbone may leave NaN at padding, and NaN * 0 is NaN.
-        return torch.where(mask.unsqueeze(-1), mixed, 0), mask
+        return [self._scaled(layer) for layer in layers], word_mask.bool()
 
 
 def adopt_own_parts(head: SoTHead) -> None:

@@ -139,10 +139,10 @@ class Moments(CrossCovariance):
             return mean.new_ones((1, 1))
         return smooth_norm(mean) ** (self.config.alpha - 1)
 
-    def forward(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
+    def features(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
         """Pool (B, N, C) by (B, N) bool -> (B, C + M P Q), the mean first."""
         mean = weighted_sum(hidden_states, word_weights(word_mask, hidden_states.dtype))
-        return torch.cat([mean * self.mean_gain(mean), super().forward(hidden_states, word_mask)], -1)
+        return torch.cat([mean * self.mean_gain(mean), super().features(hidden_states, word_mask)], -1)
 
     def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
         """Return each word's part of the mean and of S; the mean's counts as the word's pair with itself."""

@@ -86,15 +86,27 @@ class WordPooling(nn.Module):
         """Return the features of each head: (B, M, P, Q) or (B, M, D) -> (B, M, D)."""
         return pooled.flatten(2)
 
-    def forward(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """Pool (B, N, C) by (B, N) bool -> (B, M D)."""
+    def forward(self, layers: Sequence[Tensor], word_mask: Tensor) -> Tensor:
+        """Pool the mixture of L of (B, N, C) by (B, N) bool -> (B, M D).
+
+        The layers are mixed in here, too: of an offloaded head, weights are there while their module runs.
+        """
+        return self.features(self.words_of(layers, word_mask), word_mask)
+
+    def features(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
+        """Pool and normalise (B, N, C), zero outside the words, by (B, N) bool -> (B, M D)."""
         weights = word_weights(word_mask, hidden_states.dtype)
         pooled = self.pooled(hidden_states, word_mask, weights)
         return self.normalization.features(self, pooled).flatten(1)
 
-    def mix_layers(self, hidden_states: Tensor | Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    def words_of(self, layers: Sequence[Tensor], word_mask: Tensor) -> Tensor:
+        """Return the mixture of L of (B, N, C) in the head's precision, zero outside the words."""
+        mixed = self.mix_layers(layers, torch.promote_types(layers[0].dtype, torch.float32))
+        # Not a product: a backbone may leave NaN at padding, and NaN * 0 is NaN.
+        return torch.where(word_mask.unsqueeze(-1), mixed, 0)
+
+    def mix_layers(self, layers: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Return one (B, N, C) of the last layer, or the learned mixture of the last `num_layers`."""
-        layers = (hidden_states,) if isinstance(hidden_states, Tensor) else tuple(hidden_states)
         if len(layers) != self.config.num_layers:
             raise ValueError(
                 f"hidden_states holds {len(layers)} layers, but num_layers is {self.config.num_layers}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from accelerate import cpu_offload
 from torch.nn import functional as F  # noqa: N812
 
 from sot_nlp import AutoSoTForSequenceClassification, SoTForSequenceClassification
@@ -360,3 +361,23 @@ def test_hidden_states_named_elsewhere_are_those_of_the_backbone(backbone_folder
             for state, other in zip(states or (), expected or (), strict=True):
                 assert (state is None) == (other is None)
                 assert state is None or torch.equal(state, other)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        PRESETS["text"].replace(num_layers=2),
+        PRESETS["moments"].replace(num_layers=2),
+        PRESETS["maxpool_both"].replace(num_layers=2),
+        "stock",
+    ],
+)
+def test_offloaded_weights_are_there_when_they_are_needed(head):
+    """As `device_map="auto"` leaves the last modules of a model that is larger than the memory."""
+    model = classifier("bert", head)
+    inputs = batch([[5, 9, 33, 41], [7, 50]], 0)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        offloaded = cpu_offload(model, execution_device=torch.device("cpu"))
+        assert next(offloaded.classifier.parameters()).device.type == "meta"
+        assert torch.equal(offloaded(**inputs).logits, expected)
