@@ -25,9 +25,15 @@ from .configuration_sot import (
     SoTRobertaConfig,
 )
 
-# Found by comparing padded with unpadded texts: FNet and RWKV take no mask; convolutions, neighbours'
-# embeddings, landmarks and hashes see through it in the others.
-PADDING_LEAKS = frozenset({"convbert", "fnet", "mobilebert", "nystromformer", "rwkv", "yoso"})
+# Found by comparing padded with unpadded texts: FNet, RWKV and xLSTM take no mask, and RecurrentGemma's
+# recurrence and CPMAnt (which pads by its pad token's id) read none; convolutions, neighbours' embeddings,
+# landmarks and hashes see through it in the others.
+PADDING_LEAKS = frozenset(
+    {
+        "canine", "convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "recurrent_gemma", "rwkv",
+        "xlstm", "yoso",
+    }
+)  # fmt: skip
 # In a classifier's checkpoint, what its backbone ignores.
 OTHER_WEIGHTS = [r"^classifier\.", r"pooler\."]
 

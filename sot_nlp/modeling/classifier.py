@@ -272,10 +272,10 @@ class SoTForSequenceClassification(PreTrainedModel):
         arguments = {name: given[name] for name in self.backbone_arguments}
         if self.takes_use_cache:
             arguments["use_cache"] = False
+        options["inputs_embeds"] = inputs_embeds  # not an argument of every backbone
         return self.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
             return_dict=True,
             **arguments,
             **{name: value for name, value in options.items() if value is not None},

@@ -48,6 +48,17 @@ PRE_NORM_ENCODERS = frozenset(
     {"eurobert", "megatron-bert", "modernbert", "roberta-prelayernorm", "xlm-roberta-xl"}
 )
 POST_NORM_DECODERS = frozenset({"openai-gpt", "xlnet"})
+# Decoders in neither of transformers' lists of language models: most are a part of a larger model.
+UNLISTED_DECODERS = frozenset(
+    {
+        "clip_text_model", "cosmos3_edge_text", "gemma4_unified_text", "glm4v_moe_text", "glm4v_text",
+        "glm5_next_text", "glm_image_text", "glm_ocr_text", "granite_docling_text", "hunyuan_vl_text",
+        "mistral4", "muse_glimmer_text", "muse_spark_text", "qwen2_5_vl_text", "qwen2_vl_text",
+        "qwen3_vl_moe_text", "qwen3_vl_text",
+    }
+)  # fmt: skip
+# Whose inner layers have another shape than the last one: several streams per token, or other widths.
+ODD_LAYERS = frozenset({"deepseek_v4", "embedding_gemma2_text", "gemma3n_text", "hy_v4", "qwen4_exp_text"})
 
 
 @dataclass(kw_only=True)
@@ -125,7 +136,7 @@ class SoTConfigMixin:
         """How many of the last layers a head can mix: those of the last one's width; None where unknown."""
         backbone: Any = self.get_text_config()  # type: ignore[attr-defined]
         projected = getattr(backbone, "word_embed_proj_dim", None)  # OPT's smaller sizes
-        if projected is not None and projected != backbone.hidden_size:
+        if (projected is not None and projected != backbone.hidden_size) or backbone.model_type in ODD_LAYERS:
             return 1
         return getattr(backbone, "num_hidden_layers", None)
 
@@ -308,7 +319,10 @@ def is_causal(config: PreTrainedConfig) -> bool:
     """Return whether tokens see only what precedes them, by what transformers trains the backbone for."""
     if getattr(config, "is_decoder", False):
         return True
-    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", None) is False:
+    # Gemma 4's "vision" is of images' tokens alone.
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        return False
+    if getattr(config, "is_causal", None) is False:
         return False
     return is_decoder(config.model_type)
 
@@ -322,4 +336,5 @@ def is_decoder(model_type: str) -> bool:
 
     # BERT and its like are in both lists, for use as decoders; bert-generation is an encoder by default.
     encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in encoders
+    listed = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in encoders
+    return listed or model_type in UNLISTED_DECODERS

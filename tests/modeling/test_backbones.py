@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from sot_nlp import AutoSoTForSequenceClassification, SoTGenericForSequenceClassification
 from tests.support import tiny
@@ -20,6 +20,27 @@ CAUSAL = {
     "bloom", "falcon", "gemma", "gemma2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi", "qwen2",
     "qwen3", "smollm3", "xlnet",
 }  # fmt: skip
+
+_PART = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_PART |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 1}
+_EMBEDDED = {**_PART, "num_key_value_heads": 4, "head_dim": 8, "vocab_size_per_layer_input": 64}
+_EMBEDDED |= {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+# (Gemma 3n's inner layers hold four streams per token.)
+PARTS = {
+    "clip_text_model": {**_PART, "projection_dim": 16, "eos_token_id": 2},
+    "gemma3n_text": {
+        **_EMBEDDED,
+        "laurel_rank": 4,
+        "layer_types": ["full_attention"] * 2,
+        "activation_sparsity_pattern": [0.0, 0.0],
+    },
+    "gemma4_text": {**_EMBEDDED, "global_head_dim": 8, "use_bidirectional_attention": "vision"},
+    "qwen2_vl_text": {
+        **_PART,
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+    },
+}
 
 
 def save(family: str, folder: Path, auto_class=AutoModel) -> transformers.PreTrainedModel:
@@ -50,6 +71,24 @@ def test_any_backbone(family, tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
     assert torch.equal(logits(again, [batch(TEXTS, 1)], 3), expected)
     assert str(tmp_path) not in (tmp_path / "sot" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("family", PARTS)
+def test_a_decoder_that_is_part_of_a_larger_model(family):
+    """Known as one, though transformers has no language model of it or calls its images bidirectional."""
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {family}")
+    config = AutoConfig.for_model(family, **PARTS[family])
+    model = AutoSoTForSequenceClassification.from_config(config).eval()
+    inputs = batch(TEXTS[:1], 1)
+    first = model.encode(**inputs).last_hidden_state[0, 0]
+    inputs["input_ids"][0, -1] = 22
+    assert torch.equal(model.encode(**inputs).last_hidden_state[0, 0], first)
+    assert model.config.causal is True
+
+    expected = logits(model, [batch(TEXTS, 1)], 3)
+    for name, batches in paddings(TEXTS, 1).items():
+        assert (logits(model, batches, 3) - expected).abs().max() <= 1e-5, name
 
 
 @pytest.mark.parametrize("family", ["distilbert", "gpt_neox", "qwen2"])
@@ -157,7 +196,11 @@ def test_xlm_robertas_stock_head_is_its_own():
         ("vit", r"a 'vit' model reads image \(pixel_values\)"),
         ("clip", "a 'clip' model reads image and text"),
         ("wav2vec2", "a 'wav2vec2' model reads audio"),
+        ("canine", "a 'canine' model lets padding and batch mates change"),
         ("convbert", "a 'convbert' model lets padding and batch mates change"),
+        ("cpmant", "a 'cpmant' model lets padding and batch mates change"),
+        ("recurrent_gemma", "a 'recurrent_gemma' model lets padding and batch mates change"),
+        ("xlstm", "a 'xlstm' model lets padding and batch mates change"),
         ("trocr", "AutoModel has no backbone for model type 'trocr'"),
     ],
 )
