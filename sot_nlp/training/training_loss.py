@@ -30,9 +30,9 @@ def training_loss(model: Any, labels: Any, *, label_smoothing: float, class_weig
     """Return the loss to train `model` with; the model's own without weights (K,) or smoothing.
 
     The weights are scaled so that their mean over `labels` (n,), the training split's, is 1: the loss keeps
-    its size. Each example's loss counts with its own weight, whoever shares its batch, so accumulation and
-    many processes change nothing. Late fusion has one loss per branch here, too. Raises UserError where the
-    labels are not classes.
+    its size. Each example's loss, smoothed or not, counts with the weight of its own class, whoever shares
+    its batch, so accumulation and many processes change nothing. Late fusion has one loss per branch here,
+    too. Raises UserError where the labels are not classes.
     """
     if not label_smoothing and class_weights is None:
         return model_loss
@@ -50,12 +50,13 @@ def training_loss(model: Any, labels: Any, *, label_smoothing: float, class_weig
 
         def mean(logits: Tensor) -> Tensor:
             nonlocal weights
+            labels = batch["labels"]
+            losses = cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
             if weights is not None:
                 weights = weights.to(logits)  # once: a copy to a GPU would make each batch wait
-            labels = batch["labels"]
-            losses = cross_entropy(
-                logits, labels, weight=weights, label_smoothing=label_smoothing, reduction="none"
-            )
+                # (torch's own `weight` would weight each class's share of a smoothed label, too: a rare
+                # class would then have most of every label)
+                losses = losses * weights[labels]
             return losses.mean()
 
         return scored_loss(head, output, mean)
