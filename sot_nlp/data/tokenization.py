@@ -74,6 +74,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     settings = (
         type(tokenizer).__name__,
         tokenizer.truncation_side,
+        tokenizer.split_special_tokens,
         list(tokenizer.model_input_names),
         filler_token(tokenizer),
     )

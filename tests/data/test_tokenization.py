@@ -55,6 +55,10 @@ def test_fingerprint_is_of_the_content_alone(tmp_path):
     other = tiny.tokenizer("bert")
     other.truncation_side = "left"
     assert tokenizer_fingerprint(other) != before
+    other = tiny.tokenizer("bert")
+    other.split_special_tokens = True  # a "[SEP]" in a text is then a text, not the token
+    assert encode_texts([["a [SEP]"]], other, 12)[0] != encode_texts([["a [SEP]"]], tokenizer, 12)[0]
+    assert tokenizer_fingerprint(other) != before
 
 
 def test_fingerprint_leaves_padding_and_truncation_as_they_are():
