@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,15 @@ def num_parameters(model: PreTrainedModel) -> int:
 
     PEFT keeps the head that it was given beside the copy that it trains; the head counts once.
     """
-    return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
+    from sot_nlp.training.distributed import count_weights
+
+    return count_weights(p for name, p in model.named_parameters() if ".original_module." not in name)
+
+
+def merged_copy(model: Any) -> PreTrainedModel:
+    """Return a copy of `model` with its adapter merged; the training of `model` itself may go on."""
+    merged: PreTrainedModel = copy.deepcopy(model).merge_and_unload()
+    return merged
 
 
 def save_and_merge(model: Any, folder: Path) -> PreTrainedModel:

@@ -119,7 +119,7 @@ def add_result(
     predicted = [run.scorer.named(row["prediction"]) for row in rows[first]]
     signs = collapse_warnings(predicted, losses, kept, run.data.kind, updates=result.steps > 0)
     record |= {
-        "num_trainable_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        "num_trainable_parameters": result.num_trainable_parameters,
         "best": result.best,
         "evaluations": result.evaluations,
         "train_examples_per_second": result.train_examples_per_second,

@@ -114,16 +114,22 @@ def start_processes(
 
     from sot_nlp.training import loop
     from sot_nlp.training.checkpointing import folders
-    from sot_nlp.training.distributed import lost_process_as_error
+    from sot_nlp.training.distributed import is_sharded, lost_process_as_error
 
     logging.disable_progress_bar()  # for loading and saving: the bar that counts is the training's
     if unfinished is not None and arguments.resume_from_checkpoint is None:
         arguments = replace(arguments, resume_from_checkpoint="latest")
     precision = None
-    if os.environ.get("RANK", "0") == "0":
+    replaced = arguments.overwrite_output_dir and arguments.resume_from_checkpoint is None
+    if os.environ.get("RANK", "0") == "0" and not replaced:
         precision = folders.precision(arguments.resume_from_checkpoint, folder / folders.FOLDER)
     accelerator = loop.create_accelerator(arguments, folder, precision_before=precision)
     stack.enter_context(lost_process_as_error(accelerator, arguments))
+    if arguments.lora_r is not None and is_sharded(accelerator):
+        raise UserError(
+            "--lora_r: adapters can't be merged into a model that accelerate's FSDP or DeepSpeed divides; "
+            "launch without it (LoRA needs little memory), or train without --lora_r"
+        )
     [resumed] = broadcast_object_list([arguments.resume_from_checkpoint])
     return replace(arguments, resume_from_checkpoint=resumed), accelerator
 
@@ -141,6 +147,7 @@ def prepare(
     from accelerate.utils import broadcast_object_list, set_seed
 
     from sot_nlp.runs.scoring import Scorer
+    from sot_nlp.training.checkpointing.folders import FOLDER, step_folders
     from sot_nlp.training.speed.threads import threads_for
 
     checkpoint = preparation.read_checkpoint(arguments)
@@ -156,7 +163,8 @@ def prepare(
         data,
         pairs=len(spec.text_columns) > 1,
         sot_checkpoint=preparation.is_sot(checkpoint),
-        unfinished=unfinished,
+        # (without a checkpoint nothing of it is resumed, and its data may have been other data)
+        unfinished=unfinished if step_folders(folder / FOLDER) else None,
     )
     [method] = broadcast_object_list([method])
     arguments = methods.with_recipe(arguments, method)
@@ -299,7 +307,8 @@ def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
             return scores
         weights = whole_weights(run.accelerator, model)
         if run.accelerator.is_main_process:
-            save(run, run.accelerator.unwrap_model(model), weights)
+            current = run.accelerator.unwrap_model(model)
+            save(run, current if run.arguments.lora_r is None else lora.merged_copy(current), weights)
             try:
                 push(run)
             except UserError as error:

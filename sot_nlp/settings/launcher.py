@@ -19,9 +19,17 @@ SOURCE = "accelerate launch"
 
 def launcher_settings() -> dict[str, Any]:
     """Return the settings that `accelerate launch`, or its environment variables, ask for."""
-    if not any(name.startswith("ACCELERATE_") for name in os.environ):
-        return {}
-    return from_environment(os.environ) | _from_command()
+    return from_environment(os.environ) | from_command(_command()) if _launched() else {}
+
+
+def processes_asked() -> int:
+    """Return the number of processes that `accelerate launch` was asked for; 0 where that is unknown."""
+    given, config = _asked(_command()) if _launched() else (None, None)
+    return getattr(given, "num_processes", None) or getattr(config, "num_processes", None) or 0
+
+
+def _launched() -> bool:
+    return any(name.startswith("ACCELERATE_") for name in os.environ)
 
 
 def describe(settings: Mapping[str, Any]) -> list[str]:
@@ -48,27 +56,34 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return wanted
 
 
-def _from_command() -> dict[str, Any]:
-    """Return what the command of the launcher, this process's parent, and its config file ask for."""
+def _command() -> list[str]:
+    """Return the command of the launcher, this process's parent."""
     try:
         import psutil
 
-        words = psutil.Process(os.getppid()).cmdline()
+        words: list[str] = psutil.Process(os.getppid()).cmdline()
     except Exception:  # whatever keeps a process from being read: the variables are all there is to know
-        return {}
-    return from_command(words)
+        return []
+    return words
 
 
-def from_command(words: list[str]) -> dict[str, Any]:
-    """Return what the words of an `accelerate launch` ask for in precision and gradient accumulation."""
+def _asked(words: list[str]) -> tuple[Any, Any]:
+    """Return the flags in the words of an `accelerate launch`, and what its config file holds; else None."""
     if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
-        return {}
+        return None, None
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     given, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 :])
     file = given.config_file or (default_config_file if Path(default_config_file).is_file() else None)
-    config = load_config_from_file(file) if file and (given.config_file or not given.cpu) else None
+    return given, load_config_from_file(file) if file and (given.config_file or not given.cpu) else None
+
+
+def from_command(words: list[str]) -> dict[str, Any]:
+    """Return what the words of an `accelerate launch` ask for in precision and gradient accumulation."""
+    given, config = _asked(words)
+    if given is None:
+        return {}
     precision = given.mixed_precision or getattr(config, "mixed_precision", None)
     steps = given.gradient_accumulation_steps
     if steps is None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.batch_norm import MaskedBatchNorm
-from sot_nlp.training.distributed import peak_memory
+from sot_nlp.training.distributed import count_weights, peak_memory
 from sot_nlp.training.evaluation import loss, predict
 from sot_nlp.training.logs import RunLog, finite
 from sot_nlp.training.result import TrainingResult
@@ -166,6 +166,7 @@ def linear_probe(
         warnings=[],
         peak_memory_bytes=peak_memory(accelerator.device),
         stream={},
+        num_trainable_parameters=count_weights(p for p in model.parameters() if p.requires_grad),
     )
 
 

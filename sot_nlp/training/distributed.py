@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,10 +111,17 @@ def create_accelerator(
         logger.warning(
             "%s: accelerate shards no model on %s; each process has it all", sharder, state.device.type
         )
+    if cpu and state.num_processes == 1 and (asked := launcher.processes_asked()) > 1:
+        logger.warning(
+            "accelerate launch --num_processes %d: on a CPU it starts one process; "
+            "`torchrun --nproc_per_node %d` starts as many",
+            asked,
+            asked,
+        )
     if sharing:
         logger.warning(
-            "%s, which NCCL refuses: they talk over gloo, by way of the host, and run without CUDA graphs; "
-            "one process with a larger --per_device_train_batch_size keeps them",
+            "%s, which NCCL refuses: they talk over gloo, by way of the host; one process with a larger "
+            "--per_device_train_batch_size is faster",
             sharing,
         )
     logger.info("precision %s: %s", mode, reason)
@@ -152,6 +159,14 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
+def count_weights(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Return the number of weights in `parameters`, in full where DeepSpeed's ZeRO-3 has divided them.
+
+    To be called before `accelerator.prepare`, which divides a model for FSDP.
+    """
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+
+
 def whole_weights(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
     """Gather a sharded model's weights for the main process; return None where each process has them all.
 
@@ -183,12 +198,10 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 def agreed_signal(accelerator: Accelerator) -> int:
     """Return the signal that any process received, 0 for none. All processes call it together."""
-    signum = signals.received()
     if accelerator.num_processes == 1:
-        return signum
-    flags = torch.tensor([float(bool(signum)), float(signum)], device=accelerator.device)
-    count, total = accelerator.reduce(flags, "sum").tolist()
-    return round(total / count) if count else 0
+        return signals.received()
+    votes = torch.tensor(signals.votes(), device=accelerator.device)
+    return signals.elected(accelerator.reduce(votes, "sum").tolist())
 
 
 @contextlib.contextmanager

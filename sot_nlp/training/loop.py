@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -29,10 +29,17 @@ from sot_nlp.training import signals
 from sot_nlp.training.batching import check_token_budget, epoch_updates, num_updates
 from sot_nlp.training.checkpointing import folders
 from sot_nlp.training.checkpointing.checkpointer import Checkpointer
-from sot_nlp.training.distributed import agreed_signal, create_accelerator, is_sharded, on_main, peak_memory
+from sot_nlp.training.distributed import (
+    agreed_signal,
+    count_weights,
+    create_accelerator,
+    is_sharded,
+    on_main,
+    peak_memory,
+)
 from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
 from sot_nlp.training.logs import RunLog, tracker_config
-from sot_nlp.training.model_setup import prepare, train_mode
+from sot_nlp.training.model_setup import freeze, prepare, train_mode
 from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
 from sot_nlp.training.progress import ProgressTracker
 from sot_nlp.training.result import TrainingResult
@@ -98,6 +105,8 @@ def train(
         on_main(accelerator, lambda: stack.enter_context(run_lock(run_folder)))
         stack.enter_context(signals.caught_signals(distributed=accelerator.num_processes > 1))
         stack.enter_context(attention_of_any_shape())
+        freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
+        trained = count_weights(p for p in model.parameters() if p.requires_grad)
         reduced = stack.enter_context(rows_in_use(model, vocabulary, arguments, accelerator))
         loop = _Loop(
             model,
@@ -117,6 +126,7 @@ def train(
                 label_smoothing=arguments.label_smoothing,
                 class_weights=class_weights,
             ),
+            num_trainable_parameters=trained,
         )
         stack.callback(loop.close)
         if isinstance(train_split, StreamedSplit):
@@ -143,8 +153,10 @@ class _Loop:
         higher_is_better: bool,
         main_metric: str,
         loss: BatchLoss,
+        num_trainable_parameters: int,
     ):
         self.split, self.arguments, self.accelerator = split, arguments, accelerator
+        self.num_trainable_parameters = num_trainable_parameters
         self.evaluate_model = evaluate
         self.main_metric, self.sign = main_metric, 1.0 if higher_is_better else -1.0
         self.update_size = (
@@ -268,8 +280,7 @@ class _Loop:
             progress.step += 1
             progress.examples += len(examples)
             self.log.advance()
-            for outcome in outcomes:
-                self._take(outcome)
+            self._take(outcomes)
             at_end = progress.updates == self.per_epoch or progress.step >= self.total
             if every and progress.step % every == 0 and not at_end:
                 self._save()
@@ -293,11 +304,14 @@ class _Loop:
             )
         self._use(window.split)
 
-    def _take(self, outcome: Outcome) -> None:
-        """Record an update; end the run where it, or a signal, says so."""
-        self.tracker.record_update(outcome, last_good=self.checkpointer.last)
-        if outcome.signum:
-            self._interrupt(outcome.signum)
+    def _take(self, outcomes: Sequence[Outcome]) -> None:
+        """Record updates; end the run where one of them, or a signal, says so."""
+        for outcome in outcomes:
+            self.tracker.record_update(outcome, last_good=self.checkpointer.last)
+        # Only then: a checkpoint counts all of them as done.
+        for outcome in outcomes:
+            if outcome.signum:
+                self._interrupt(outcome.signum)
 
     # --- evaluation ---
 
@@ -347,8 +361,7 @@ class _Loop:
         raise Interrupted(signum, message)
 
     def _drain(self) -> None:
-        for outcome in self.updater.drain():
-            self._take(outcome)
+        self._take(self.updater.drain())
 
     def _result(self) -> TrainingResult:
         progress = self.tracker.progress
@@ -365,6 +378,7 @@ class _Loop:
             warnings=self.tracker.warnings,
             peak_memory_bytes=peak_memory(self.accelerator.device),
             stream=progress.stream,
+            num_trainable_parameters=self.num_trainable_parameters,
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Prepare a model for training: freezing, gradient checkpointing, compilation."""
+"""Prepare a model for training: freeze parts of it, checkpoint gradients, compile it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from sot_nlp.training.optimization import backbone_layers, depth
 
 
 def prepare(model: Any, arguments: Arguments, warn: Callable[[str], None]) -> None:
-    """Freeze, compile and set up `model` in place, as the settings say. Raises UserError."""
-    freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
+    """Set up `model`'s gradient checkpointing and compilation, as the settings say. Raises UserError."""
     if arguments.gradient_checkpointing:
         try:
             # transformers renamed it within version 5.

@@ -50,6 +50,7 @@ class ProgressTracker:
     def resume(self, progress: Progress) -> None:
         """Resume from a checkpoint's progress."""
         self.progress = progress
+        self.warnings += map(_skipped, progress.skipped)
         self.log.line(f"resumed from update {progress.step}")
         if self.accelerator.is_main_process:
             for entry in progress.log_history:
@@ -143,26 +144,18 @@ class ProgressTracker:
 
     def _skip_or_stop(self, outcome: Outcome, last_good: Callable[[], str]) -> None:
         progress, arguments = self.progress, self.arguments
-        positions = self.positions[outcome.examples].tolist()
-        epoch = self.epoch(outcome.step)
-        progress.skipped.append(
-            {
-                "step": outcome.step,
-                "epoch": epoch,
-                "loss": str(outcome.loss),
-                "grad_norm": str(outcome.grad_norm),
-                "examples": positions,
-            }
-        )
-        shown = ", ".join(map(str, positions[:SHOWN_EXAMPLES]))
-        more = ", ..." if len(positions) > SHOWN_EXAMPLES else ""
-        what = (
-            f"update {outcome.step} (epoch {epoch:.2f}): loss {outcome.loss}, gradient norm "
-            f"{outcome.grad_norm}; its examples, by position in the training data: {shown}{more}"
-        )
+        update = {
+            "step": outcome.step,
+            "epoch": self.epoch(outcome.step),
+            "loss": str(outcome.loss),
+            "grad_norm": str(outcome.grad_norm),
+            "examples": self.positions[outcome.examples].tolist(),
+        }
+        progress.skipped.append(update)
         if arguments.on_nan == "skip" and len(progress.skipped) <= arguments.max_nan_skips:
-            self.warn(f"skipped {what}")
+            self.warn(_skipped(update))
             return
+        what = _described(update)
         self.log.line(f"stopped at {what}")
         limit = (
             f"--max_nan_skips {arguments.max_nan_skips} is used up"
@@ -170,3 +163,18 @@ class ProgressTracker:
             else "a lower --learning_rate may help; --on_nan skip skips such updates"
         )
         raise UserError(f"not a finite number at {what}; {last_good()}; {limit}")
+
+
+def _skipped(update: dict[str, Any]) -> str:
+    return f"skipped {_described(update)}"
+
+
+def _described(update: dict[str, Any]) -> str:
+    """Return an entry of `Progress.skipped` in words."""
+    examples = update["examples"]
+    shown = ", ".join(map(str, examples[:SHOWN_EXAMPLES]))
+    more = ", ..." if len(examples) > SHOWN_EXAMPLES else ""
+    return (
+        f"update {update['step']} (epoch {update['epoch']:.2f}): loss {update['loss']}, gradient norm "
+        f"{update['grad_norm']}; its examples, by position in the training data: {shown}{more}"
+    )

@@ -16,6 +16,7 @@ class TrainingResult:
     accelerate's wrapper). `best` is {metric, value, epoch, step} of the weights that it holds. Speeds and
     seconds count training alone, not evaluations and checkpoints. `peak_memory_bytes` is the GPU's, else the
     process's. `stream` is what was found in a streamed training split (`stream.add_found`), empty for others.
+    `num_trainable_parameters` is of the whole model, however processes divide it.
     """
 
     model: torch.nn.Module
@@ -30,3 +31,4 @@ class TrainingResult:
     warnings: list[str]
     peak_memory_bytes: int
     stream: dict[str, Any]
+    num_trainable_parameters: int

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,17 @@ _received = _Received()
 def received() -> int:
     """Return the number of the signal that asked this process to end; 0 if none has (or none is caught)."""
     return _received.signum
+
+
+def votes() -> list[float]:
+    """Return this process's vote for each of `SIGNALS`: 1 for the one that it received, if any."""
+    return [float(number == received()) for number in SIGNALS]
+
+
+def elected(counts: Sequence[float]) -> int:
+    """Return the signal that most processes received, by their summed `votes`; 0 where none did."""
+    most = max(counts)
+    return int(SIGNALS[counts.index(most)]) if most else 0
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from torch.nn.utils import get_total_norm
 
 from sot_nlp.data.token_split import Split
 from sot_nlp.settings.arguments import Arguments
-from sot_nlp.training import signals as interruption
+from sot_nlp.training import signals
 from sot_nlp.training.batching import micro_batches
 from sot_nlp.training.evaluation import to_device
-from sot_nlp.training.speed.cuda_graphs import GraphedPasses, batch_width, can_be_graphed
+from sot_nlp.training.speed.cuda_graphs import GraphedPasses, batch_width, obstacle
 from sot_nlp.training.speed.embedding_rows import RowGradients
 from sot_nlp.training.speed.fast_cpu import pass_context
 from sot_nlp.training.training_loss import BatchLoss
@@ -104,7 +104,8 @@ class Updater:
         fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast: Callable[[], Any] = accelerator.autocast if fsdp else contextlib.nullcontext
         self.graphs: GraphedPasses | None = None
-        if can_be_graphed(unwrapped, accelerator, arguments):
+        reason = obstacle(unwrapped, accelerator, arguments)
+        if arguments.cuda_graphs and reason is None:
             self.graphs = GraphedPasses(
                 self._passes,
                 self.parameters,
@@ -112,6 +113,10 @@ class Updater:
                 warn,
                 keep_host_copies=not arguments.torch_compile,
             )
+        elif arguments.cuda_graphs and (
+            accelerator.device.type == "cuda" or "cuda_graphs" in arguments.sources
+        ):
+            warn(f"passes run without CUDA graphs: {reason}")
         self.pending: deque[tuple[dict[str, Any], torch.Tensor, Any]] = deque()
 
     def run(self, examples: np.ndarray, step: int) -> list[Outcome]:
@@ -205,10 +210,9 @@ class Updater:
         return norm
 
     def _over_processes(self, loss: torch.Tensor, norm: Any) -> torch.Tensor:
-        """Return (loss, gradient norm, processes with a signal, sum of signal numbers), equal everywhere."""
-        signum = interruption.received()
-        signals = torch.tensor([float(bool(signum)), float(signum)])
-        local = torch.cat([loss.reshape(1), signals.to(loss.device, non_blocking=True)])
+        """Return (loss, gradient norm, votes for each signal), equal everywhere."""
+        votes = torch.tensor(signals.votes())
+        local = torch.cat([loss.reshape(1), votes.to(loss.device, non_blocking=True)])
         if self.accelerator.num_processes > 1:
             local = self.accelerator.reduce(local, "sum")
         if hasattr(norm, "full_tensor"):  # a DTensor: each process of FSDP has a part of the gradient
@@ -246,10 +250,8 @@ class Updater:
         known, values, event = self.pending.popleft()
         if event is not None:
             event.synchronize()
-        loss, norm, signalled, numbers = values.tolist()
-        return Outcome(
-            **known, loss=loss, grad_norm=norm, signum=round(numbers / signalled) if signalled else 0
-        )
+        loss, norm, *votes = values.tolist()
+        return Outcome(**known, loss=loss, grad_norm=norm, signum=signals.elected(votes))
 
 
 def draw_anew(seed: int, step: int, rank: int, device: torch.device) -> None:

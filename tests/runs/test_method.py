@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -200,6 +201,15 @@ def test_a_resumed_run_keeps_its_method():
     before = {"method": {"name": "probe_then_tune", "reason": "as then"}}
     method = methods.choose(own(num_train_epochs=20), data([0, 1]), sot_checkpoint=False, unfinished=before)
     assert (method.name, method.reason) == ("probe_then_tune", "as then")
+
+
+def test_a_run_without_a_checkpoint_chooses_again(probed, files, backbone_folder, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    shutil.copytree(probed, out)
+    records.write(out, {**records.read(probed), "status": records.INTERRUPTED})
+    monkeypatch.setattr(methods, "FEW_PER_LABEL", 5)  # as if there were more texts now
+    assert train(files, backbone_folder("bert"), out) == 0
+    assert records.read(out)["method"]["name"] == "probe_then_tune"
 
 
 def test_a_recipe_gives_way_to_the_method_and_a_flag_does_not():

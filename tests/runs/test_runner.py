@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 from scipy.stats import pearsonr
 from sklearn.metrics import matthews_corrcoef
 
@@ -220,6 +221,12 @@ def test_a_lora_run_resumes_from_a_checkpoint_that_counts_the_replaced_head(glue
     assert (out / "model.safetensors").read_bytes() == whole
 
 
+def test_lora_is_refused_where_the_model_is_divided(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sot_nlp.training.distributed.is_sharded", lambda accelerator: True)
+    assert main(command(glue, backbone_folder("bert"), tmp_path / "o", "--lora_r", "2")) == 2
+    assert "--lora_r: adapters can't be merged" in capsys.readouterr().err
+
+
 def test_a_frozen_backbone_stays_as_it_was(glue, backbone_folder, tmp_path):
     out = tmp_path / "frozen"
     flags = ("--freeze_backbone", "--num_train_epochs", "1")
@@ -246,7 +253,10 @@ def test_a_push_without_a_token_leaves_the_finished_run(glue, backbone_folder, t
     assert (out / "model.safetensors").is_file()
 
 
-def test_every_save_pushes_behind_each_evaluation(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("method", [(), ("--lora_r", "2")])
+def test_every_save_pushes_behind_each_evaluation(
+    method, glue, backbone_folder, tmp_path, capsys, monkeypatch
+):
     pushed = []
 
     def push(folder, **settings):
@@ -257,10 +267,12 @@ def test_every_save_pushes_behind_each_evaluation(glue, backbone_folder, tmp_pat
 
     monkeypatch.setattr("sot_nlp.publishing.hub.push", push)
     out = tmp_path / "pushed"
-    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--hub_strategy", "every_save")
+    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--hub_strategy", "every_save", *method)
     assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
     assert [name for name, _ in pushed] == ["me/cola"] * 3
     assert pushed[0][1] != pushed[1][1]
+    names = [set(load(weights)) for _, weights in pushed]  # whole models, whatever is trained of them
+    assert names[0] == names[1] == names[2]
     assert "not pushed: the network is gone" in capsys.readouterr().out
 
 
@@ -325,6 +337,9 @@ def test_a_stopped_run_keeps_the_precision_that_auto_chose(glue, backbone_folder
     record = records.read(tmp_path / "run")
     assert record["environment"]["mixed_precision"] == "bf16"
     assert [entry["step"] for entry in record["resumed_from"]] == [5]
+    # One that replaces it takes nothing over.
+    assert main([*words, "--overwrite_output_dir"]) == 0
+    assert records.read(tmp_path / "run")["environment"]["mixed_precision"] == "no"
 
 
 def test_trackers_write_into_the_runs_folder(glue, backbone_folder, tmp_path, monkeypatch):

@@ -92,6 +92,15 @@ def launched(monkeypatch):
     return launch
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_that_accelerate_does_not_start_on_a_cpu_are_said(launched, monkeypatch, caplog, count):
+    launched(ACCELERATE_USE_CPU="true")
+    words = ["python", "/bin/accelerate", "launch", "--cpu", "--num_processes", str(count), "run.py"]
+    monkeypatch.setattr(launcher, "_command", lambda: words)
+    create_accelerator(layered_arguments({}, None))
+    assert ("`torchrun --nproc_per_node 2` starts as many" in caplog.text) == (count == 2)
+
+
 def test_our_own_flag_says_otherwise(launched):
     launched(ACCELERATE_DYNAMO_BACKEND="EAGER", ACCELERATE_MIXED_PRECISION="bf16", ACCELERATE_USE_CPU="true")
     arguments = layered_arguments({}, None)

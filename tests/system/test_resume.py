@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import torch
 
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.training import loop
 from sot_nlp.training.checkpointing import folders
 from sot_nlp.training.checkpointing.fingerprint import changes
+from sot_nlp.training.signals import Interrupted
+from sot_nlp.training.updates import Outcome, Updater
 from tests.support.training_case import Split, run, settings, tiny_model
 
 TIMINGS = {"examples_per_second", "train_seconds"}
@@ -111,6 +116,41 @@ def test_resumed_is_uninterrupted(case: str, tmp_path: Path) -> None:
     # The last start had other weights: all that counts came from the checkpoint.
     assert_same(whole, trace(tmp_path / "killed", model, result))
     assert len(result.resumed_from) >= 1
+
+
+class Delayed(Updater):
+    """An updater that gives its outcomes three updates later, as on a GPU."""
+
+    def run(self, examples: Any, step: int) -> list[Outcome]:
+        self.held: list[Outcome] = [*getattr(self, "held", []), *super().run(examples, step)]
+        return [self.held.pop(0)] if len(self.held) > 3 else []
+
+    def drain(self) -> list[Outcome]:
+        held, self.held = self.held, []
+        return held
+
+
+class SignallingSplit(Split):
+    """A split whose 13th `collate` gets a signal."""
+
+    def collate(self, indices: Any, **settings: Any) -> dict[str, torch.Tensor]:
+        if len(self.collated) == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().collate(indices, **settings)
+
+
+def test_a_signal_loses_no_outcome_that_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "Updater", Delayed)
+    arguments = settings(logging_steps=2)
+    whole = trace(tmp_path / "whole", *run(tmp_path / "whole", arguments))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "stopped", arguments, split=SignallingSplit())
+    last = folders.step_folders(tmp_path / "stopped" / folders.FOLDER)[-1]
+    assert last.name == "step-00000016"  # the update that saw the signal, and three more
+
+    assert_same(whole, trace(tmp_path / "stopped", *run(tmp_path / "stopped", arguments)))
 
 
 def test_dropout_differs_between_updates_and_seeds(tmp_path: Path) -> None:

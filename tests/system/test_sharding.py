@@ -96,7 +96,12 @@ def sharded_by_accelerate(folder: Path, *, precision: str) -> dict[str, Any]:
     weights = distributed.whole_weights(distributed.create_accelerator(arguments), result.model)
     if os.environ["RANK"] == "0":
         model.save_pretrained(folder / "saved", state_dict=weights)
-    return {"log": result.log_history, "evaluations": result.evaluations, "resumed": result.resumed_from}
+    return {
+        "log": result.log_history,
+        "evaluations": result.evaluations,
+        "resumed": result.resumed_from,
+        "trained": result.num_trainable_parameters,
+    }
 
 
 @pytest.mark.parametrize(("precision", "rounding", "weights"), [("no", 2e-5, 5e-6), ("bf16", 1e-3, 3e-3)])
@@ -107,6 +112,7 @@ def test_accelerates_sharding_trains_resumes_and_saves_the_same(
     alone = trained(tmp_path / "one", batch=6, precision=precision, epochs=1)
     for found in spread(sharded_by_accelerate, tmp_path / "two", 2, precision=precision):
         assert [entry["step"] for entry in found["resumed"]] == [4]
+        assert found["trained"] == tiny_model(head="text").num_parameters()
         for key, tolerance in (("loss", rounding), ("grad_norm", 20 * rounding), ("learning_rate", 1e-9)):
             np.testing.assert_allclose(
                 [e[key] for e in found["log"]], [e[key] for e in alone["log"]], rtol=tolerance

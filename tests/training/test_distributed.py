@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,13 @@ import torch
 from accelerate.utils import DistributedType, is_deepspeed_available
 
 from sot_nlp.errors import UserError
-from sot_nlp.training import distributed
-from sot_nlp.training.distributed import create_accelerator, lost_process_as_error, sharing_gpus
+from sot_nlp.training import distributed, signals
+from sot_nlp.training.distributed import (
+    count_weights,
+    create_accelerator,
+    lost_process_as_error,
+    sharing_gpus,
+)
 from sot_nlp.training.signals import LostProcessError
 from tests.support.training_case import settings
 
@@ -64,6 +70,23 @@ def test_deepspeed_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UserError, match="accelerate's DeepSpeed: DeepSpeed is not installed"):
         create_accelerator(settings(cpu=True))
+
+
+def test_processes_agree_on_a_signal_that_one_of_them_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    votes = []
+    for signum in (signal.SIGINT, signal.SIGTERM, 0, signal.SIGTERM):
+        monkeypatch.setattr(signals._received, "signum", signum)
+        votes.append(signals.votes())
+    assert signals.elected([sum(column) for column in zip(*votes, strict=True)]) == signal.SIGTERM
+    # (and not on 9, the mean of 2 and 15)
+    assert signals.elected([a + b for a, b in zip(*votes[:2], strict=True)]) in (2, 15)
+    assert signals.elected(votes[2]) == 0
+
+
+def test_the_weights_that_zero_3_has_divided_count_in_full() -> None:
+    whole, part = torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(0))
+    part.ds_numel = 40  # type: ignore[attr-defined]
+    assert count_weights([whole, part]) == 46
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, processes: int, gpus: int, *, machines: int = 1) -> None:

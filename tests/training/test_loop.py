@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,11 @@ def test_skipping_leaves_everything_as_it_was(head: str | None, tmp_path: Path) 
     assert len(skipped["examples"]) == 4
     assert any("skipped update 2" in warning for warning in result.warnings)
     assert [entry["step"] for entry in result.log_history] == [1]
+    # A run that resumes behind it says so, too.
+    _, resumed = run(tmp_path, replace(arguments, max_train_steps=3), model=tiny_model(head=head))
+    assert [line for line in result.warnings if "skipped update 2" in line] == [
+        line for line in resumed.warnings if "skipped" in line
+    ]
 
 
 def test_too_many_skips_stop_the_run(tmp_path: Path) -> None:

@@ -68,18 +68,21 @@ def batch_width(longest: int, examples: int, *, most: int | None, max_tokens: in
     return max(width, longest)
 
 
-def can_be_graphed(model: Any, accelerator: Accelerator, arguments: Arguments) -> bool:
-    """Return whether `model`'s passes may be replayed: asked for, on one GPU, the same at every replay."""
+def obstacle(model: Any, accelerator: Accelerator, arguments: Arguments) -> str | None:
+    """Return why passes of `model` can't be replayed as graphs; None where each replay is the same pass."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return bool(
-        arguments.cuda_graphs
-        and accelerator.device.type == "cuda"
-        and accelerator.distributed_type == DistributedType.NO
-        and accelerator.mixed_precision in ("no", "bf16")
-        and not arguments.gradient_checkpointing
-        and not any(getattr(config, name, 0) for name in LAYER_DROP)
-    )
+    if accelerator.device.type != "cuda":
+        return "they are for GPUs"
+    if accelerator.distributed_type != DistributedType.NO:
+        return "several processes exchange their gradients during a pass"
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        return f"--mixed_precision {accelerator.mixed_precision} changes its scales from pass to pass"
+    if arguments.gradient_checkpointing:
+        return "--gradient_checkpointing computes parts of a pass again"
+    if any(getattr(config, name, 0) for name in LAYER_DROP):
+        return "the model leaves out layers at random"
+    return None
 
 
 class HostCopies(TorchFunctionMode):

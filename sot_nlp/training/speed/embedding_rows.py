@@ -136,8 +136,7 @@ def _reducible(model: Any, embedding: Any, ids: np.ndarray, arguments: Arguments
     """Return whether training some rows of `embedding` equals training all of it, and is worthwhile."""
     if type(embedding) is not nn.Embedding or embedding.max_norm is not None or arguments.weight_decay:
         return False
-    frozen = arguments.freeze_backbone or arguments.trainable_layers is not None
-    if frozen or not embedding.weight.requires_grad:
+    if not embedding.weight.requires_grad:
         return False
     uses = sum(p is embedding.weight for _, p in model.named_parameters(remove_duplicate=False))
     return uses == 1 and len(ids) <= MOST_IN_USE * embedding.num_embeddings

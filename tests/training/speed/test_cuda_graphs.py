@@ -19,11 +19,13 @@ from sot_nlp import AutoSoTForSequenceClassification
 from sot_nlp.training.speed.cuda_graphs import (
     GraphedPasses,
     batch_width,
-    can_be_graphed,
+    obstacle,
     rounded_length,
 )
+from sot_nlp.training.training_loss import model_loss
+from sot_nlp.training.updates import Updater
 from tests.support import tiny
-from tests.support.training_case import Split, run, settings, tiny_model
+from tests.support.training_case import PAD, Split, run, settings, tiny_model
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -64,24 +66,54 @@ def test_the_width_of_a_batch_keeps_to_its_limits(
     assert batch_width(longest, examples, most=most, max_tokens=max_tokens) == wanted
 
 
-def test_what_may_be_graphed() -> None:
-    def may(layerdrop: float = 0.0, **changes: Any) -> bool:
+def test_what_can_not_be_graphed_is_named() -> None:
+    def reason(layerdrop: float = 0.0, **changes: Any) -> str | None:
         accelerator = SimpleNamespace(
             device=torch.device(changes.pop("device", "cuda")),
             distributed_type=changes.pop("distributed_type", DistributedType.NO),
             mixed_precision=changes.pop("mixed_precision", "bf16"),
         )
         model = SimpleNamespace(config=SimpleNamespace(encoder_layerdrop=layerdrop))
-        return can_be_graphed(model, accelerator, settings(**changes))
+        return obstacle(model, accelerator, settings(**changes))
 
-    assert may()
-    assert may(mixed_precision="no")
-    assert not may(device="cpu")
-    assert not may(distributed_type=DistributedType.MULTI_GPU)
-    assert not may(mixed_precision="fp16")
-    assert not may(cuda_graphs=False)
-    assert not may(gradient_checkpointing=True)
-    assert not may(layerdrop=0.1)
+    assert reason() is None
+    assert reason(mixed_precision="no") is None
+    for word, changes in {
+        "GPUs": {"device": "cpu"},
+        "several processes": {"distributed_type": DistributedType.MULTI_GPU},
+        "--mixed_precision fp16": {"mixed_precision": "fp16"},
+        "--gradient_checkpointing": {"gradient_checkpointing": True},
+        "layers": {"layerdrop": 0.1},
+    }.items():
+        assert word in (reason(**changes) or "")
+
+
+@pytest.mark.parametrize("given", ["default", "asked for", "off"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_passes_without_graphs_are_said_where_graphs_were_meant(given: str, device: str) -> None:
+    accelerator: Any = SimpleNamespace(
+        device=torch.device(device),
+        distributed_type=DistributedType.MULTI_GPU,
+        mixed_precision="no",
+        unwrap_model=lambda model: model,
+        autocast=contextlib.nullcontext,
+    )
+    model, said = tiny_model(), []
+    sources = {} if given == "default" else {"cuda_graphs": "flag"}
+    updater = Updater(
+        model,
+        torch.optim.AdamW(model.parameters()),
+        accelerator,
+        arguments=settings(cuda_graphs=given != "off", sources=sources),
+        schedule=lambda step: 1.0,
+        loss=model_loss,
+        pad_token_id=PAD,
+        padding_side="right",
+        warn=said.append,
+    )
+    assert updater.graphs is None
+    assert len(said) == ((given == "asked for") or (given == "default" and device == "cuda"))
+    assert all("without CUDA graphs" in line for line in said)
 
 
 class FakeGraph:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from sot_nlp.data.token_split import TokenSplit
 from sot_nlp.errors import UserError
 from sot_nlp.training.checkpointing.folders import Progress, step_folders
+from sot_nlp.training.model_setup import freeze
 from sot_nlp.training.speed.embedding_rows import RowGradients, rows_in_use, tokens_in_use
 from tests.support.training_case import PAD, Split, run, settings, tiny_model
 
@@ -48,6 +49,7 @@ def test_the_trained_model_is_that_of_the_whole_vocabulary(tmp_path: Path, split
     assert [e["accuracy"] for e in reduced.evaluations] == [e["accuracy"] for e in expected.evaluations]
     losses = [[line["loss"] for line in result.log_history] for result in (reduced, expected)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert reduced.num_trainable_parameters == sum(p.numel() for p in whole.parameters())
     weights, reference = model.state_dict(), whole.state_dict()
     assert list(weights) == list(reference)
     for name, tensor in weights.items():
@@ -90,9 +92,10 @@ def test_a_resumed_run_is_the_same_and_one_of_other_rows_is_refused(tmp_path: Pa
     "overrides", [{"weight_decay": 0.1}, {"freeze_backbone": True}, {"trainable_layers": 1}]
 )
 def test_all_rows_stay_where_less_would_not_be_the_same(splits: Any, overrides: dict[str, Any]) -> None:
-    model = tiny_model(head="text")
+    model, arguments = tiny_model(head="text"), settings(**overrides)
+    freeze(model, freeze_backbone=arguments.freeze_backbone, trainable_layers=arguments.trainable_layers)
     before = model.get_input_embeddings().weight
-    with rows_in_use(model, used(*splits), settings(**overrides), Accelerator(cpu=True)) as shared:
+    with rows_in_use(model, used(*splits), arguments, Accelerator(cpu=True)) as shared:
         assert shared == {}
         assert model.get_input_embeddings().weight is before
 
