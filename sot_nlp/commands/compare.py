@@ -14,6 +14,7 @@ from rich.console import Console
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder, writing
 from sot_nlp.settings import plugins
+from sot_nlp.settings.arguments import overridden
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
@@ -147,7 +148,7 @@ class _Runs:
             search, meanings = rates.search_study(study)
             self._print(search.with_held_out_tasks(self.folder / rates.FOLDER / "tasks"), rates.FOLDER)
             try:
-                study = rates.with_chosen(study, self.folder, meanings)
+                study = rates.with_chosen(study, self.folder, search, meanings)
             except UnchosenRates as waiting:
                 print(f"# {waiting}")
                 return
@@ -181,7 +182,7 @@ class _Runs:
         search, meanings = rates.search_study(study)
         folder = self.folder / rates.FOLDER
         self.run(search.with_held_out_tasks(folder / "tasks"), folder)
-        chosen = rates.with_chosen(study, self.folder, meanings)
+        chosen = rates.with_chosen(study, self.folder, search, meanings)
         for choice in chosen.chosen:
             self.console.print(
                 f"{choice.title}: {shown_rates(choice.rates) or 'no rate to choose'}", markup=False
@@ -239,11 +240,11 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         changes["rates"] = parse_rate_words(own.rates)
     # A grid of the command line replaces the rates of the file, as a flag does.
     in_file = {name: v for name, v in study.arguments.items() if name not in changes.get("rates", ())}
-    given = {**in_file, **flat_settings(flags)}
+    given = overridden(in_file, flat_settings(flags))
     launched = launcher_settings()
     for line in describe({name: value for name, value in launched.items() if name not in given}):
         print(line, file=sys.stderr)
-    changes["arguments"] = {**launched, **given}
+    changes["arguments"] = overridden(launched, given)
     for name in GRID_FLAGS:
         if name in flags:
             raise UserError(f"--{name} is set by the study's grid; use {GRID_FLAGS[name]}")

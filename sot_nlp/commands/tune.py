@@ -109,9 +109,10 @@ def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Stud
     for line in describe(launched):
         print(line, file=sys.stderr)
     fixed = {**launched, **given}
-    both = sorted(searched & fixed.keys())
-    if both:
-        raise UserError(f"--{both[0]}: both fixed and searched; keep one of them")
+    for name in sorted(searched):
+        for same in (name, TRAITS[name].rival if name in TRAITS else None):
+            if same in fixed:
+                raise UserError(f"--{same}: both fixed and searched (--search {name}); keep one of them")
     tasks, models = parse_names([own.task]), parse_names([model])
     study = Study(
         name="-".join([*tasks, *models]),

@@ -150,6 +150,12 @@ def _convert_mapping(value: Any, *, names: bool) -> dict[str, Any]:
     return {key: str(item) if names else item for key, item in pairs}
 
 
+def overridden(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings `upper` over `lower`, without those that `upper` has in other words (`rival`)."""
+    rivals = {TRAITS[name].rival for name in upper if name in TRAITS}
+    return {**{name: value for name, value in lower.items() if name not in rivals}, **upper}
+
+
 def _fold_head(layer: Mapping[str, Any]) -> dict[str, Any]:
     """Fold `head: {preset: text, alpha: 0.7}` and `head.alpha: 0.7` into `head` and `head_overrides`."""
     folded: dict[str, Any] = {}

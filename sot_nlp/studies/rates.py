@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies import read_results
 from sot_nlp.studies.report.cells import shown_rates
-from sot_nlp.studies.results import FAILED, FINISHED, ChosenRates, Results
+from sot_nlp.studies.results import FAILED, FINISHED, Cell, ChosenRates
 from sot_nlp.studies.study import Study
 from sot_nlp.tasks.spec import load_task
 
@@ -124,34 +124,39 @@ def _check_held_out(search: Study) -> None:
             )
 
 
-def with_chosen(study: Study, folder: Path, meanings: Mapping[str, tuple[str, Choice]]) -> Study:
-    """Return `study` with the rates that its arms chose in the search in `folder`.
+def with_chosen(
+    study: Study, folder: Path, search: Study, meanings: Mapping[str, tuple[str, Choice]]
+) -> Study:
+    """Return `study` with the rates that its arms chose in `search`, whose runs are in `folder`.
 
     Raises:
         UnchosenRates: where runs of the search are missing.
         UserError: where all combinations of an arm failed, or they ran on different data.
     """
     path = folder / FOLDER
-    results = read_results.read_results(path) if (path / read_results.STUDY_NAME).exists() else None
-    missing = (
-        [] if results is None else [cell for cell in results.cells if cell.status not in (FINISHED, FAILED)]
-    )
-    if results is None or missing:
-        left = "0" if results is None else f"{len(results.cells) - len(missing)} of {len(results.cells)}"
+    planned = {(cell.task, cell.model, cell.setting, cell.arm, cell.seed) for cell in search.cells()}
+    cells: list[Cell] = []
+    if (path / read_results.STUDY_NAME).exists():
+        results = read_results.read_results(path)
+        ended = [cell for cell in results.cells if cell.status in (FINISHED, FAILED)]
+        # (the plan there may be that of another grid)
+        cells = [cell for cell in ended if (*cell.group, cell.arm, cell.seed) in planned]
+    if len(cells) < len(planned):
         raise UnchosenRates(
-            f"{left} runs of the search for rates are finished; once all are, the same command goes on"
+            f"{len(cells)} of {len(planned)} runs of the search for rates are finished; once all are, the "
+            "same command goes on"
         )
-    return dataclasses.replace(study, chosen=choose(results, meanings))
+    return dataclasses.replace(study, chosen=choose(cells, meanings))
 
 
-def choose(results: Results, meanings: Mapping[str, tuple[str, Choice]]) -> tuple[ChosenRates, ...]:
+def choose(results: Iterable[Cell], meanings: Mapping[str, tuple[str, Choice]]) -> tuple[ChosenRates, ...]:
     """Return the best combination of every arm in every group of the search's `results`.
 
     The best mean over the seeds counts; of equal means the first in the grid. A combination of which a run
     failed is not chosen. Raises UserError where an arm has no other.
     """
     tried: dict[tuple[str, ...], dict[str, list[Any]]] = {}
-    for cell in results.cells:
+    for cell in results:
         arm, _ = meanings[cell.arm]
         tried.setdefault((*cell.group, arm), {}).setdefault(cell.arm, []).append(cell)
     chosen = []

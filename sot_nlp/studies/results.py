@@ -203,6 +203,11 @@ def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
             if not allow_mixed:
                 raise UserError(f"{text}; run them again on the same, or use --allow_mixed to mark them")
             marks.append(text)
+        if unpaired := _of_several_orders(cells):
+            marks.append(
+                f"{title}: runs of seed {', '.join(map(str, unpaired))} have different data seeds, so that "
+                "they are no pairs"
+            )
         odd = _first_odd(cells, "versions")
         if odd is not None:
             first, second = (results.versions.get(cell.versions, {}) for cell in odd)
@@ -213,6 +218,15 @@ def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
             ]
             marks.append(f"{title}: runs of different versions or precisions: {', '.join(differing)}")
     return dataclasses.replace(results, marks=tuple(dict.fromkeys(marks)))
+
+
+def _of_several_orders(cells: list[Cell]) -> list[int]:
+    """Return the seeds whose runs have more than one known seed of the data's order."""
+    data_seeds: dict[int, set[int]] = defaultdict(set)
+    for cell in cells:
+        if cell.data_seed is not None:
+            data_seeds[cell.seed].add(cell.data_seed)
+    return sorted(seed for seed, drawn in data_seeds.items() if len(drawn) > 1)
 
 
 def _first_odd(cells: list[Cell], name: str) -> tuple[Cell, Cell] | None:

@@ -11,6 +11,7 @@ import functools
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
 from sot_nlp.runs.folder import safe_name
 from sot_nlp.settings import plugins
-from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments
+from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments, overridden
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
 from sot_nlp.tasks.spec import available_tasks, load_task
@@ -194,8 +195,15 @@ class Study:
             return self
         from sot_nlp.studies.tuning_task import write_tuning_task
 
-        tasks = {name: write_tuning_task(load_task(task), folder) for name, task in self.tasks.items()}
-        return dataclasses.replace(self, tasks={name: str(path) for name, path in tasks.items()})
+        tasks: dict[str, str] = {}
+        of_name: Counter[str] = Counter()
+        for name, task in self.tasks.items():
+            spec = load_task(task)
+            # (files of own tasks, in several folders, may give one name)
+            number = of_name[spec.name]
+            of_name[spec.name] += 1
+            tasks[name] = str(write_tuning_task(spec, folder / str(number) if number else folder))
+        return dataclasses.replace(self, tasks=tasks)
 
     def _places(self) -> list[tuple[str, str, str, str]]:
         return [
@@ -211,7 +219,8 @@ class Study:
         task, model, setting, arm = place
         given: dict[str, Any] = {"task": self.tasks[task], "model_name_or_path": self.models[model]}
         own = next((choice.rates for choice in self.chosen if choice.place == place), {})
-        return {**given, **self.arguments, **self.settings[setting], **self.heads[arm], **own}
+        layers = (self.arguments, self.settings[setting], self.heads[arm], own)
+        return functools.reduce(overridden, layers, given)
 
     def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
         given = self._given(place)
@@ -257,6 +266,8 @@ class Study:
         }
         shaping["task"] = task_content
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
+        if not names.isascii():
+            shaping["names"] = names  # of which the folder's name keeps too little
         slug = safe_name(names)[:120]
         return self._cell_at(place, seeds, folder=f"{slug}-{short_hash(shaping)[:8]}")
 
@@ -271,7 +282,7 @@ class Study:
             arm=arm,
             seed=given["seed"],
             data_seed=given["data_seed"],
-            settings={**self._given(place), **given},
+            settings=overridden(self._given(place), given),
             folder=folder,
         )
 

@@ -77,7 +77,7 @@ def test_each_arm_has_its_own_rates_on_fresh_seeds_and_the_report_says_so(file, 
     assert compare.run([*words, "--plan"], "sot-nlp compare") == 0
     planned = capsys.readouterr().out
     assert planned.count("--learning_rate=") == 20
-    assert planned.splitlines()[-1].startswith("# 0 runs of the search for rates are finished")
+    assert planned.splitlines()[-1].startswith("# 0 of 20 runs of the search for rates are finished")
     assert compare.run(words, "sot-nlp compare") == 0
     printed = capsys.readouterr().out
     assert "mine · tiny · text: 1e-5, head as the backbone" in printed
@@ -115,6 +115,13 @@ def test_each_arm_has_its_own_rates_on_fresh_seeds_and_the_report_says_so(file, 
     grid = ["--rates", "learning_rate=1e-5,1e-4,2e-4", "head_learning_rate=none,1e-3"]
     assert compare.run([*words, *grid], "sot-nlp compare") == 0
     assert quick() == 26 + 2 * (1 + 2 + 2) + 2 * 2
+    # What an older search has of a grid counts for the plan, and what it has besides does not.
+    capsys.readouterr()
+    assert compare.run([*words, "--plan"], "sot-nlp compare") == 0
+    assert capsys.readouterr().out.count("--learning_rate=") == 20 + 6
+    other = ["--rates", "learning_rate=1e-5,3e-4", "--plan"]
+    assert compare.run([*words, *other], "sot-nlp compare") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("# 2 of 12 runs of the search")
 
 
 def test_parts_of_a_grid_wait_for_the_whole_search(file, tmp_path, quick, capsys):
@@ -139,7 +146,8 @@ MEANINGS = {"a 1": ("a", {"learning_rate": 1.0}), "a 2": ("a", {"learning_rate":
 def chosen(*cells):
     results = Results(name="r", baseline="a 1", arms=("a 1", "a 2"), cells=cells)
     return [
-        (rates.rates["learning_rate"], rates.score) for rates in choose(check_comparable(results), MEANINGS)
+        (rates.rates["learning_rate"], rates.score)
+        for rates in choose(check_comparable(results).cells, MEANINGS)
     ]
 
 
@@ -149,7 +157,7 @@ def test_a_rate_inside_the_grid_is_not_at_its_edge():
     }
     for best, edge in ((1.0, ("learning_rate",)), (2.0, ()), (3.0, ("learning_rate",))):
         cells = tuple(cell(f"a {rate}", -abs(rate - best)) for rate in (1.0, 2.0, 3.0))
-        (rates,) = choose(Results(name="r", baseline="a 1.0", arms=tuple(meanings), cells=cells), meanings)
+        (rates,) = choose(cells, meanings)
         assert (rates.rates["learning_rate"], rates.at_edge) == (best, edge)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -182,6 +183,23 @@ def test_held_out_tasks_leave_the_validation_data_alone(file, tmp_path):
     assert [cell.folder for cell in again.cells()] == [cell.folder for cell in cells]
 
 
+def test_own_tasks_of_one_name_stay_apart(file, tmp_path):
+    """As of one data set in two languages, each in its folder: their names differ in no ASCII letter."""
+    for language in ("zh", "ja"):
+        (tmp_path / language).mkdir()
+        (tmp_path / language / "task.yaml").write_text(
+            "text_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\n"
+            "files: {train: a.csv, validation: b.csv}\n"
+        )
+    file.write_text(STUDY.replace("[cola, rte]", "{中文: zh/task.yaml, 日本語: ja/task.yaml}"))
+    study = finished(read_study(file))
+    cells = study.cells()
+    assert len({cell.folder for cell in cells}) == len(cells)
+    held_out = dataclasses.replace(study, held_out=True).with_held_out_tasks(tmp_path / "tasks")
+    files = [load_task(path).file_path("validation", None) for path in held_out.tasks.values()]
+    assert files == [tmp_path / "zh" / "a.csv", tmp_path / "ja" / "a.csv"]
+
+
 @pytest.mark.parametrize(
     ("words", "seeds"), [(["3"], (0, 1, 2)), (["100-102"], (100, 101, 102)), (["7", "5"], (7, 5))]
 )
@@ -208,6 +226,21 @@ def test_names_for_tables():
     }
     with pytest.raises(UserError, match="occurs twice"):
         parse_names(["a/b", "c/b"])
+
+
+def test_an_upper_layer_drops_what_a_lower_one_says_in_other_words(file, capsys, tmp_path):
+    text = STUDY.replace("num_train_epochs: 3", "max_train_steps: 500")
+    file.write_text(text.replace("full: {}", "full: {num_train_epochs: 2, warmup_steps: 7}"))
+    for (_, _, setting, _), arguments in finished(read_study(file)).resolved().items():
+        length = (arguments.max_train_steps, arguments.num_train_epochs)
+        warmup = (arguments.warmup_steps, arguments.warmup_ratio)
+        assert (length[0], warmup) == ((500, (None, 0.1)) if setting == "frozen" else (None, (7, 0.0)))
+        assert setting == "frozen" or length[1] == 2.0
+    words = ["compare", str(file), "--plan", "--output_dir", str(tmp_path / "s"), "--num_train_epochs", "4"]
+    assert main([*words, "--settings", "frozen"]) == 0
+    planned = capsys.readouterr().out
+    assert "--num_train_epochs=4" in planned
+    assert "--max_train_steps" not in planned
 
 
 def test_flags_override_the_file_and_the_plan_runs_nothing(file, capsys, tmp_path):

@@ -216,6 +216,7 @@ def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
     [
         (["--task", "cola"], "--model_name_or_path: required"),
         (["--task", "cola", "--model_name_or_path", "x", "--learning_rate", "1"], "both fixed and searched"),
+        (["--task", "cola", "--model_name_or_path", "x", "--warmup_steps", "9"], "--search warmup_ratio"),
         (["--task", "cola", "--model_name_or_path", "x", "--seed", "1"], "set by the search"),
         (["--model_name_or_path", "x"], "--task"),
         (["--task", "cola", "--trials", "0"], "--trials 0"),

@@ -193,6 +193,14 @@ def test_two_runs_of_one_cell_are_refused(tmp_path):
         read_results.read_results(tmp_path)
 
 
+def test_runs_of_one_seed_with_other_orders_of_the_data_are_marked(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", record(seed=seed))
+        write_run(tmp_path / f"b{seed}", record(seed=seed, head="text", data_seed=10_000 + 5 * seed))
+    (mark,) = read_results.read_results(tmp_path).marks
+    assert "runs of seed 1 have different data seeds, so that they are no pairs" in mark
+
+
 def test_runs_on_other_data_are_refused_by_name_or_marked(tmp_path):
     write_run(tmp_path / "a", record(seed=0))
     write_run(tmp_path / "b", record(seed=7, head="text", data={"train": {"sha256": "cd" * 32}}))
