@@ -238,7 +238,7 @@ def _without(chunk: _Chunk, known: np.ndarray, before: int) -> tuple[_Chunk, int
     """
     so_far = before + np.cumsum(known)
     left_out = np.diff(so_far[~known], prepend=0)
-    return replace(chunk.where(~known), leaked=left_out), int(so_far[-1] - left_out.sum())
+    return replace(chunk.where(~known), leaked=left_out), before + int(known.sum() - left_out.sum())
 
 
 def add_found(total: dict[str, Any], window: dict[str, Any]) -> dict[str, Any]:

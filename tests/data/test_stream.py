@@ -174,6 +174,14 @@ def test_a_file_without_examples_left_is_refused(files: Any, tmp_path: Path) -> 
     split.close()
 
 
+def test_a_chunk_of_unreadable_lines_alone_hands_on_what_was_dropped_before_it() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    arrays = dict.fromkeys(("labels", "indices", "digests", "empty", "nul_texts", "leaked"), none)
+    chunk = stream._Chunk(texts=[[]], unreadable=[(7, "is empty")], **arrays)
+    rest, dropped = stream._without(chunk, none.astype(bool), 3)
+    assert (len(rest), dropped) == (0, 3)
+
+
 def test_labels_are_numbered_as_the_model_numbers_them(files: Any, stored: TaskData, tmp_path: Path) -> None:
     data = loaded(files, tmp_path / "cache", streaming=True)
     assert data.labels is not None
