@@ -73,6 +73,10 @@ TRUE_WORDS = {"true", "yes", "1", "on"}
 FALSE_WORDS = {"false", "no", "0", "off"}
 
 
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+
+
 def convert(name: str, value: Any) -> Any:
     """Convert `value` (a flag's text, or a YAML value) to the type of the field `name`.
 
@@ -80,7 +84,7 @@ def convert(name: str, value: Any) -> Any:
     """
     kind = TYPES[name]
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+    if _is_none(value):
         if type(None) in options:
             return None
         raise ValueError("a value")
@@ -152,8 +156,14 @@ def _convert_mapping(value: Any, *, names: bool) -> dict[str, Any]:
 
 def overridden(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings `upper` over `lower`, without those that `upper` has in other words (`rival`)."""
-    rivals = {TRAITS[name].rival for name in upper if name in TRAITS}
+    rivals = _rivals(upper)
     return {**{name: value for name, value in lower.items() if name not in rivals}, **upper}
+
+
+def _rivals(layer: Mapping[str, Any]) -> set[str]:
+    """Return the settings that say the same as one that `layer` has a value for, and that it has not."""
+    given = {TRAITS[name].rival for name, value in layer.items() if name in TRAITS and not _is_none(value)}
+    return {name for name in given if name is not None and name not in layer}
 
 
 def _fold_head(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,11 +204,9 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
         if "head" in folded and _kind(folded["head"]) != _kind(values.get("head")):
             values.pop("head_overrides", None)
         # Two settings that say the same: the one that a later layer gives drops the other.
-        for name in folded:
-            rival = TRAITS[name].rival if name in TRAITS else None
-            if rival is not None and rival not in folded:
-                values.pop(rival, None)
-                sources.pop(rival, None)
+        for rival in _rivals(folded):
+            values.pop(rival, None)
+            sources.pop(rival, None)
         for name, value in folded.items():
             where = named(name, source)
             if name not in FIELDS:

@@ -51,6 +51,8 @@ def test_a_later_layer_sets_aside_the_other_way_to_say_it():
     assert arguments.max_train_steps == 7
     file = ("my.yaml", {"max_train_steps": 7})
     assert from_flags("--num_train_epochs 2", file).max_train_steps is None
+    # No value says nothing, so it sets nothing aside.
+    assert from_flags("--max_train_steps none", recipe).num_train_epochs == 10
 
 
 @pytest.mark.parametrize(
