@@ -113,7 +113,7 @@ def create_accelerator(
         )
     if cpu and state.num_processes == 1 and (asked := launcher.processes_asked()) > 1:
         logger.warning(
-            "accelerate launch --num_processes %d: on a CPU it starts one process; "
+            "`accelerate launch --num_processes %d` starts one process on a CPU; "
             "`torchrun --nproc_per_node %d` starts as many",
             asked,
             asked,
