@@ -114,7 +114,7 @@ class WordPooling(nn.Module):
         if len(layers) == 1:
             return layers[0].to(dtype)
         # One product, not a sum of products: that would write and read every layer twice, backwards too.
-        stacked = torch.stack(layers).to(dtype)
+        stacked = torch.stack(list(layers)).to(dtype)
         mixed = self.layer_mixture.to(dtype).softmax(0) @ stacked.flatten(1)
         return mixed.view(layers[0].shape)
 
