@@ -73,9 +73,10 @@ def _statistics(tokens: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor
     # Two passes: the mean of squares less the square of the mean would lose the variance's digits.
     total = _sum_over_processes(torch.cat([counted @ tokens, counted.sum().unsqueeze(0)]))
     count = total[-1]
-    mean = total[:-1] / count.clamp_min(1)
+    divisor = count.clamp_min(1)
+    mean = total[:-1] / divisor
     centered = tokens - mean
-    variance = _sum_over_processes(counted @ centered.square()) / count.clamp_min(1)
+    variance = _sum_over_processes(counted @ centered.square()) / divisor
     return centered, mean, variance, count
 
 

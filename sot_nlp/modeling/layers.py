@@ -48,7 +48,7 @@ def keep_factors(like: Tensor, p: float) -> Tensor:
     decide about an element: p counts in steps of 1/65,536, and the factor is that of the rounded p, so that
     the expectation is exactly 1. Draws from torch's default generator.
     """
-    if like.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return torch.rand_like(like).ge_(p).div_(1 - p)
     kept, factor = draw_kept(like, p)
     return kept.mul_(factor)
@@ -67,10 +67,10 @@ def draw_kept(like: Tensor, p: float) -> tuple[Tensor, float]:
 
 
 class UniformDropout(nn.Dropout):
-    """nn.Dropout by `keep_factors`."""
+    """nn.Dropout, on a CPU by `keep_factors`; elsewhere torch's own, which is one kernel."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop elements of any shape, which is kept."""
         if not self.training or self.p == 0:
             return input
-        return input * keep_factors(input, self.p)
+        return input * keep_factors(input, self.p) if input.device.type == "cpu" else super().forward(input)

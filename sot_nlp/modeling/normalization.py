@@ -20,8 +20,8 @@ LARGE = 1e10
 
 def smooth_norm(vectors: Tensor, eps: float = EPS) -> Tensor:
     """Return sqrt(sum(x^2) + eps^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
-    scale = _overflow_scale(vectors)
-    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + (eps / scale).square()).sqrt()
+    scale = _overflow_scale(vectors)  # (beside what is scaled, eps is nothing)
+    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + eps**2).sqrt()
 
 
 def svpn(
