@@ -66,7 +66,10 @@ def open_model(
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"{shown}: no config.json in this folder; give the folder of a finished run")
+            hint = "give the folder of a finished run"
+            if (path / "record.json").is_file():
+                hint = "its run is unfinished, and the command that began it resumes it"
+            raise UserError(f"{shown}: no config.json in this folder; {hint}")
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"{shown}: no such folder")
 

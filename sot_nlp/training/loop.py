@@ -40,7 +40,12 @@ from sot_nlp.training.distributed import (
 from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
 from sot_nlp.training.logs import RunLog, tracker_config
 from sot_nlp.training.model_setup import freeze, prepare, train_mode
-from sot_nlp.training.optimization import create_optimizer, learning_rate_schedule, parameter_groups
+from sot_nlp.training.optimization import (
+    check_warmup,
+    create_optimizer,
+    learning_rate_schedule,
+    parameter_groups,
+)
 from sot_nlp.training.progress import ProgressTracker
 from sot_nlp.training.result import TrainingResult
 from sot_nlp.training.run_lock import run_lock
@@ -199,6 +204,7 @@ class _Loop:
         self.raw = model
         self.own_forward = {"forward": model.forward} if "forward" in vars(model) else {}
         prepare(model, arguments, self.tracker.warn)
+        check_warmup(arguments, self.total, self.tracker.warn)
         groups = parameter_groups(model, arguments)
         self.model, self.optimizer = accelerator.prepare(
             model, create_optimizer(groups, arguments, fused=not is_sharded(accelerator))

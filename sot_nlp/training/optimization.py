@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sot_nlp.errors import UserError
+from sot_nlp.errors import UserError, counted
 from sot_nlp.settings.arguments import Arguments
 
 logger = logging.getLogger(__name__)
@@ -109,12 +109,8 @@ def learning_rate_schedule(arguments: Arguments, total_steps: int) -> Callable[[
     A function, not a stateful scheduler: it is the same at any number of processes and after any resumption.
     Warm-up is `warmup_steps`, or `warmup_ratio` of all updates.
     """
-    warmup = arguments.warmup_steps
-    if warmup is None:
-        warmup = math.ceil(arguments.warmup_ratio * total_steps)
     kind = arguments.lr_scheduler_type
-    if kind == "constant":
-        warmup = 0
+    warmup = _warmup(arguments, total_steps)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -130,3 +126,21 @@ def learning_rate_schedule(arguments: Arguments, total_steps: int) -> Callable[[
         return 1.0
 
     return factor
+
+
+def check_warmup(arguments: Arguments, total_steps: int, warn: Callable[[str], None]) -> None:
+    """Warn where the learning rate never reaches its peak in so many updates."""
+    if (arguments.warmup_steps or 0) > total_steps and _warmup(arguments, total_steps):
+        updates = counted(total_steps, "update", "updates")
+        warn(
+            f"--warmup_steps {arguments.warmup_steps}: the run has {updates}, so its learning rate never "
+            "reaches the peak; --warmup_ratio 0.1 is a tenth of any run"
+        )
+
+
+def _warmup(arguments: Arguments, total_steps: int) -> int:
+    """Return the number of updates in which the learning rate rises."""
+    if arguments.lr_scheduler_type == "constant":
+        return 0
+    given = arguments.warmup_steps
+    return math.ceil(arguments.warmup_ratio * total_steps) if given is None else given

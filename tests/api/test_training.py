@@ -39,7 +39,9 @@ def test_a_run_from_python_is_the_command_s_own(tmp_path, backbone_folder, capsy
     )
     flags = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
     command = ["train", "--train_file", str(file), "--model_name_or_path", model, "--head", "text"]
+    command += ["--test_file", str(file)]  # changes nothing, and says so
     assert main([*command, "--output_dir", str(tmp_path / "b"), *flags]) == 0
+    assert "note: --test_file is not predicted without --do_predict" in "".join(capsys.readouterr())
     record = json.loads((tmp_path / "b" / "record.json").read_text())
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (
         tmp_path / "b" / "model.safetensors"

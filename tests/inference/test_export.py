@@ -169,7 +169,10 @@ def test_bad_input(
         export_onnx("me/zorps")
     with pytest.raises(UserError, match="no such folder"):
         export_onnx(tmp_path / "nothing", output=tmp_path / "out")
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match=r"no config\.json .*give the folder of a finished run"):
+        export_onnx(tmp_path, output=tmp_path / "out")
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no config\.json .*run is unfinished"):
         export_onnx(tmp_path, output=tmp_path / "out")
     with pytest.raises(UserError, match=r"not a SoT classifier .*'?bert"):
         export_onnx(run / "checkpoints" / "backbone", output=tmp_path / "out")

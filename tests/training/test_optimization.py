@@ -11,6 +11,7 @@ import transformers
 from sot_nlp.errors import UserError
 from sot_nlp.training.optimization import (
     backbone_layers,
+    check_warmup,
     create_optimizer,
     depth,
     learning_rate_schedule,
@@ -31,6 +32,21 @@ def test_the_schedule_is_that_of_transformers(kind: str, warmup: dict[str, Any])
         assert factor(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
         optimizer.step()
         theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"warmup_steps": 8}, []),
+        ({"warmup_steps": 500}, ["--warmup_steps 500: the run has 8 updates"]),
+        ({"warmup_steps": 500, "lr_scheduler_type": "constant"}, []),  # which has no warm-up
+        ({"warmup_ratio": 1.0}, []),
+    ],
+)
+def test_a_warm_up_longer_than_the_run_is_said(given: dict[str, Any], wanted: list[str]) -> None:
+    lines: list[str] = []
+    check_warmup(settings(**given), 8, lines.append)
+    assert [line.split(", so")[0] for line in lines] == wanted
 
 
 def test_depth_of_parameters() -> None:
