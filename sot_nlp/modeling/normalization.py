@@ -20,8 +20,9 @@ LARGE = 1e10
 
 def smooth_norm(vectors: Tensor, eps: float = EPS) -> Tensor:
     """Return sqrt(sum(x^2) + eps^2) over the last dimension, without overflow; (..., D) -> (..., 1)."""
-    scale = _overflow_scale(vectors)  # (beside what is scaled, eps is nothing)
-    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + eps**2).sqrt()
+    scale = _overflow_scale(vectors)
+    # eps in the units of the scale: the addition of a constant as small as 1e-12, ONNX Runtime leaves out.
+    return scale * ((vectors / scale).square().sum(-1, keepdim=True) + (eps / scale).square()).sqrt()
 
 
 def svpn(

@@ -107,13 +107,20 @@ def test_int8_is_smaller_near_and_reported(bert: tuple[Path, export.OnnxExport])
 @pytest.mark.parametrize("family", ONE_LAYER)
 def test_the_other_families(family: str, tmp_path: Path) -> None:
     run = save_run(tmp_path / "run", family, **ONE_LAYER[family])
+    # As the scores of a regression may be: their rounding in fp32 grows with them.
+    size = 1e6 if family == "roberta" else 1.0
+    model = AutoSoTForSequenceClassification.from_pretrained(run)
+    with torch.no_grad():
+        for output in model.classifier.outputs:
+            output.weight.mul_(size)
+    model.save_pretrained(run)
     result = export_onnx(run, output=tmp_path / "out")
-    assert result.difference["model.onnx"] < 1e-5
+    assert export.TOLERANCE * (size > 1) <= result.difference["model.onnx"] < 1e-5 * size
     tokenizer = load_tokenizer(run)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     logits = OnnxClassifier(tmp_path / "out" / "model.onnx")(**batch).logits
     assert logits.std() > 0.01
-    np.testing.assert_allclose(logits, torch_logits(run, batch), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logits, torch_logits(run, batch), rtol=0, atol=1e-5 * size)
     if family == "gpt2":  # beyond what the example of the export had: more rows, more tokens
         texts = [" ".join(TEXTS), *TEXTS * 3]
         batch = tokenizer(texts, padding=True, truncation=True, max_length=300, return_tensors="pt")
@@ -224,16 +231,3 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_model_is_read(
     model.mkdir()
     assert cli.main(["export", str(model), "-o", str(output), *words]) == 2
     assert f"--output {output}: cannot be written" in capsys.readouterr().err
-
-
-def test_the_scores_of_a_regression_may_be_large(tmp_path: Path) -> None:
-    """Their rounding in fp32 grows with them."""
-    run = save_run(
-        tmp_path / "run", "roberta", labels=None, problem_type="regression", **ONE_LAYER["roberta"]
-    )
-    model = AutoSoTForSequenceClassification.from_pretrained(run)
-    with torch.no_grad():
-        for output in model.classifier.outputs:
-            output.weight.mul_(1e6)
-    model.save_pretrained(run)
-    assert export_onnx(run).difference["model.onnx"] > export.TOLERANCE
