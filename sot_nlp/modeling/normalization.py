@@ -279,9 +279,10 @@ def power_normalization(features: Tensor, alpha: float = 0.5) -> Tensor:
     """Return sign(x) |x|^alpha of each feature, then length 1; (..., D) -> (..., D)."""
     size = features.abs()
     small = size < LARGE
-    # The inner choice keeps overflowing squares out of the gradient. (torch.hypot would do, but not in ONNX.)
-    near = torch.where(small, features, 0).square() + EPS**2
-    powered = features * torch.where(small, near.sqrt(), size) ** (alpha - 1)
+    # The inner choice keeps overflowing squares out of the gradient (torch.hypot would do, but not in ONNX).
+    # What is added is 1, for the reason that `smooth_norm` names.
+    near = EPS * ((torch.where(small, features, 0) / EPS).square() + 1).sqrt()
+    powered = features * torch.where(small, near, size) ** (alpha - 1)
     # EPS in the units of |x|^alpha: the slope at a zero vector is then 1 / EPS, which fp16 can still hold.
     return powered / smooth_norm(powered, EPS**alpha)
 
