@@ -48,10 +48,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
         "sot",
         {"pooling": "mapped_mean", "normalization": "none", "num_heads": 1, "width_x": 144},
     ),
-    "sot_mapped_mean_wide": (
-        "sot",
-        {"pooling": "mapped_mean", "normalization": "none", "num_heads": 4, "width_x": 256},
-    ),
+    "sot_mapped_mean_wide": ("mapped_mean", {}),
     # As pre-norm backbones' tokens are, for what scaling them does (`token_norm`).
     "sot_unscaled": ("sot", {"token_norm": "none"}),
     "sot_mean_unscaled": ("sot", {"pooling": "mean", "normalization": "none", "token_norm": "none"}),
