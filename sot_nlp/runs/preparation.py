@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,20 +59,14 @@ def task_of(arguments: Arguments) -> TaskSpec:
 
 def head_of(arguments: Arguments) -> SoTHeadConfig:
     """Return the head's settings: the preset with the given fields over it."""
-    from sot_nlp.modeling.head_checks import shown
     from sot_nlp.modeling.head_config import resolve_head
 
     try:
         return resolve_head(arguments.head, **arguments.head_overrides)
     except (TypeError, ValueError) as error:
         reason = str(error).removeprefix("head settings: ")
-        at_fault = [
-            f"--{HEAD_PREFIX}{printable(name)}"
-            for name in arguments.head_overrides
-            if re.search(rf"(^|\W){re.escape(name)}[=:]|no field {re.escape(shown(name))}", reason)
-        ]
-        subject = ", ".join(at_fault) or f"--head {printable(arguments.head)}"
-        raise UserError(f"{subject}: {reason}") from None
+        named = [f"--{HEAD_PREFIX}{printable(n)}" for n in arguments.head_overrides if n in reason]
+        raise UserError(f"{', '.join(named) or f'--head {printable(arguments.head)}'}: {reason}") from None
 
 
 def check_model_folder(name_or_path: str) -> None:
