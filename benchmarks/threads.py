@@ -22,8 +22,9 @@ from benchmarks._threads_child import SIZES
 from sot_nlp.training.speed.threads import COUNTS, WAITING, usable_cores
 
 ROOT = Path(__file__).parents[1]
-# GNU's OpenMP spins so often where nothing is said; a user's choice, so the package leaves it.
-SPINNING = {"GOMP_SPINCOUNT": "300000"}
+# GNU's OpenMP spins so often where nothing is said, and not at all where it is passive. The package leaves
+# both, as a choice of the user.
+SPINNING, SLEEPING = {"GOMP_SPINCOUNT": "300000"}, {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def sides(size: str, cores: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
         "sot-nlp": {},
         "one thread": {"OMP_NUM_THREADS": "1"},
         "all cores, spinning": every | SPINNING,
-        "all cores, sleeping": every,
+        "all cores, sleeping at once": every | SLEEPING,
     }
     command = [sys.executable, "-m", "benchmarks._threads_child", size]
     with contextlib.ExitStack() as stack:

@@ -2,7 +2,7 @@
 
 OpenMP's threads spin while they wait. Where other programs keep the cores busy, the thread that is waited for
 may have no core, and the spinning ones take its place: two threads on two busy cores then train a tiny model
-several times slower than one. Threads that sleep at once lose a fifth on an idle machine, where the next work
+several times slower than one. Threads that sleep at once lose a sixth on an idle machine, where the next work
 comes within microseconds: so they spin for a moment, then sleep. OpenMP reads its variables once, when torch
 is imported, so importing this package sets them first. What the user's environment says is not changed, but
 for a number of threads that the machine lacks.
