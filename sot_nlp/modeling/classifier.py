@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from .backbone import first_position, selected_states
 from .class_token import DenseTransform, TransformedTokenHead
 from .head import SoTHead, init_head_weights
+from .head_checks import HeadSettingsError
 from .loading import Checkpoint, quiet_report
 from .losses import classification_loss, problem_type_of, scored_loss
 from .remote_code import copy_modeling_files, remote_code_map
@@ -58,13 +59,13 @@ class SoTForSequenceClassification(PreTrainedModel):
         setattr(self, self.base_model_prefix, backbone)
         layers = config.mixable_layers
         if layers is not None and head.num_layers > layers:
-            raise ValueError(
-                f"head settings: num_layers={head.num_layers}, but the backbone has {layers} layers"
+            raise HeadSettingsError(
+                f"num_layers={head.num_layers}, but the backbone has {layers} layers"
                 + (" of the last one's width" if layers == 1 else "")
             )
         if not head.include_separators and not config.separator_token_ids:
-            raise ValueError(
-                "head settings: include_separators=False needs the separators' ids: set separator_token_ids "
+            raise HeadSettingsError(
+                "include_separators=False needs the separators' ids: set separator_token_ids "
                 "in the config (from_pretrained takes them from the checkpoint's tokenizer)"
             )
         accepted = inspect.signature(backbone.forward).parameters

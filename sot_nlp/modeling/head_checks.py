@@ -36,6 +36,22 @@ OWN_HINT = (
 )
 
 
+class HeadSettingsError(ValueError):
+    """A head's settings don't hold, or not for this backbone; `reason` says which and what would be right."""
+
+    @property
+    def reason(self) -> str:
+        """The message without the words that it is about the head; fields stand in it as `name=value`."""
+        return str(self.args[0])
+
+    def names(self, field: str) -> bool:
+        """Return whether the message is about this field, or says that there is none of this name."""
+        return f"{field}=" in self.reason or f"no field {shown(field)}" in self.reason
+
+    def __str__(self) -> str:
+        return f"head settings: {self.reason}"
+
+
 def choices() -> dict[str, tuple[str, ...]]:
     """Return the values of every setting that has named ones, registered parts of your own among them."""
     return {kind: tuple(REGISTRY[kind]) for kind in (*OWN_KINDS, "class_token")} | _CHOICES
@@ -70,8 +86,8 @@ def _bad_values(config: Any) -> Iterator[str]:
 
 def _bad_combinations(config: Any) -> Iterator[str]:
     """Yield what the parts have against each other; of values that are none, nothing."""
-    pooling, normalization = POOLINGS.get(config.pooling), NORMALIZATIONS.get(config.normalization)
-    fusion = FUSIONS.get(config.fusion)
+    pooling, normalization = _part(POOLINGS, config.pooling), _part(NORMALIZATIONS, config.normalization)
+    fusion = _part(FUSIONS, config.fusion)
     if pooling and fusion and not pooling.gives and fusion.words:
         yield (
             f"fusion={shown(config.fusion)} needs word tokens, but pooling={shown(config.pooling)} has "
@@ -94,7 +110,7 @@ def _bad_combinations(config: Any) -> Iterator[str]:
             f"normalization={config.normalization!r} is the square root of a symmetric matrix: it needs "
             f"pooling={' or '.join(symmetric)}, not {config.pooling!r}"
         )
-    token = CLASS_TOKENS.get(config.class_token)
+    token = _part(CLASS_TOKENS, config.class_token)
     mixes = (pooling and pooling.gives) or (fusion and fusion.class_token and token and token.layers)
     if not mixes and pooling and _is_integer(config.num_layers) and config.num_layers > 1:
         several = [name for name, part in CLASS_TOKENS.items() if part.layers]
@@ -133,6 +149,10 @@ def near(name: str, known: Sequence[str]) -> str:
     """Return a hint with the known names that are like `name`; with all of them where none is."""
     alike = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(alike)}?" if alike else f"known: {', '.join(known)}"
+
+
+def _part(registry: Mapping[str, Any], name: object) -> Any:
+    return registry.get(name) if isinstance(name, str) else None
 
 
 def _is_integer(value: object) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .head_checks import INTEGER_RANGES as INTEGER_RANGES
+from .head_checks import HeadSettingsError, near, problems, shown
 from .head_checks import choices as choices
-from .head_checks import near, problems, shown
 from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, Part, is_own
 from .register import register_head
 
@@ -93,7 +93,7 @@ class SoTHeadConfig:
 
     def __post_init__(self) -> None:
         if mistakes := problems(self):
-            raise ValueError("head settings: " + "; ".join(mistakes))
+            raise HeadSettingsError("; ".join(mistakes))
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -165,7 +165,7 @@ class SoTHeadConfig:
         """(P, Q) of a head's matrix."""
         return (self.width_x, self.width_x if POOLINGS[self.pooling].symmetric else self.width_y)
 
-    def replace(self, **overrides: Any) -> SoTHeadConfig:
+    def replace(self, /, **overrides: Any) -> SoTHeadConfig:
         """Return a checked copy with some fields changed; an unknown field is refused by name."""
         _refuse_unknown(overrides)
         return dataclasses.replace(self, **overrides)
@@ -191,8 +191,8 @@ class SoTHeadConfig:
         required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is missing]
         absent = [name for name in required if name not in settings]
         if absent:
-            raise ValueError(
-                f"head settings: no value for {', '.join(absent)} "
+            raise HeadSettingsError(
+                f"no value for {', '.join(absent)} "
                 f"(to change single fields of a preset, name it: {', '.join(PRESETS)})"
             )
         return cls(**settings)
@@ -202,7 +202,7 @@ def _refuse_unknown(settings: Mapping[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(SoTHeadConfig)]
     unknown = [f"no field {shown(name)} ({near(str(name), known)})" for name in settings if name not in known]
     if unknown:
-        raise ValueError("head settings: " + "; ".join(unknown))
+        raise HeadSettingsError("; ".join(unknown))
 
 
 _TEXT = SoTHeadConfig(
@@ -282,7 +282,7 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
         head = DEFAULT_PRESET
     if isinstance(head, str):
         if head not in PRESETS:
-            raise ValueError(f"head settings: no preset {shown(head)} ({near(head, list(PRESETS))})")
+            raise HeadSettingsError(f"no preset {shown(head)} ({near(head, list(PRESETS))})")
         config = PRESETS[head]
     elif isinstance(head, SoTHeadConfig):
         config = head
@@ -293,7 +293,7 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
         register_head(name, type(head))
         config = _TEXT.replace(module=name, part_settings=dict(getattr(head, "settings", {})))
     else:
-        raise ValueError(
-            f"head settings: {shown(head)} is neither a preset ({', '.join(PRESETS)}) nor a dict of settings"
+        raise HeadSettingsError(
+            f"{shown(head)} is neither a preset ({', '.join(PRESETS)}) nor a dict of settings"
         )
     return config.replace(**overrides) if overrides else config

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .head_checks import HeadSettingsError
 from .layers import CastingLinear
 
 ATTENTION_HEADS = 4
@@ -88,8 +89,8 @@ class TokenAttention(TokenBranch):
     def __init__(self, config: Any, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
         if hidden_size % ATTENTION_HEADS:
-            raise ValueError(
-                f"head settings: class_token={config.class_token!r} has {ATTENTION_HEADS} attention heads, "
+            raise HeadSettingsError(
+                f"class_token={config.class_token!r} has {ATTENTION_HEADS} attention heads, "
                 f"which do not divide a hidden size of {hidden_size}"
             )
         self.in_projection = CastingLinear(hidden_size, 3 * hidden_size)  # query, key and value

@@ -63,23 +63,12 @@ def push(
     Raises:
         UserError: with the cause and the command that repeats it; the folder stays as it is.
     """
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub import HfApi
 
     folder = Path(folder)
     files = files_to_push(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"--hub_model_id {printable(repo_id)!r}: {printable(error)}") from None
-    token = token or get_token()
     command = _command(folder, repo_id, private, revision)
-    if not token:
-        raise UserError(
-            "no token for the Hub: pass --hub_token, set HF_TOKEN or run `hf auth login`; "
-            f"then push with `{command}`"
-        )
+    token = usable_token(repo_id, token, then=f"; then push with `{command}`")
     api = HfApi(token=token, library_name="sot-nlp")
     with _told_in_one_line(token, command, api.endpoint):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -99,6 +88,26 @@ def push(
             revision=revision,
         )
     return str(commit.commit_url)
+
+
+def usable_token(repo_id: str, token: str | None = None, then: str = "") -> str:
+    """Return the token to push with, `token` or the stored one; asks nothing of the Hub.
+
+    Raises UserError for a name that no repository can have, or where there is no token; `then` is said after
+    the latter.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"--hub_model_id {printable(repo_id)!r}: {printable(error)}") from None
+    token = token or get_token()
+    if not token:
+        raise UserError(f"no token for the Hub: pass --hub_token, set HF_TOKEN or run `hf auth login`{then}")
+    return token
 
 
 def files_to_push(folder: Path) -> list[str]:

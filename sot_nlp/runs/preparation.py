@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp.data.stream import StreamedSplit
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.runs import method as methods
+from sot_nlp.runs import targets
 from sot_nlp.runs.kept import data_key, kept, model_key, own_data
 from sot_nlp.settings.arguments import HEAD_PREFIX, Arguments
-from sot_nlp.tasks.labels import GENERIC, Alignment, align_labels, label_names
+from sot_nlp.tasks.labels import Alignment, align_labels
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sot_nlp.data.task_data import TaskData, TokenSplit
+    from sot_nlp.data.task_data import TaskData
     from sot_nlp.modeling.head_config import SoTHeadConfig
     from sot_nlp.modeling.loading import Checkpoint
     from sot_nlp.tasks.spec import TaskSpec
@@ -61,12 +59,21 @@ def head_of(arguments: Arguments) -> SoTHeadConfig:
     """Return the head's settings: the preset with the given fields over it."""
     from sot_nlp.modeling.head_config import resolve_head
 
+    with head_errors(arguments):
+        return resolve_head(arguments.head).replace(**arguments.head_overrides)
+
+
+@contextlib.contextmanager
+def head_errors(arguments: Arguments) -> Iterator[None]:
+    """Turn what is wrong with the head's settings into one line that names their flags."""
+    from sot_nlp.modeling.head_checks import HeadSettingsError
+
     try:
-        return resolve_head(arguments.head, **arguments.head_overrides)
-    except (TypeError, ValueError) as error:
-        reason = str(error).removeprefix("head settings: ")
-        named = [f"--{HEAD_PREFIX}{printable(n)}" for n in arguments.head_overrides if n in reason]
-        raise UserError(f"{', '.join(named) or f'--head {printable(arguments.head)}'}: {reason}") from None
+        yield
+    except HeadSettingsError as error:
+        named = [f"--{HEAD_PREFIX}{printable(n)}" for n in arguments.head_overrides if error.names(n)]
+        where = ", ".join(named) or f"--head {printable(arguments.head)}"
+        raise UserError(f"{where}: {error.reason}") from None
 
 
 def check_model_folder(name_or_path: str) -> None:
@@ -209,16 +216,17 @@ def load_model(
         if data.labels is None:
             options["num_labels"] = 1
         elif not old_outputs:
-            options |= label_options(data.labels)
-        model = AutoSoTForSequenceClassification.from_pretrained(
-            checkpoint,
-            problem_type=PROBLEM_TYPES[data.kind],
-            pad_token_id=tokenizer.pad_token_id,
-            separator_token_ids=separator_ids(tokenizer),
-            **options,
-        )
+            options |= targets.label_options(data.labels)
+        with head_errors(arguments):
+            model = AutoSoTForSequenceClassification.from_pretrained(
+                checkpoint,
+                problem_type=PROBLEM_TYPES[data.kind],
+                pad_token_id=tokenizer.pad_token_id,
+                separator_token_ids=separator_ids(tokenizer),
+                **options,
+            )
         if old_outputs and data.labels is not None:
-            take_labels(model, data.labels, alignment)
+            targets.take_labels(model, data.labels, alignment)
         add_embeddings(model, tokenizer)
         return model, alignment
 
@@ -241,33 +249,6 @@ def check_saving(arguments: Arguments, model: PreTrainedModel) -> None:
     if arguments.save_remote_code:
         with user_errors("--save_remote_code"):
             own_files(model.config.head_config.parts, {file.name for file in modeling_files()})
-
-
-def label_options(labels: Sequence[str]) -> dict[str, Any]:
-    """Return the config fields that name `labels` in their order."""
-    return {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: index for index, name in enumerate(labels)},
-    }
-
-
-def take_labels(model: PreTrainedModel, labels: Sequence[str], alignment: Alignment | None) -> None:
-    """Fit trained outputs, as many as `labels`, to these names.
-
-    The same names keep their places; outputs without names take the task's; for other labels (`alignment`
-    None) the output layer is reinitialised, since a position says nothing about what a label means.
-    """
-    before = label_names(model.config.id2label)
-    if alignment is not None and not all(map(GENERIC.fullmatch, before)):
-        return
-    if alignment is None:
-        model.renew_outputs()  # type: ignore[operator]  # a SoT classifier
-        logger.warning(
-            "the checkpoint's labels (%s) are not the task's (%s): its output layer is new, to be trained",
-            ", ".join(map(printable, before)),
-            ", ".join(map(printable, labels)),
-        )
-    model.config.update(label_options(labels))
 
 
 def add_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -340,52 +321,6 @@ def load_saved(
                 raise UserError(f"the model has {count} labels, but the task is a regression")
             return model, None
         return model, align_labels(model.config.id2label, data.labels)
-
-
-def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | None) -> torch.Tensor | None:
-    """Return one weight per model output (the loss scales them to a mean of 1); None for equal weights."""
-    if arguments.class_weights is None:
-        return None
-    import numpy as np
-    import torch
-
-    if data.stream is not None:
-        raise UserError("--class_weights: scaled by each label's frequency, which is unknown in a stream")
-    labels = data.splits["train"].labels
-    if data.kind != "classification" or data.labels is None or labels is None:
-        raise UserError("--class_weights: only for tasks with one label per example")
-    counts = np.bincount(labels, minlength=len(data.labels))
-    if arguments.class_weights == "balanced":
-        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-    else:
-        weights = np.zeros(0)
-        with contextlib.suppress(ValueError):
-            weights = np.array([float(part) for part in arguments.class_weights.split(",")])
-        if len(weights) != len(counts) or not (weights > 0).all() or not np.isfinite(weights).all():
-            raise UserError(
-                f"--class_weights {printable(arguments.class_weights)}: expected 'balanced' or "
-                f"{len(counts)} positive numbers, for {', '.join(map(printable, data.labels))}"
-            )
-    if alignment is not None:
-        weights = weights[np.argsort(alignment.columns)]
-    return torch.tensor(weights, dtype=torch.float32)
-
-
-def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit | StreamedSplit:
-    """Return the training examples with their labels as the model numbers them."""
-    import numpy as np
-
-    split = data.stream or data.splits["train"]
-    if alignment is None or alignment.same_order:
-        return split
-    columns = np.asarray(alignment.columns)
-
-    def relabel(labels: np.ndarray) -> np.ndarray:
-        return columns[labels] if data.kind == "classification" else labels[:, columns.argsort()]
-
-    if isinstance(split, StreamedSplit):
-        return split.relabelled(relabel)
-    return split if split.labels is None else dataclasses.replace(split, labels=relabel(split.labels))
 
 
 def vocabulary(arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp.errors import UserError, printable, worded
 from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
-from sot_nlp.runs import lora, preparation, run_record
+from sot_nlp.runs import lora, preparation, run_record, targets
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.default_recipe import transforms_class_token, with_default_recipe
 from sot_nlp.settings.arguments import Arguments
@@ -67,6 +67,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         unfinished = None
         if os.environ.get("RANK", "0") == "0":
+            if arguments.push_to_hub:  # what is only said after the training is said too late
+                from sot_nlp.publishing.hub import usable_token
+
+                usable_token(repository(arguments, folder), arguments.hub_token)
             stack.enter_context(run_lock(folder))
             stack.enter_context(out_of_space_as_user_error(folder))
             unfinished = run_folder.claim(folder, arguments)
@@ -187,10 +191,10 @@ def prepare(
 
         solution = solve_head(
             model,
-            preparation.training_split(data, alignment),
+            targets.training_split(data, alignment),
             accelerator,
             kind=data.kind,
-            class_weights=preparation.class_weights(arguments, data, alignment),
+            class_weights=targets.class_weights(arguments, data, alignment),
             tuned_after=method.tunes,
             **batches,
         )
@@ -268,14 +272,14 @@ def train(run: Run, record: dict[str, Any]) -> TrainingResult:
 
     return loop.train(
         run.model,
-        preparation.training_split(run.data, scorer.alignment),
+        targets.training_split(run.data, scorer.alignment),
         arguments,
         run.accelerator,
         evaluate=evaluate,
         run_folder=run.folder,
         pad_token_id=run.tokenizer.pad_token_id,
         padding_side=run.tokenizer.padding_side,
-        class_weights=preparation.class_weights(arguments, run.data, scorer.alignment),
+        class_weights=targets.class_weights(arguments, run.data, scorer.alignment),
         vocabulary=preparation.vocabulary(arguments, run.data, run.tokenizer),
         fingerprint=run_record.fingerprint(record, run.model),
         on_log=record["log_history"].append,
@@ -290,10 +294,15 @@ def push(run: Run) -> str:
 
     return hub.push(
         run.folder,
-        repo_id=run.arguments.hub_model_id or run.folder.resolve().name,
+        repo_id=repository(run.arguments, run.folder),
         private=run.arguments.hub_private_repo,
         token=run.arguments.hub_token,
     )
+
+
+def repository(arguments: Arguments, folder: Path) -> str:
+    """Return the name of the repository to push to: the folder's where none is given."""
+    return arguments.hub_model_id or folder.resolve().name
 
 
 def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:

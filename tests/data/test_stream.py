@@ -15,7 +15,7 @@ from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.stream import StreamedSplit, add_found
 from sot_nlp.data.task_data import TaskData, load_data
 from sot_nlp.errors import UserError
-from sot_nlp.runs.preparation import training_split
+from sot_nlp.runs.targets import training_split
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks.labels import align_labels
 from tests.support import tiny

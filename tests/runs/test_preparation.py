@@ -26,6 +26,11 @@ from sot_nlp.settings.command_line import config_words
             "--head.fusion: fusion='class_token' leaves the words out, but pooling='cross_covariance' pools "
             "them: use pooling='none', or another fusion",
         ),
+        (
+            # Neither what a hint lists nor what a recipe gives is at fault.
+            {"head.num_heads": 4, "head.head": 3},
+            "--head.head: no field 'head' (did you mean num_heads?)",
+        ),
         ({"head.part_settings": 3}, "--head.part_settings: part_settings=3 is not a mapping"),
         ({"head": "txet", "head.alpha": 0.5}, "--head txet: no preset 'txet' (did you mean text?)"),
     ],

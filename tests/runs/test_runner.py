@@ -227,6 +227,11 @@ def test_lora_is_refused_where_the_model_is_divided(glue, backbone_folder, tmp_p
     assert "--lora_r: adapters can't be merged" in capsys.readouterr().err
 
 
+def test_what_the_head_asks_of_the_backbone_names_the_head_s_flag(glue, backbone_folder, tmp_path, capsys):
+    assert main(command(glue, backbone_folder("bert"), tmp_path / "o", "--head.num_layers", "3")) == 2
+    assert "error: --head.num_layers: num_layers=3, but the backbone has 2 layers" in capsys.readouterr().err
+
+
 def test_a_frozen_backbone_stays_as_it_was(glue, backbone_folder, tmp_path):
     out = tmp_path / "frozen"
     flags = ("--freeze_backbone", "--num_train_epochs", "1")
@@ -241,14 +246,15 @@ def test_a_frozen_backbone_stays_as_it_was(glue, backbone_folder, tmp_path):
     assert record["num_trainable_parameters"] == head
 
 
-def test_a_push_without_a_token_leaves_the_finished_run(glue, backbone_folder, tmp_path, capsys, monkeypatch):
+def test_a_push_that_fails_leaves_the_finished_run(glue, backbone_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     out = tmp_path / "pushed"
     flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--num_train_epochs", "1")
     assert main(command(glue, backbone_folder("bert"), out, *flags)) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "no token" in told
-    assert f"sot-nlp push {out}" in told
+    assert "no token" in capsys.readouterr().err
+    assert not out.exists()  # said before the training, not after it
+    assert main(command(glue, backbone_folder("bert"), out, *flags, "--hub_token", "hf_any")) == 2
+    assert f"sot-nlp push {out}" in capsys.readouterr().err.splitlines()[-1]
     assert records.read(out)["status"] == records.FINISHED
     assert (out / "model.safetensors").is_file()
 
@@ -267,7 +273,8 @@ def test_every_save_pushes_behind_each_evaluation(
 
     monkeypatch.setattr("sot_nlp.publishing.hub.push", push)
     out = tmp_path / "pushed"
-    flags = ("--push_to_hub", "--hub_model_id", "me/cola", "--hub_strategy", "every_save", *method)
+    flags = ("--push_to_hub", "--hub_token", "hf_any", "--hub_model_id", "me/cola", *method)
+    flags += ("--hub_strategy", "every_save")
     assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
     assert [name for name, _ in pushed] == ["me/cola"] * 3
     assert pushed[0][1] != pushed[1][1]
