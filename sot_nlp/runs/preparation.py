@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, counted, printable
+from sot_nlp.modeling.head_checks import HeadSettingsError
 from sot_nlp.runs import method as methods
 from sot_nlp.runs import targets
 from sot_nlp.runs.kept import data_key, kept, model_key, own_data
@@ -66,8 +67,6 @@ def head_of(arguments: Arguments) -> SoTHeadConfig:
 @contextlib.contextmanager
 def head_errors(arguments: Arguments) -> Iterator[None]:
     """Turn what is wrong with the head's settings into one line that names their flags."""
-    from sot_nlp.modeling.head_checks import HeadSettingsError
-
     try:
         yield
     except HeadSettingsError as error:
@@ -156,10 +155,11 @@ def model_positions(arguments: Arguments, checkpoint: Checkpoint) -> int | None:
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification, class_for
         from sot_nlp.modeling.configuration_sot import backbone_type
 
-        model_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name))
+        model_type = backbone_type(checkpoint.saved, checkpoint.name)
+        model_class: Any = class_for(model_type)
         trust = {"trust_remote_code": arguments.trust_remote_code}
         config, _ = checkpoint.model_config(model_class.config_class, trust)
-        with torch.device("meta"):
+        with torch.device("meta"), unfit_backbone(model_type):
             return AutoSoTForSequenceClassification.from_config(config).max_tokens
 
 
@@ -199,6 +199,7 @@ def load_model(
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
         from sot_nlp.modeling.loading import is_headless
+        from sot_nlp.modeling.modeling_sot import SoTGenericForSequenceClassification
         from sot_nlp.modeling.tokenizer import separator_ids
 
         options = _loading_options(arguments)
@@ -228,7 +229,33 @@ def load_model(
         if old_outputs and data.labels is not None:
             targets.take_labels(model, data.labels, alignment)
         add_embeddings(model, tokenizer)
+        if isinstance(model, SoTGenericForSequenceClassification):
+            with unfit_backbone(model.config.text_config.model_type):
+                try_forward(model)
         return model, alignment
+
+
+@contextlib.contextmanager
+def unfit_backbone(model_type: str) -> Iterator[None]:
+    """Turn what comes of a backbone that no head can be put on, a layout model's say, into a ValueError."""
+    try:
+        yield
+    except (HeadSettingsError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"a {model_type!r} backbone does not work under a SoT head ({reason})") from error
+
+
+def try_forward(model: PreTrainedModel) -> None:
+    """Run the model once on two short texts: what does not fit fails here, before any update."""
+    import torch
+
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(input_ids=mask, attention_mask=mask)
+    model.train(was_training)
 
 
 def _loading_options(arguments: Arguments) -> dict[str, Any]:

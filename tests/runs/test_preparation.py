@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from transformers import AutoConfig
 
+from sot_nlp import AutoSoTForSequenceClassification
 from sot_nlp.errors import UserError
-from sot_nlp.runs.preparation import head_of
+from sot_nlp.runs.preparation import head_of, try_forward, unfit_backbone
 from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.settings.command_line import config_words
 
@@ -48,3 +50,13 @@ def test_a_config_file_s_field_is_named_by_the_file():
         config_words("mine.yaml", arguments.given_by("mine.yaml")),
     ):
         head_of(arguments)
+
+
+def test_a_family_that_reads_more_than_text_is_refused_before_any_update():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bros = AutoSoTForSequenceClassification.from_config(AutoConfig.for_model("bros", vocab_size=9, **sizes))
+    with (
+        pytest.raises(ValueError, match=r"^a 'bros' backbone does not work under a SoT head .*bbox"),
+        unfit_backbone("bros"),
+    ):
+        try_forward(bros)
