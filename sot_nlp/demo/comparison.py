@@ -30,6 +30,7 @@ from sot_nlp.demo.grammar import (
 from sot_nlp.demo.workers import preload, started
 from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.files import writing
+from sot_nlp.runs.preparation import head_of
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.training.speed.threads import usable_cores
 
@@ -96,6 +97,7 @@ def run_demo(
     """
     if arguments.push_to_hub:
         raise UserError("--push_to_hub: the demo trains several models; use `sot-nlp push FOLDER` for one")
+    head_of(arguments)
     begun = time.time()
     budget = budget or Budget()
     folder = Path(arguments.output_dir or FOLDER)

@@ -234,6 +234,8 @@ def test_finished_runs_are_shown_again_and_other_settings_are_refused(shown, mon
     assert "holds a run with" in capsys.readouterr().err
     assert main([*command, "--push_to_hub"]) == 2
     assert "--push_to_hub" in capsys.readouterr().err
+    assert main([*command, "--head.alpha", "3"]) == 2  # a wrong setting, before what the folder holds
+    assert "error: --head.alpha: alpha=3 is not" in capsys.readouterr().err
 
 
 def test_which_runs_are_made_and_with_what(tmp_path, monkeypatch):
