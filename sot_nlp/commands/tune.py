@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder
+from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies.report.cells import shown
+from sot_nlp.studies.search_space import SPACE, parse_space
 from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import NO_VALIDATION, Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
-from sot_nlp.studies.tune import SPACE, Tuner, parse_space
+from sot_nlp.studies.tune import Tuner
 
 SUMMARY = (
     "Search settings for several heads, with the same number of trials for each, on held-out training data. "
@@ -58,7 +61,8 @@ def run(argv: Sequence[str], prog: str) -> int:
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in settings.items()
         )
-        print(f"{printable(arm)}: {shown(score, tuner.metric.times)} with {chosen}")
+        what = f"with {chosen}" if chosen else "(nothing is searched for it)"
+        print(f"{printable(arm)}: {shown(score, tuner.metric.times)} {what}")
     for failure in tuner.failures:
         print(f"failed: {failure}")
     if tuner.signum:
@@ -69,14 +73,15 @@ def run(argv: Sequence[str], prog: str) -> int:
     if shared:
         print(f"note: {printable(shared[0])}: {NO_VALIDATION}; what was chosen has seen parts of that")
     path = tuner.write(real_tasks)
-    print(f"wrote {printable(path)}; on fresh seeds: sot-nlp compare {printable(path)}")
+    again = shlex.join(["sot-nlp", "compare", str(path), *plugins.flags()])
+    print(f"wrote {printable(path)}; on fresh seeds: {printable(again, 1000)}")
     return 0
 
 
 def _parser(prog: str) -> FlagParser:
     parser = FlagParser(prog=prog, description=SUMMARY)
     add = parser.add_argument
-    add("--task", required=True, metavar="TASK", help="the task")
+    add("--task", required=True, metavar="TASK", help="the task: a name, or its YAML file")
     add("--heads", nargs="+", default=["stock", "sot"], metavar="HEAD", help="presets (default: stock sot)")
     add("--trials", type=int, default=30, metavar="N", help="trials per arm (default: 30)")
     add(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import open_split
 from sot_nlp.errors import UserError, printable
 from sot_nlp.settings.arguments import Arguments
@@ -113,7 +114,7 @@ def _check_held_out(search: Study) -> None:
         spec = load_task(search.tasks[task])
         if "train" not in spec.files and arguments.train_file is None:
             continue
-        table, _ = open_split(spec, "train", arguments)
+        table, _ = open_split(user_task(arguments), "train", arguments)
         count = sum(len(rows.lines) for rows in table.rows([]))
         held_out = round(count * arguments.validation_fraction)
         if held_out < LEAST_HELD_OUT:

@@ -149,20 +149,21 @@ class Results:
 def missing_from(results: Results, earlier: Results) -> list[Cell]:
     """Return the finished cells of `earlier` that `results` lacks, or has with other numbers.
 
-    Counts against the baseline may be against another one, but not missing altogether.
+    Counts against the baseline may be against another one, but not missing altogether; times may differ.
     """
-    here = {_uncounted(cell) for cell in results.cells}
+    here = {_as_compared(cell) for cell in results.cells}
     counted = any(cell.only_here is not None for cell in results.cells)
     return [
         cell
         for cell in earlier.cells
         if cell.status == FINISHED
-        and (_uncounted(cell) not in here or (cell.only_here is not None and not counted))
+        and (_as_compared(cell) not in here or (cell.only_here is not None and not counted))
     ]
 
 
-def _uncounted(cell: Cell) -> Cell:
-    return dataclasses.replace(cell, only_here=None, only_baseline=None)
+def _as_compared(cell: Cell) -> Cell:
+    times = {"seconds": None, "examples_per_second": None}
+    return dataclasses.replace(cell, only_here=None, only_baseline=None, **times)
 
 
 def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:
@@ -203,6 +204,12 @@ def check_comparable(results: Results, *, allow_mixed: bool = False) -> Results:
             if not allow_mixed:
                 raise UserError(f"{text}; run them again on the same, or use --allow_mixed to mark them")
             marks.append(text)
+        odd = _first_odd(cells, "metric")
+        if odd is not None:
+            raise UserError(
+                f"{title}: {_title(odd[0])} is scored by {printable(odd[0].metric)}, {_title(odd[1])} by "
+                f"{printable(odd[1].metric)}; report them apart"
+            )
         if unpaired := _of_several_orders(cells):
             marks.append(
                 f"{title}: runs of seed {', '.join(map(str, unpaired))} have different data seeds, so that "

@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 POWER = 0.80
 MAX_SEEDS = 10_000
 RESAMPLES = 9_999
-# Scores are shares and correlations: differences beyond these decimals are rounding, not effects.
+# Differences beyond these decimals, where the largest is about 1, are rounding, not effects.
 DECIMALS = 12
 
 
@@ -46,6 +46,8 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     if np.ptp(array) == 0:
         return float(array[0]), float(array[0])
+    unit = _unit(array)
+    array = array / unit
     quantile = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
     level = 1 - 2 * stats.norm.sf(quantile)
     for method in ("BCa", "percentile"):
@@ -59,7 +61,13 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
         ).confidence_interval
         if math.isfinite(interval.low) and math.isfinite(interval.high):
             break
-    return float(interval.low), float(interval.high)
+    return float(interval.low * unit), float(interval.high * unit)
+
+
+def _unit(*arrays: np.ndarray) -> float:
+    """Return the power of two at or above the largest value of `arrays`: errors may have any unit."""
+    largest = max(float(np.abs(array).max()) for array in arrays)
+    return 2.0 ** math.frexp(largest)[1] if largest else 1.0
 
 
 def _rounded_mean(sample: np.ndarray, axis: int) -> np.ndarray:
@@ -77,9 +85,10 @@ def permutation_p(first: Sequence[float], second: Sequence[float]) -> float | No
         raise ValueError(f"paired arms differ in length: {len(first)} and {len(second)}")
     if len(first) < MIN_SEEDS:
         return None
-    arrays = (np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64))
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences /= _unit(differences)
     test = stats.permutation_test(
-        arrays,
+        (differences, np.zeros_like(differences)),
         # Rounded: swaps of scores such as k / 277 that are equally far from 0 must count as equally far.
         lambda a, b, axis: np.round(np.mean(a - b, axis=axis), DECIMALS),
         permutation_type="samples",

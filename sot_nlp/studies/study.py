@@ -195,6 +195,7 @@ class Study:
             return self
         from sot_nlp.studies.tuning_task import write_tuning_task
 
+        scored = self._without_validation_data()
         tasks: dict[str, str] = {}
         of_name: Counter[str] = Counter()
         for name, task in self.tasks.items():
@@ -203,7 +204,22 @@ class Study:
             number = of_name[spec.name]
             of_name[spec.name] += 1
             tasks[name] = str(write_tuning_task(spec, folder / str(number) if number else folder))
-        return dataclasses.replace(self, tasks=tasks)
+        return dataclasses.replace(scored, tasks=tasks)
+
+    def _without_validation_data(self) -> Study:
+        """Return the study without settings that would put validation data in the held-out data's place."""
+        regimes, heads = self.settings.values(), self.heads.values()
+        if any(layer.get("dataset_name") is not None for layer in (self.arguments, *regimes, *heads)):
+            raise UserError(
+                "dataset_name: the dataset has validation data of its own, and a search scores on held-out "
+                "training data; name it in a task's file (tasks/README.md)"
+            )
+        return dataclasses.replace(
+            self,
+            arguments=_without_validation(self.arguments),
+            settings={name: _without_validation(layer) for name, layer in self.settings.items()},
+            heads={name: _without_validation(layer) for name, layer in self.heads.items()},
+        )
 
     def _places(self) -> list[tuple[str, str, str, str]]:
         return [
@@ -301,6 +317,10 @@ class Study:
         write_json(folder / STUDY_NAME, plan)
 
 
+def _without_validation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "validation_file"}
+
+
 def finished(study: Study) -> Study:
     """Return `study` with its baseline, its own parts checked. Raises UserError with all problems."""
     problems = [
@@ -308,6 +328,10 @@ def finished(study: Study) -> Study:
         for key in ("tasks", "models", "heads")
         if not getattr(study, key)
     ]
+    if not study.tasks and "train_file" in study.arguments:
+        problems[0] += (
+            "; --train_file alone is no task: name the file in a task's YAML file (tasks/README.md)"
+        )
     baseline = study.baseline or ("stock" if "stock" in study.heads else next(iter(study.heads), ""))
     if study.heads and baseline not in study.heads:
         hint = did_you_mean(baseline, study.heads)

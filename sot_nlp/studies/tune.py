@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,15 @@ import psutil
 import yaml
 
 from sot_nlp import records
-from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.files import write_atomic
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, Arguments, convert, head_value
+from sot_nlp.data.infer_task import user_task
+from sot_nlp.data.sources import place
+from sot_nlp.errors import UserError, printable
+from sot_nlp.files import sha256, write_atomic
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, Arguments, convert
 from sot_nlp.studies import read_results
 from sot_nlp.studies.read_results import NOT_AN_ARM
 from sot_nlp.studies.results import DATA_SEED_OFFSET
+from sot_nlp.studies.search_space import Dimension, check_heads
 from sot_nlp.studies.study import BUDGET, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights
 from sot_nlp.studies.workers import end_run, failure_reason, start_run
@@ -42,77 +44,11 @@ if TYPE_CHECKING:
     import optuna
 
 POLL_SECONDS = 0.5
-# Of a search in its storage: what its trials have in common.
+# Of a search in its storage: what its trials have in common; in it, where model, task and data come from.
 PLAN = "plan"
-SPACE = (
-    "learning_rate=1e-5:2e-4:log",
-    "head_learning_rate=1e-4:1e-2:log",
-    "warmup_ratio=0,0.1",
-    "head.dropout=0:0.8",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dimension:
-    """One setting that is searched: a range, or a few values."""
-
-    name: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    values: tuple[Any, ...] = ()
-
-    def suggest(self, trial: optuna.Trial) -> Any:
-        """Return the trial's value."""
-        if self.values:
-            return trial.suggest_categorical(self.name, self.values)
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(self.name, self.low, self.high, log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
-
-
-def parse_space(words: Sequence[str]) -> tuple[Dimension, ...]:
-    """Parse `learning_rate=1e-5:1e-4:log` (a range) or `num_train_epochs=3,5` (values) to search."""
-    return tuple(_dimension(word) for word in words)
-
-
-def _dimension(word: str) -> Dimension:
-    name, separator, text = word.partition("=")
-    if not separator or not text:
-        raise UserError(f"--search {printable(word)}: give NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C")
-    # An arm is a head; names, places and what changes no score are not searched.
-    searchable = [field for field in FIELDS if field not in NOT_AN_ARM and field != "head_overrides"]
-    if name not in searchable and not name.startswith(HEAD_PREFIX):
-        hint = did_you_mean(name, searchable)
-        raise UserError(f"--search {printable(name)}: not a setting that can be searched; {hint}")
-    if ":" not in text:
-        return Dimension(name=name, values=tuple(_value(name, part) for part in text.split(",")))
-    low, high, *rest = text.split(":")
-    if rest not in ([], ["log"]):
-        raise UserError(f"--search {printable(word)}: after the range only `log` is allowed")
-    ends = [_number(word, end) for end in (low, high)]
-    if ends[0] >= ends[1] or (rest and ends[0] <= 0):
-        above = ", and above 0" if rest else ""
-        raise UserError(f"--search {printable(word)}: the low end must be below the high one{above}")
-    return Dimension(name=name, low=ends[0], high=ends[1], log=bool(rest))
-
-
-def _value(name: str, text: str) -> Any:
-    if name.startswith(HEAD_PREFIX):
-        return head_value(text)
-    try:
-        return convert(name, text)
-    except ValueError as error:
-        raise UserError(f"--search {name}: {printable(text)!r} is not {error}") from None
-
-
-def _number(word: str, text: str) -> float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    raise UserError(f"--search {printable(word)}: {printable(text)!r} is not a number")
+# What a task's file holds beside what its trials are trained and scored by.
+NOT_SCORED = ("name", "source_path", "title", "description", "files", "recipe")
+SOURCES = ("the model", "the task", "the training data")
 
 
 class Tuner:
@@ -160,6 +96,8 @@ class Tuner:
         self.signum = 0
         self.lock = threading.Lock()
         self.failures: list[str] = []
+        for arm in study.heads:
+            check_heads(study, arm, self.space_of(arm))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruners = optuna.pruners
         pruner = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1) if prune else pruners.NopPruner()
@@ -194,13 +132,17 @@ class Tuner:
                 if name not in NOT_AN_ARM and value != getattr(default, name)
             }
             plan |= {f"--search {d.name}": dataclasses.asdict(d) for d in self.space_of(arm)}
+            plan |= _sources(arguments)
             plan = json.loads(json.dumps({**plan, "--seeds": self.study.seeds, "score": self.study.score}))
             search = self.searches[arm]
             before = search.user_attrs.get(PLAN, plan)
-            if before != plan:
-                names = sorted(
-                    name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name)
-                )
+            names = sorted(
+                name
+                for name in before.keys() | plan.keys()
+                # (searches of earlier versions did not note their sources)
+                if before.get(name) != plan.get(name) and (name not in SOURCES or name in before)
+            )
+            if names:
                 raise UserError(
                     f"--output_dir {printable(self.folder)}: the trials there were made with other settings "
                     f"({', '.join(map(printable, names))}); use the same ones to resume, or another folder"
@@ -249,8 +191,8 @@ class Tuner:
             trials = search.get_trials(deepcopy=False)
             failed = sum(trial.state == states.FAIL for trial in trials)
             numbers[arm] = len(trials) - failed
-            # A failed trial is made again, but not without end.
-            if failed >= self.trials:
+            # A failed trial is made again, but not without end; of an arm without a search all are the same.
+            if failed >= self.trials or (numbers[arm] and not self.space_of(arm)):
                 numbers[arm] = self.trials
         arm = min(numbers, key=lambda name: numbers[name])
         return arm if numbers[arm] < self.trials else None
@@ -346,6 +288,16 @@ class Tuner:
         path = self.folder / "tuned.yaml"
         write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return path
+
+
+def _sources(arguments: Arguments) -> dict[str, Any]:
+    """Return the model, the task but for where its files are, and the hash of its training file, if local."""
+    model = Path(arguments.model_name_or_path)
+    spec = user_task(arguments)
+    task = {key: value for key, value in spec.to_dict().items() if key not in NOT_SCORED}
+    where = place(spec, "train", arguments)
+    data = sha256(where) if isinstance(where, Path) and where.is_file() else str(where)
+    return dict(zip(SOURCES, (str(model.resolve() if model.exists() else model), task, data), strict=True))
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -56,6 +56,19 @@ def test_swaps_that_are_equally_far_count_whatever_their_rounding():
         assert statistics.permutation_p(first / 277, second / 277) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("unit", [2.0**-44, 2.0**40])
+def test_errors_of_any_unit_give_the_same_p_and_interval(unit):
+    first, second = [0.61, 0.58, 0.66, 0.60, 0.57, 0.63], [0.60, 0.59, 0.61, 0.58, 0.55, 0.63]
+    scaled = [[unit * value for value in values] for values in (first, second)]
+    assert statistics.permutation_p(*scaled) == statistics.permutation_p(first, second) < 1
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    interval = statistics.bootstrap_interval(differences)
+    assert interval is not None
+    assert statistics.bootstrap_interval([unit * d for d in differences]) == tuple(
+        unit * end for end in interval
+    )
+
+
 def test_unpaired_lengths_are_refused():
     with pytest.raises(ValueError, match="5 and 6"):
         statistics.permutation_p([1] * 5, [1] * 6)

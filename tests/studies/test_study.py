@@ -13,6 +13,8 @@ from filelock import FileLock
 from sot_nlp import records
 from sot_nlp.cli import main
 from sot_nlp.commands import compare
+from sot_nlp.data.infer_task import user_task
+from sot_nlp.data.sources import held_out_splits, place
 from sot_nlp.errors import UserError
 from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.settings.command_line import parse_flags
@@ -181,6 +183,29 @@ def test_held_out_tasks_leave_the_validation_data_alone(file, tmp_path):
     # The same task from another folder is the same cell.
     again = finished(read_study(file)).with_held_out_tasks(tmp_path / "elsewhere")
     assert [cell.folder for cell in again.cells()] == [cell.folder for cell in cells]
+
+
+def test_a_validation_file_does_not_take_the_place_of_the_held_out_data(file, tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na b,no\nc d,yes\n")
+    (tmp_path / "mine.yaml").write_text(
+        "text_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\nfiles: {train: a.csv}\n"
+    )
+    file.write_text(STUDY.replace("[cola, rte]", "[mine.yaml]") + "held_out: true\n")
+    study, own = finished(read_study(file)), {"validation_file": str(tmp_path / "b.csv")}
+    for changed in (
+        {"arguments": {**study.arguments, **own}},
+        {"settings": {name: {**layer, **own} for name, layer in study.settings.items()}},
+        {"heads": {name: {**layer, **own} for name, layer in study.heads.items()}},
+        {"arguments": {**study.arguments, **own, "train_file": str(tmp_path / "a.csv")}},
+    ):
+        held_out = dataclasses.replace(study, **changed).with_held_out_tasks(tmp_path / "tasks")
+        for arguments in held_out.resolved().values():
+            spec = user_task(arguments)
+            assert held_out_splits(spec, arguments) == ["validation"]
+            assert place(spec, "validation", arguments) == tmp_path / "a.csv"
+    hub = dataclasses.replace(study, arguments={**study.arguments, "dataset_name": "someone/data"})
+    with pytest.raises(UserError, match="has validation data of its own"):
+        hub.with_held_out_tasks(tmp_path / "tasks")
 
 
 def test_own_tasks_of_one_name_stay_apart(file, tmp_path):

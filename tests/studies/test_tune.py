@@ -12,9 +12,10 @@ import pytest
 from sot_nlp.commands import tune as command
 from sot_nlp.errors import UserError
 from sot_nlp.studies import study_runner, tune
+from sot_nlp.studies.search_space import Dimension, parse_space
 from sot_nlp.studies.study import finished
 from sot_nlp.studies.study_file import read_study
-from sot_nlp.studies.tune import Dimension, Tuner, parse_space
+from sot_nlp.studies.tune import Tuner
 from tests.support.fake_runs import small
 
 # A run whose score is best at a learning rate of 3e-5; without a head's rate it fails.
@@ -149,12 +150,83 @@ def test_a_bad_storage_is_refused(tmp_path):
     [
         ("learning_rate=1e-5:1e-4:log", Dimension(name="learning_rate", low=1e-5, high=1e-4, log=True)),
         ("head.width_x=16:96", Dimension(name="head.width_x", low=16, high=96)),
+        # Of a setting with decimals a range with whole ends is no list of whole numbers, but for epochs.
+        ("weight_decay=0:1", Dimension(name="weight_decay", low=0.0, high=1.0)),
+        ("head.dropout=0:1", Dimension(name="head.dropout", low=0.0, high=1.0)),
+        ("num_train_epochs=2:5", Dimension(name="num_train_epochs", low=2, high=5)),
+        ("per_device_train_batch_size=8:32", Dimension(name="per_device_train_batch_size", low=8, high=32)),
         ("num_train_epochs=3,5", Dimension(name="num_train_epochs", values=(3.0, 5.0))),
         ("head.map_norm=none,layer_norm", Dimension(name="head.map_norm", values=("none", "layer_norm"))),
     ],
 )
 def test_spaces(word, expected):
-    assert parse_space([word]) == (expected,)
+    (dimension,) = parse_space([word])
+    assert dimension == expected
+    assert [type(end) for end in dimension.ends] == [type(end) for end in expected.ends]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learning_rate=1e-4", "learning_rate=1e-3"], "learning_rate is searched twice"),
+        (["warmup_ratio=0,0.1", "warmup_steps=0,10"], "says the same and is searched, too"),
+    ],
+)
+def test_a_setting_is_searched_once(words, message):
+    with pytest.raises(UserError, match=message):
+        parse_space(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["head.bogus=1,2"], "--head.bogus: no field 'bogus'"),
+        (["head.width_x=0:10"], r"--search head.width_x: 0: .*width_x=0"),
+        (["head.dropout=0:1.5", "head.width_x=8,16"], "--search head.dropout: 1.5: "),
+    ],
+)
+def test_what_makes_no_head_is_refused_before_any_trial(tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        tuner(tmp_path, space=parse_space(words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_fields_that_only_go_together_are_searched(tmp_path):
+    space = parse_space(["head.pooling=mean,cross_covariance", "head.normalization=none,svpn"])
+    assert tuner(tmp_path, space=space).space_of("text") == space
+
+
+def test_an_arm_without_a_search_has_one_trial(tmp_path):
+    search = tuner(tmp_path, trials=3, space=parse_space(["head.dropout=0:0.5"]), slots=[{}])
+    small_runs = {**search.study.arguments, "learning_rate": 3e-5}
+    search.study = dataclasses.replace(search.study, arguments=small_runs)
+    search.run()
+    assert numbers(search) == {"stock": 1, "text": 3}
+
+
+def test_trials_of_another_model_task_or_data_are_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na b,no\nc d,yes\n")
+    text = "text_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\nfiles: {train: train.csv}\n"
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    study = dataclasses.replace(small(seeds=1), tasks={"mine": str(file)})
+    options: dict[str, Any] = {"space": parse_space(["learning_rate=1e-6:1e-3:log"]), "trials": 1}
+    options |= {"storage": f"sqlite:///{tmp_path / 'x.db'}", "slots": [{}]}
+    search = Tuner(study, tmp_path, **options)
+    other = dataclasses.replace(study, models=dict.fromkeys(study.models, "roberta-base"))
+    with pytest.raises(UserError, match=r"other settings \(the model\)"):
+        Tuner(other, tmp_path, **options)
+    (tmp_path / "again.yaml").write_text(text + "metrics: [f1]\n")
+    with pytest.raises(UserError, match=r"other settings \(the task\)"):
+        Tuner(dataclasses.replace(study, tasks={"mine": str(tmp_path / "again.yaml")}), tmp_path, **options)
+    (tmp_path / "train.csv").write_text("text,label\na b,no\nc d,yes\ne f,no\n")
+    with pytest.raises(UserError, match=r"other settings \(the training data\)"):
+        Tuner(study, tmp_path, **options)
+    # A search of an earlier version did not note them, and is resumed.
+    for arm_search in search.searches.values():
+        plan = {k: v for k, v in arm_search.user_attrs[tune.PLAN].items() if k not in tune.SOURCES}
+        arm_search.set_user_attr(tune.PLAN, plan)
+    Tuner(study, tmp_path, **options)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +240,18 @@ def test_spaces(word, expected):
         ("learning_rate=2:1", "below the high one"),
         ("learning_rate=0:1:log", "above 0"),
         ("learning_rate=1:2:exp", "only `log`"),
-        ("learning_rate=a:b", "'a' is not a number"),
+        ("learning_rate=a:b", "'a' is not a finite number"),
+        ("learning_rate=1e-5:inf", "'inf' is not a finite number"),
+        ("head.dropout=nan:1", "'nan' is not a finite number"),
+        ("head.width_x=1.5:8", "'1.5' is not a whole number"),
+        ("per_device_train_batch_size=1.5:8", "'1.5' is not a whole number"),
+        ("weight_decay=-1:1", "-1.0 is out of range"),
+        ("learning_rate=-1e-3,1e-4", "-0.001 is out of range"),
+        ("warmup_ratio=0:2", "2.0 is out of range: it must be at least 0 and at most 1"),
+        ("lr_scheduler_type=linear,cosin", "did you mean cosine"),
+        ("lora_target_modules=query,key", "several words"),
+        ("train_file=a.csv,b.csv", "not a setting that can be searched"),
+        ("validation_fraction=0.1,0.2", "not a setting that can be searched"),
         ("num_train_epochs=3,x", "'x' is not a finite number"),
     ],
 )
@@ -178,6 +261,7 @@ def test_bad_spaces(word, message):
 
 
 def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
+    folder = tmp_path / "my search"
     words = [
         "--task",
         "cola",
@@ -190,7 +274,7 @@ def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
     words += [
         "--cpu",
         "--output_dir",
-        str(tmp_path),
+        str(folder),
         "--jobs",
         "1",
         "--search",
@@ -203,9 +287,9 @@ def test_the_command_tunes_on_held_out_data(tmp_path, capsys):
     assert command.run(words, "sot-nlp tune") == 0
     printed = capsys.readouterr().out
     assert "stock: " in printed
-    assert "sot-nlp compare" in printed
-    assert (tmp_path / "tasks" / "cola_held_out.yaml").exists()
-    study = read_study(tmp_path / "tuned.yaml")
+    assert f"sot-nlp compare '{folder}/tuned.yaml'" in printed  # as a shell takes it
+    assert (folder / "tasks" / "cola_held_out.yaml").exists()
+    study = read_study(folder / "tuned.yaml")
     assert study.tasks == {"cola": "cola"}
     assert study.arguments == {"num_train_epochs": 2, "warmup_ratio": 0.1, "cpu": True}
     assert not any(isinstance(value, str) for value in study.arguments.values())

@@ -94,6 +94,7 @@ class Probe:
         self.seconds: dict[str, float] = {}
         self.chosen: dict[str, float] = {}
         self.weights: dict[str, dict[str, Any]] = {}
+        self.marks: list[str] = []
 
     def run(self) -> Results:
         """Make the features, train every arm, and return its scores as a study's results."""
@@ -233,10 +234,11 @@ class Probe:
         ]
 
     def _choose_rates(self, train: Features) -> None:
-        """Return each arm's rate with the best mean score over a few seeds on held-out training data."""
+        """Choose each arm's rate by a few seeds' mean on held-out training data; the first of equals."""
         import numpy as np
 
         from sot_nlp.data.splitting import hold_out
+        from sot_nlp.studies.rates import LEAST_HELD_OUT
 
         out = hold_out(train.labels, len(train), SELECTION_FRACTION, 0)
         rest = np.setdiff1d(np.arange(len(train)), out)
@@ -250,11 +252,15 @@ class Probe:
         ]
         done = self._train(passes, "rates")
         sign = 1 if higher_is_better(self.spec.main_metric) else -1
-        best: dict[str, tuple[float, float]] = {}
+        best: dict[str, float] = {}
         for (arm, rate), trained in zip(plans, done, strict=True):
             score = sign * float(np.mean([curve[-1][1] for curve in trained.curves]))
-            best[arm] = max(best.get(arm, (-np.inf, 0.0)), (score, rate))
-        self.chosen = {arm: rate for arm, (_, rate) in best.items()}
+            if arm not in best or score > best[arm]:
+                best[arm], self.chosen[arm] = score, rate
+        if len(out) < LEAST_HELD_OUT:
+            self.marks.append(
+                f"the rates were chosen on {len(out)} held-out examples, where the noise of the score decides"
+            )
 
     def _train(self, passes: Sequence[Pass], what: str) -> list[Trained]:
         from sot_nlp.studies.probe.passes import train_passes
@@ -297,6 +303,7 @@ class Probe:
             holm="all",
             cells=tuple(cells),
             versions={short_hash(versions): versions},
+            marks=tuple(self.marks),
         )
 
     def _cell(

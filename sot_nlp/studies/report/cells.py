@@ -40,9 +40,19 @@ COLUMNS = (
 
 
 def shown(value: float | None, times: int = 100, *, signed: bool = False) -> str:
-    """Return a score or difference times `times`, with two decimals (three for times 1); a dash for none."""
+    """Return a score or difference times `times`, with two decimals; a dash for none.
+
+    Of times 1, an error in its own unit, it has three decimals, and three digits where those would be fewer.
+    """
     if value is None:
         return "–"
+    if times == 1 and 0 < abs(value) < 0.1:
+        exponent = int(f"{value:.2e}".partition("e")[2])
+        if exponent < -4:
+            text = ("+" if signed and value > 0 else "") + _scientific(value, 2)
+        else:
+            text = decimal(value, 2 - exponent, signed=signed)
+        return text.replace("-", "−")
     decimals = 2 if times == 100 else 3
     return decimal(times * value, decimals, signed=signed).replace("-", "−")
 
@@ -148,9 +158,9 @@ def shown_rates(rates: Mapping[str, float | None]) -> str:
     )
 
 
-def _scientific(value: float) -> str:
-    """Return a rate as it is written: `5e-5`, `1.5e-4`."""
-    mantissa, exponent = f"{value:.3e}".split("e")
+def _scientific(value: float, decimals: int = 3) -> str:
+    """Return a small number as it is written: `5e-5`, `1.5e-4`."""
+    mantissa, exponent = f"{value:.{decimals}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 

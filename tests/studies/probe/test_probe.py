@@ -219,7 +219,22 @@ def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, caps
         assert held.isdisjoint(one_pass.train.indices.tolist())
     assert all(len(one_pass.train) == 160 and len(one_pass.validation) == 60 for one_pass in final)
     assert {(one_pass.arm, one_pass.arguments.learning_rate) for one_pass in final} >= {("mean", 0.02)}
-    assert "chosen on held-out training data" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "chosen on held-out training data" in printed
+    assert "Marked: the rates were chosen on 16 held-out examples" in printed
+
+
+def test_of_rates_that_do_equally_well_the_first_is_chosen(files, backbone_folder, monkeypatch, capsys):
+    train = probe_passes.train_passes
+
+    def level(passes, **options):
+        done = train(passes, **options)
+        return [dataclasses.replace(one, curves=[[(1.0, 0.5)]] * len(one.curves)) for one in done]
+
+    monkeypatch.setattr(probe_passes, "train_passes", level)
+    words = ("--arms", "class_token", "--seeds", "1", "--num_train_epochs", "1", "--jobs", "1")
+    probe_command.run(command(files, backbone_folder, *words, "--learning_rates", "1e-3", "0.02"), "p")
+    assert "chosen on held-out training data: class_token 0.001" in capsys.readouterr().out
 
 
 def test_the_results_of_another_probe_are_kept(files, backbone_folder, monkeypatch, capsys):

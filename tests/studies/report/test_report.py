@@ -44,6 +44,34 @@ def test_a_difference_that_rounds_to_zero_has_no_sign():
     assert "−0.00" not in tables.markdown(results, compare(results))
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (15.8428, "15.843"),
+        (0.5, "0.500"),
+        (0.01234, "0.0123"),
+        (-0.00012345, "−0.000123"),
+        (3.21e-7, "3.21e−7"),
+        (9.999e-3, "0.0100"),
+        (0.0, "0.000"),
+    ],
+)
+def test_an_error_has_three_digits_however_small(value, text):
+    assert report_cells.shown(value, 1) == text
+    assert report_cells.shown(value, 1, signed=True) == ("+" if value > 0 else "") + text
+
+
+def test_runs_of_two_metrics_are_not_compared(tmp_path):
+    folder = write_study(tmp_path / "s", tasks=("cola",), seeds=1)
+    run = next(path for path in (folder / "runs").iterdir() if path.is_dir() and "text" in path.name)
+    content = json.loads((run / "record.json").read_text())
+    content["main_metric"] = "accuracy"
+    content["evaluations"] = [{"epoch": 1, "accuracy": 0.9}]
+    (run / "record.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"by matthews_correlation, .* by accuracy; report them apart"):
+        read_results.read_results(folder, allow_mixed=True)
+
+
 def test_holm_is_over_tasks_or_over_all():
     up, down = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5], [0.6, 0.61, 0.62, 0.63, 0.64, 0.65]
     scores = {"t": {"a": up, "b": down, "c": down}, "u": {"a": up, "b": down, "c": down}}
@@ -135,6 +163,8 @@ def test_a_run_whose_last_evaluation_has_no_score_does_not_get_an_earlier_ones()
     content["evaluations"][2]["matthews_correlation"] = None
     names = {"task": "cola", "model": "m", "setting": "", "arm": "stock", "seed": 0, "data_seed": 0}
     last = read_results.cell_of_record(content, names, "last", {})
+    content["evaluations"][2]["matthews_correlation"] = float("inf")
+    assert read_results.cell_of_record(content, names, "last", {}) == last
     assert (last.status, last.score) == ("failed", None)
     assert last.reason == "matthews_correlation is not a finite number after the last epoch"
     best = read_results.cell_of_record(content, names, "best", {})
@@ -382,6 +412,12 @@ def test_results_that_others_would_replace_are_kept_beside_them(tmp_path, capsys
     assert kept.read_bytes() == first
     assert f"with 15 runs that these results lack, as {kept}" in capsys.readouterr().out
     # The same runs against another baseline are all there.
+    assert report_command.run([str(both), "--baseline", "text", *out], "sot-nlp report") == 0
+    assert not (tmp_path / "o" / "results-2.json").exists()
+    # Other times are no other results.
+    cells = read_results.read_results(target).cells
+    timed = dataclasses.replace(read_file(target), cells=[dataclasses.replace(c, seconds=9) for c in cells])
+    timed.write(target)
     assert report_command.run([str(both), "--baseline", "text", *out], "sot-nlp report") == 0
     assert not (tmp_path / "o" / "results-2.json").exists()
     # From the numbers alone the counts against another baseline can't be made again: the old ones are kept.
