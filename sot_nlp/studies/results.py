@@ -162,8 +162,9 @@ def missing_from(results: Results, earlier: Results) -> list[Cell]:
 
 
 def _as_compared(cell: Cell) -> Cell:
-    times = {"seconds": None, "examples_per_second": None}
-    return dataclasses.replace(cell, only_here=None, only_baseline=None, **times)
+    return dataclasses.replace(
+        cell, only_here=None, only_baseline=None, seconds=None, examples_per_second=None
+    )
 
 
 def read_rates(values: Iterable[Mapping[str, Any]]) -> tuple[ChosenRates, ...]:

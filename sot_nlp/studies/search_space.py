@@ -127,6 +127,7 @@ def _value(name: str, text: str) -> Any:
 
 def _number(name: str, word: str, text: str) -> float:
     """Return the end of a range in the type of its setting: 0:1 are whole numbers or fractions."""
+    kind: Any
     if name.startswith(HEAD_PREFIX):
         hint = typing.get_type_hints(SoTHeadConfig).get(name.removeprefix(HEAD_PREFIX))
         kind = float if float in typing.get_args(hint) else hint

@@ -415,9 +415,9 @@ def test_results_that_others_would_replace_are_kept_beside_them(tmp_path, capsys
     assert report_command.run([str(both), "--baseline", "text", *out], "sot-nlp report") == 0
     assert not (tmp_path / "o" / "results-2.json").exists()
     # Other times are no other results.
-    cells = read_results.read_results(target).cells
-    timed = dataclasses.replace(read_file(target), cells=[dataclasses.replace(c, seconds=9) for c in cells])
-    timed.write(target)
+    timed = read_file(target)
+    cells = tuple(dataclasses.replace(cell, seconds=9.0) for cell in timed.cells)
+    dataclasses.replace(timed, cells=cells).write(target)
     assert report_command.run([str(both), "--baseline", "text", *out], "sot-nlp report") == 0
     assert not (tmp_path / "o" / "results-2.json").exists()
     # From the numbers alone the counts against another baseline can't be made again: the old ones are kept.
