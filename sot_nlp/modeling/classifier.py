@@ -193,6 +193,11 @@ class SoTForSequenceClassification(PreTrainedModel):
             ValueError: without inputs, for a mask that is not (B, N), or labels that do not fit.
         """
         outputs = _as_outputs(encoder_outputs)
+        if input_ids is not None and not input_ids.shape[1]:
+            # Empty texts, from a tokenizer without special tokens: padding alone, as beside other texts.
+            pad = self.config.get_text_config().pad_token_id or 0
+            input_ids = torch.full((len(input_ids), 1), pad, device=input_ids.device)
+            attention_mask, token_type_ids, position_ids = torch.zeros_like(input_ids), None, None
         inputs = input_ids if input_ids is not None else inputs_embeds
         if inputs is None:
             if outputs is None:
@@ -252,6 +257,20 @@ class SoTForSequenceClassification(PreTrainedModel):
         )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle, without the hooks by which transformers records hidden states.
+
+        They are local functions, which pickle refuses; the next forward sets them again.
+        """
+        for module in self.modules():
+            hooks = module._forward_hooks
+            for key, hook in tuple(hooks.items()):
+                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                    del hooks[key]
+            if hasattr(module, "_output_capturing_hooks_installed"):
+                module._output_capturing_hooks_installed = False
+        return self.__dict__
 
     def encode(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 from .head_checks import INTEGER_RANGES as INTEGER_RANGES
 from .head_checks import HeadSettingsError, near, problems, shown
 from .head_checks import choices as choices
-from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, Part, is_own
+from .parts import CLASS_TOKENS, FUSIONS, HEADS, NORMALIZATIONS, POOLINGS, REGISTRY, Part, is_own
 from .register import register_head
 
 
@@ -282,7 +282,7 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
         head = DEFAULT_PRESET
     if isinstance(head, str):
         if head not in PRESETS:
-            raise HeadSettingsError(f"no preset {shown(head)} ({near(head, list(PRESETS))})")
+            raise HeadSettingsError(f"no preset {shown(head)} ({_near_presets(head)})")
         config = PRESETS[head]
     elif isinstance(head, SoTHeadConfig):
         config = head
@@ -297,3 +297,11 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
             f"{shown(head)} is neither a preset ({', '.join(PRESETS)}) nor a dict of settings"
         )
     return config.replace(**overrides) if overrides else config
+
+
+def _near_presets(name: str) -> str:
+    """Return what `name`, which is no preset, may mean: a part of that name, or a preset of a similar one."""
+    fields = ["module" if kind == "head" else kind for kind, parts in REGISTRY.items() if name in parts]
+    if fields:
+        return f"it is a value of {' and of '.join(f'head.{field}' for field in fields)}"
+    return near(name, list(PRESETS))

@@ -12,12 +12,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union, get_args, get_origin
 
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.modeling.head_config import TEXT_FAMILY
+from sot_nlp.modeling.head_config import TEXT_FAMILY, SoTHeadConfig
 from sot_nlp.settings.checks import check
 from sot_nlp.settings.data_and_model import DataSettings, ModelSettings
 from sot_nlp.settings.training_and_output import (
@@ -69,6 +69,7 @@ TRAITS: dict[str, Traits] = {name: field.metadata["traits"] for name, field in F
 TYPES = typing.get_type_hints(Arguments)
 # What `sot_nlp.train` takes beside the settings.
 EXAMPLES = ("train_data", "validation_data", "test_data")
+HEAD_FIELDS = frozenset(field.name for field in dataclasses.fields(SoTHeadConfig))
 TRUE_WORDS = {"true", "yes", "1", "on"}
 FALSE_WORDS = {"false", "no", "0", "off"}
 
@@ -210,11 +211,12 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
         for name, value in folded.items():
             where = named(name, source)
             if name not in FIELDS:
-                known = (*EXAMPLES, *FIELDS) if source == "python" else FIELDS
-                problems.append(
-                    f"{'' if source == 'python' else f'{source}: '}unknown setting {printable(name)!r}: "
-                    f"{did_you_mean(name, known)}"
-                )
+                problem = f"unknown setting {printable(name)!r}: "
+                if source == "python":
+                    problem += near_settings(name, (*EXAMPLES, *FIELDS), "head_overrides={{{!r}: ...}}")
+                else:
+                    problem = f"{source}: {problem}{near_settings(name)}"
+                problems.append(problem)
                 continue
             try:
                 converted = convert(name, value)
@@ -234,6 +236,16 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
     if problems:
         raise UserError("; ".join(problems))
     return arguments
+
+
+def near_settings(name: str, known: Iterable[str] = FIELDS, of_head: str = f"{HEAD_PREFIX}{{}}") -> str:
+    """Return what `name`, which is no setting, may mean: a field of the head, or one of `known`.
+
+    `of_head` is the pattern by which the head's fields are given.
+    """
+    if name in HEAD_FIELDS:
+        return f"the head's settings are given as {of_head.format(name)}"
+    return did_you_mean(name, known)
 
 
 def _flag(arguments: Arguments, name: str) -> str:

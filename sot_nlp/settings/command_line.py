@@ -14,12 +14,14 @@ from sot_nlp.errors import UserError, did_you_mean, printable, rewording
 from sot_nlp.settings.arguments import (
     FIELDS,
     GROUPS,
+    HEAD_FIELDS,
     HEAD_PREFIX,
     TRAITS,
     TYPES,
     convert,
     head_value,
     named,
+    near_settings,
     shown,
 )
 from sot_nlp.settings.flag_parser import FlagParser
@@ -141,7 +143,7 @@ def read_config(path: str) -> dict[str, Any]:
             except ValueError as error:
                 top.problem(f"{shown(value)!r} is not {error}", key=key)
         else:
-            top.problem(f"unknown setting; {did_you_mean(key, FIELDS)}", key=key)
+            top.problem(f"unknown setting; {near_settings(key)}", key=key)
     values, problems = translate(values)
     for key, problem in problems:
         top.problem(problem, key=key)
@@ -179,5 +181,8 @@ def _config_value(key: str, value: Any) -> Any:
 
 
 def _near_flags(name: str) -> str:
-    near = did_you_mean(f"--{name.lstrip('-')}", [f"--{field}" for field in FIELDS])
+    plain = name.lstrip("-")
+    if plain in HEAD_FIELDS:
+        return near_settings(plain, of_head=f"--{HEAD_PREFIX}{{}} VALUE")
+    near = did_you_mean(f"--{plain}", [f"--{field}" for field in FIELDS])
     return near if near.startswith("did") else "see --help"

@@ -12,7 +12,7 @@ import yaml
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.runs.folder import short_name
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert, near_settings
 from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
 from sot_nlp.studies.comparison import HOLM_FAMILIES
 from sot_nlp.studies.results import SCORE_RULES
@@ -96,7 +96,7 @@ def _settings(place: YamlMapping, settings: dict[str, Scalar], key: str) -> dict
         if name in GRID:
             place.problem(f"{name} is set by the grid", key=key)
         elif name not in FIELDS and not name.startswith(HEAD_PREFIX):
-            place.problem(f"unknown setting {printable(name)!r}; {did_you_mean(name, FIELDS)}", key=key)
+            place.problem(f"unknown setting {printable(name)!r}; {near_settings(name)}", key=key)
     return dict(settings)
 
 

@@ -68,6 +68,7 @@ def test_every_setting_is_a_documented_argument():
     [
         ({}, "nothing to train on: give train_data"),
         ({"learning_rat": 1e-4}, "unknown setting 'learning_rat': did you mean learning_rate"),
+        ({"pooling": "mean"}, r"unknown setting 'pooling': .* given as head_overrides={'pooling': \.\.\.}$"),
         ({"learning_rate": -1}, "^learning_rate: "),
         ({"num_train_epochs": "many"}, "^num_train_epochs: 'many' is not a finite number"),
         ({"train_file": "nowhere.csv"}, "nowhere.csv"),

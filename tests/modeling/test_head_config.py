@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sot_nlp.modeling.head_config import INTEGER_RANGES, PRESETS, SoTHeadConfig, choices, resolve_head
-from sot_nlp.modeling.parts import REGISTRY, is_own
+from sot_nlp.modeling.parts import HEADS, REGISTRY, is_own
 
 TEXT = PRESETS["text"]
 
@@ -97,6 +97,16 @@ def test_unknown_presets_are_named_with_near_ones():
         resolve_head("\x1b[2J")
     with pytest.raises(ValueError, match="3 is neither a preset"):
         resolve_head(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("max", "head.pooling"), ("power", "head.normalization"), ("mean_of_all", "head.module")],
+)
+def test_a_parts_name_is_no_preset_and_its_field_is_named(name, fields, monkeypatch):
+    monkeypatch.setitem(HEADS, "mean_of_all", None)
+    with pytest.raises(ValueError, match=rf"no preset '{name}' \(it is a value of {fields}\)$"):
+        resolve_head(name)
 
 
 @pytest.mark.parametrize("name", choices())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 import transformers
@@ -63,6 +65,24 @@ def test_the_last_real_token_counts_even_if_it_is_the_pad_token(family_batches):
     torch.testing.assert_close(padded, model(**batch([text], 0)).logits[0], atol=1e-6, rtol=0)
     without = model(**batch([text[:-1]], 0)).logits[0]
     assert (padded - without).abs().max() > 1e-3
+
+
+def test_a_text_without_a_token_has_the_logits_that_it_has_beside_others():
+    model = classifier("gpt2", "sot")
+    tokenizer = tiny.tokenizer("gpt2")
+    tokenizer.pad_token = tokenizer.eos_token
+    alone = model(**tokenizer([""], return_tensors="pt")).logits[0]
+    beside = model(**tokenizer(["", "the zorp runs"], padding=True, return_tensors="pt")).logits[0]
+    torch.testing.assert_close(alone, beside, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_model_that_has_run_is_pickled(family, family_batches):
+    model = classifier(family, "sot")
+    texts = batch(family_batches(family), 0)
+    expected = model(**texts).logits  # of several layers: transformers sets hooks that pickle refuses
+    for again in (pickle.loads(pickle.dumps(model)), model):
+        assert torch.equal(again(**texts).logits, expected)
 
 
 STOCK = {

@@ -146,6 +146,7 @@ def test_lists_and_mappings():
         ("--warmup_steps 5 --warmup_ratio 0.1", ["--warmup_steps or --warmup_ratio"]),
         ("--freeze_backbone --lora_r 8", ["--freeze_backbone", "--lora_r"]),
         ("--learning_rates 1", ["unknown flag --learning_rates", "--learning_rate"]),
+        ("--alpha 0.7", ["unknown flag --alpha: the head's settings are given as --head.alpha VALUE"]),
         ("cola", ["stray word 'cola'"]),
         ("--head.alpha", ["--head.alpha needs a value"]),
         ("--text_column_names a b c", ["--text_column_names"]),

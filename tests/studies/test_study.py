@@ -113,6 +113,7 @@ def test_a_folder_stands_for_what_shapes_the_run(file):
         ("seeds: 2", "sedes: 2", [r"small.yaml:10: sedes: unknown key|small.yaml:10: unknown key 'sedes'"]),
         ("warmup_ratio", "warmup_ration", ["small.yaml:11.*unknown setting 'warmup_ration'; did you mean"]),
         ("seeds: 2", "seeds: lots", ["small.yaml:10.*seeds lots"]),
+        ("warmup_ratio: 0.1", "alpha: 0.3", ["small.yaml:11.*settings are given as head.alpha"]),
         ("warmup_ratio: 0.1", "seed: 3", ["seed is set by the grid"]),
         ("freeze_backbone: true", "freeze_backbone: maybe", ["frozen.*'maybe' is not true or false"]),
         ("head.alpha: 0.7", "head.alpha: 7", ["cola · tiny · full · text.*alpha"]),
