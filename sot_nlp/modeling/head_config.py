@@ -283,7 +283,8 @@ def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
     if isinstance(head, str):
         if head not in PRESETS:
             raise HeadSettingsError(f"no preset {shown(head)} ({_near_presets(head)})")
-        config = PRESETS[head]
+        # A whole head gets what `text` gives: the last layer alone, unless a field says otherwise.
+        config = PRESETS["text" if overrides.get("module") else head]
     elif isinstance(head, SoTHeadConfig):
         config = head
     elif isinstance(head, Mapping):

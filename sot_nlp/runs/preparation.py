@@ -61,7 +61,7 @@ def head_of(arguments: Arguments) -> SoTHeadConfig:
     from sot_nlp.modeling.head_config import resolve_head
 
     with head_errors(arguments):
-        return resolve_head(arguments.head).replace(**arguments.head_overrides)
+        return resolve_head(arguments.head, **arguments.head_overrides)
 
 
 @contextlib.contextmanager

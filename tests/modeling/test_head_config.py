@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sot_nlp.modeling.head_config import INTEGER_RANGES, PRESETS, SoTHeadConfig, choices, resolve_head
-from sot_nlp.modeling.parts import HEADS, REGISTRY, is_own
+from sot_nlp.modeling.parts import HEADS, REGISTRY, Part, is_own
 
 TEXT = PRESETS["text"]
 
@@ -99,12 +99,20 @@ def test_unknown_presets_are_named_with_near_ones():
         resolve_head(3)
 
 
+@pytest.mark.parametrize("preset", ["sot", "maxpool_both", None])
+def test_a_whole_head_by_its_name_gets_the_last_layer_alone(preset, monkeypatch):
+    monkeypatch.setitem(HEADS, "mean_of_all", Part(name="mean_of_all", source=object, doc=""))
+    config = resolve_head(preset, module="mean_of_all")
+    assert (config.num_layers, config.token_of_layers) == (1, False)
+    assert resolve_head(preset, module="mean_of_all", num_layers=3).num_layers == 3
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [("max", "head.pooling"), ("power", "head.normalization"), ("mean_of_all", "head.module")],
 )
 def test_a_parts_name_is_no_preset_and_its_field_is_named(name, fields, monkeypatch):
-    monkeypatch.setitem(HEADS, "mean_of_all", None)
+    monkeypatch.setitem(HEADS, "mean_of_all", Part(name="mean_of_all", source=object, doc=""))
     with pytest.raises(ValueError, match=rf"no preset '{name}' \(it is a value of {fields}\)$"):
         resolve_head(name)
 
