@@ -269,7 +269,7 @@ class SoTForSequenceClassification(PreTrainedModel):
                 if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
                     del hooks[key]
             if hasattr(module, "_output_capturing_hooks_installed"):
-                module._output_capturing_hooks_installed = False
+                module._output_capturing_hooks_installed = False  # type: ignore[assignment]
         return self.__dict__
 
     def encode(

@@ -267,7 +267,7 @@ PRESETS: dict[str, SoTHeadConfig] = {
 TEXT_FAMILY = ("sot", "text", "words", "moments")
 
 
-def resolve_head(head: Any = None, **overrides: Any) -> SoTHeadConfig:
+def resolve_head(head: Any = None, /, **overrides: Any) -> SoTHeadConfig:
     """Return the settings of a head, with fields overridden.
 
     Args:
