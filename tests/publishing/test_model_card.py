@@ -239,6 +239,6 @@ def test_the_defaults_card_says_where_it_gained_and_where_it_lost() -> None:
     _, known = text.split("## What is known of this head")
     results = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
     figures = re.findall(r"[+−][\d.]+ \[[+−][\d.]+, [+−][\d.]+\]", known)
-    assert len(figures) == 12
+    assert len(figures) == 18
     assert [figure for figure in figures if figure not in results] == []
     assert "What is known" not in model_card.model_card(record(head="text"))
