@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sot_nlp.errors import UserError, printable
+from sot_nlp.tasks.spec import FORMATS
 
-FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # A line longer than this is not an example, but a file without line ends or a quote that never closed.
 MAX_LINE = 64 * 1024 * 1024

@@ -21,9 +21,6 @@ _SPLIT = re.compile(r"train|(validation|test)(_\w+)?")
 _V = TypeVar("_V")
 _Columns = FrozenMapping[str, str | int]
 
-# What a file of examples is called, which is no task.
-DATA_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFile:
@@ -175,7 +172,7 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
     Raises UserError: an unknown name with similar ones, a file with all of its mistakes.
     """
     text = str(name_or_path)
-    if text.lower().endswith(DATA_ENDINGS):
+    if text.lower().endswith(tuple(f".{ending}" for ending in FORMATS)):
         raise UserError(
             f"--task {printable(text)}: a task is a YAML file that names its data under `files` "
             "(tasks/README.md); `sot-nlp train` and `probe` also take data as they are, by --train_file"
