@@ -22,7 +22,6 @@ from sot_nlp.studies import read_results
 from sot_nlp.studies.report.cells import shown_rates
 from sot_nlp.studies.results import FAILED, FINISHED, Cell, ChosenRates
 from sot_nlp.studies.study import Study
-from sot_nlp.tasks.spec import load_task
 
 FOLDER = "rates"
 # With fewer held-out examples the noise of the score decides.
@@ -111,10 +110,10 @@ def _has_class_token_branch(arguments: Arguments) -> bool:
 def _check_held_out(search: Study) -> None:
     """Refuse local training data of which too few examples would be held out."""
     for (task, *_), arguments in search.resolved().items():
-        spec = load_task(search.tasks[task])
-        if "train" not in spec.files and arguments.train_file is None:
+        spec = user_task(arguments)
+        if "train" not in spec.files:
             continue
-        table, _ = open_split(user_task(arguments), "train", arguments)
+        table, _ = open_split(spec, "train", arguments)
         count = sum(len(rows.lines) for rows in table.rows([]))
         held_out = round(count * arguments.validation_fraction)
         if held_out < LEAST_HELD_OUT:

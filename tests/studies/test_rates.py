@@ -210,6 +210,14 @@ def test_what_is_refused(file, old, new, message):
     assert message in str(error.value)
 
 
+def test_the_training_file_that_takes_the_place_of_the_tasks_is_the_one_that_is_counted(file, tmp_path):
+    few = tmp_path / "few.csv"
+    few.write_text("text,label\n" + "a text,no\n" * 400)
+    file.write_text(STUDY + f"arguments: {{train_file: {few}}}\n")
+    with pytest.raises(UserError, match="mine has 400 training examples, of which 40 would be held out"):
+        search_study(finished(read_study(file)))[0].cells()
+
+
 def test_a_rate_that_an_arm_has_no_parameters_for_is_refused(file):
     text = STUDY.replace("  text: text", "  text: {head: text, head.fusion: words}")
     file.write_text(text.replace("  head_learning_rate: [none", "  class_token_learning_rate: [none"))
