@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json, writing
+from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import config_words, parse_flags, read_config
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import SOURCE, describe, launcher_settings
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.probe.probe import ARMS, PLAN
+from sot_nlp.studies.study import published_command
 from sot_nlp.training.run_lock import run_lock
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     arguments, config = _arguments(rest, prog)
     _check_own(own)
     with config_words(config, arguments.given_by(config)):
-        _probe(own, arguments)
+        _probe(own, arguments, published_command([*prog.split(), *argv, *plugins.flags()]))
     return 0
 
 
@@ -61,7 +64,7 @@ def _check_own(own: Any) -> None:
             raise UserError(f"--learning_rates {rate}: must be above 0")
 
 
-def _probe(own: Any, arguments: Arguments) -> None:
+def _probe(own: Any, arguments: Arguments, command: str) -> None:
     from sot_nlp.studies.probe.probe import Probe
     from sot_nlp.studies.report import write
     from sot_nlp.studies.slots import fitting_jobs
@@ -77,7 +80,7 @@ def _probe(own: Any, arguments: Arguments) -> None:
     plan = _plan(probe)
     with run_lock(folder, what="another probe"):
         _check_folder(folder, plan)
-        results = probe.run()
+        results = dataclasses.replace(probe.run(), command=command)
         groups = compare(results)
         write.show(results, groups)
         for line in probe.timing():

@@ -132,6 +132,8 @@ def test_the_command(files, backbone_folder, capsys, monkeypatch):
     assert all(cell["curve"][-1] == [3.0, cell["score"]] for cell in cells)
     assert {cell["data_seed"] for cell in cells} == set(range(10_042, 10_048))
     assert str(files) not in (files / "out" / "results.json").read_text()
+    assert results["command"].startswith("p --train_file train.csv ")
+    assert "--arms class_token mean vision --seeds 6 " in results["command"]
     printed = capsys.readouterr().out
     assert "3 arms x 6 seeds" in printed
 
