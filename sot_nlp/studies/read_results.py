@@ -48,6 +48,8 @@ def read_results(path: str | Path, *, baseline: str | None = None, allow_mixed: 
         UserError: for a path that is none of these, two runs of one cell, or runs on different data.
     """
     path = Path(path)
+    if path.is_file() and path.name == STUDY_NAME:
+        path = path.parent
     if path.is_file():
         results, folders = read_file(path), None
     elif (path / STUDY_NAME).is_file():

@@ -184,9 +184,16 @@ def read_file(path: Path) -> Results:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(path)}: cannot be read: {printable(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        # What the parser says of a file that is no JSON, a CSV say, or of other JSON would help nobody.
+        known = {
+            json.JSONDecodeError: "it is not JSON",
+            KeyError: f"it has no {error}",
+            ValueError: str(error),
+        }
+        reason = known.get(type(error), "it holds other JSON")
         raise UserError(
-            f"{printable(path)}: not a results file of this version: {printable(reason)}"
+            f"{printable(path)}: not a results.json of this version, as a study or `sot-nlp report` writes: "
+            f"{printable(reason)}"
         ) from None
 
 

@@ -12,6 +12,7 @@ from sot_nlp.errors import UserError
 from sot_nlp.studies import read_results, study_runner, workers
 from sot_nlp.studies.rates import choices, choose, search_study
 from sot_nlp.studies.report import tables
+from sot_nlp.studies.report.cells import shown_rates
 from sot_nlp.studies.results import FAILED, FINISHED, Cell, Results, check_comparable
 from sot_nlp.studies.study import finished
 from sot_nlp.studies.study_file import parse_rate_words, read_study
@@ -70,6 +71,9 @@ def test_every_arm_tries_the_grid_but_for_what_it_fixes(file):
     assert len(cells) == 10 * 2
     tried = {(cell.settings["head"], cell.settings["learning_rate"]) for cell in cells}
     assert tried == {(head, rate) for head in ("stock", "text") for rate in (1e-5, 1e-4)}
+    # Rates have all their digits: two arms of one name would be one.
+    near = {"learning_rate": 1.23456e-4, "head_learning_rate": 0.001}
+    assert shown_rates(near) == "1.23456e-4, head 1e-3"
 
 
 def test_each_arm_has_its_own_rates_on_fresh_seeds_and_the_report_says_so(file, tmp_path, quick, capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from sot_nlp.errors import decimal, printable
 from sot_nlp.studies.comparison import HOLM_FAMILIES, ArmResult, Group
@@ -158,10 +159,11 @@ def shown_rates(rates: Mapping[str, float | None]) -> str:
     )
 
 
-def _scientific(value: float, decimals: int = 3) -> str:
-    """Return a small number as it is written: `5e-5`, `1.5e-4`."""
-    mantissa, exponent = f"{value:.{decimals}e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+def _scientific(value: float, decimals: int | None = None) -> str:
+    """Return a number as it is written, `5e-5`, `1.5e-4`: rounded, or all of its digits."""
+    shown = f"{Decimal(repr(float(value))):e}" if decimals is None else f"{value:.{decimals}e}"
+    mantissa, exponent = shown.split("e")
+    return f"{mantissa.rstrip('0').rstrip('.') or '0'}e{int(exponent)}"
 
 
 def _rates_notes(results: Results) -> list[str]:

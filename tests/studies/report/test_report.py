@@ -283,15 +283,19 @@ def test_another_baseline(tmp_path):
     assert len(group.arm("text").mcnemar) == 10
     with pytest.raises(UserError, match="there are stock, text, vision"):
         read_results.read_results(folder, baseline="txt")
+    # The plan's own file means the study.
+    plan = read_results.read_results(folder / read_results.STUDY_NAME, baseline="vision")
+    assert plan.cells == results.cells
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a results file"),
-        ("{}", "not a results file of this version: it has no 'format_version'"),
-        ("[]", "not a results file"),
-        ('{"format_version": 99}', "not a results file"),
+        ("arm,seed\nstock,1\n", "not a results.json of this version, .* writes: it is not JSON$"),
+        ("{}", "writes: it has no 'format_version'$"),
+        ("[]", "writes: it has no 'format_version'$"),
+        ('{"format_version": 1, "cells": 3}', "writes: it holds other JSON$"),
+        ('{"format_version": 99}', "writes: format_version is not 1$"),
     ],
 )
 def test_a_bad_results_file_is_refused(tmp_path, content, message):
