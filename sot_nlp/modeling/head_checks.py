@@ -27,6 +27,7 @@ INTEGER_RANGES: dict[str, tuple[int, int]] = {
     "num_iterations": (1, 100),
     "num_newton_schulz_iterations": (1, 100),
     "num_layers": (1, 1024),
+    "mean_width": (0, 4096),
 }
 # Of these a user may have registered others.
 OWN_KINDS = ("pooling", "normalization", "fusion")

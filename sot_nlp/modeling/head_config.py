@@ -56,6 +56,7 @@ class SoTHeadConfig:
         token_norm: `layer_norm` scales each token of each layer to mean 0 and variance 1 over its channels,
             without parameters, before layers are mixed; `none`; or `auto`, which a model's config replaces by
             `layer_norm` where layers of a pre-norm backbone are mixed (`SoTConfigMixin.pre_norm`).
+        mean_width: of how many further learned maps `moments` takes the mean; 0: of the hidden states.
         word_output_init: `zero` starts the words' linear at zero, so that training starts as the
             classification token's branch alone; `normal` draws it.
         module: the name of a head of your own (`register_head`), which takes the place of pooling,
@@ -88,6 +89,7 @@ class SoTHeadConfig:
     # Left out of the saved settings at their defaults: what was saved before them is then what is saved now.
     token_norm: str = "none"
     word_output_init: str = "normal"
+    mean_width: int = 0
     module: str = ""
     part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -173,7 +175,8 @@ class SoTHeadConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_dict` gives an equal head back."""
         # Later fields, at the values that change nothing.
-        plain = {"token_norm": "none", "word_output_init": "normal", "module": "", "part_settings": {}}
+        plain = {"token_norm": "none", "word_output_init": "normal", "mean_width": 0}
+        plain |= {"module": "", "part_settings": {}}
         values = dataclasses.asdict(self) | {"part_settings": dict(self.part_settings)}
         return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
 
@@ -254,6 +257,8 @@ PRESETS: dict[str, SoTHeadConfig] = {
     ),
     # Both moments of the words of the last four layers.
     "moments": _SOT.replace(pooling="moments"),
+    # Both orders: the mean of learned maps beside the covariance.
+    "mapped_moments": _SOT.replace(pooling="moments", mean_width=1024),
     # The words' mean of learned maps: `sot` in the first order, with about as many features.
     "mapped_mean": _SOT.replace(pooling="mapped_mean", normalization="none", num_heads=4, width_x=256),
     # The three heads of MaxPoolBERT, on the classification token alone.
@@ -264,7 +269,7 @@ PRESETS: dict[str, SoTHeadConfig] = {
 
 
 # They share the sizes that a task's recipe gives.
-TEXT_FAMILY = ("sot", "text", "words", "moments")
+TEXT_FAMILY = ("sot", "text", "words", "moments", "mapped_moments")
 
 
 def resolve_head(head: Any = None, /, **overrides: Any) -> SoTHeadConfig:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .batch_norm import MaskedBatchNorm
 from .contributions import pair_shares, token_shares, vector_shares
 from .covariance import (
+    Groups,
     center,
     cross_covariance,
     from_upper_triangle,
@@ -39,12 +40,17 @@ class MappedPooling(WordPooling):
         self.num_groups = config.num_heads
         self.widths = config.widths
         self.groups = tuple((config.num_heads, width) for width in self.widths[: self.num_maps])
-        map_size = sum(heads * width for heads, width in self.groups)
+        groups = (*self.groups, *self.further_groups())
+        map_size = sum(heads * width for heads, width in groups)
         self.maps = CastingLinear(hidden_size, map_size, bias=False)
         if config.map_norm == "batch_norm":
             self.map_norm: nn.Module = MaskedBatchNorm(map_size)
         elif config.map_norm == "layer_norm":
-            self.map_norm = MapLayerNorm(self.groups)
+            self.map_norm = MapLayerNorm(groups)
+
+    def further_groups(self) -> Groups:
+        """Return the maps beside those of `groups`: their columns follow."""
+        return ()
 
     def mapped(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
         """Return the maps of every token and head side by side, before centring: (B, N, M (P + Q))."""
@@ -93,7 +99,11 @@ class CrossCovariance(MappedPooling):
 
     def pooled(self, hidden_states: Tensor, word_mask: Tensor, weights: Tensor) -> Tensor:
         """Return the heads' centred (cross-)covariances S: (B, M, P, Q)."""
-        x, y = self.sides(self.centered(self.mapped(hidden_states, word_mask), weights))
+        return self.matrices(self.mapped(hidden_states, word_mask), weights)
+
+    def matrices(self, mapped: Tensor, weights: Tensor) -> Tensor:
+        """Return S of the maps: (B, N, M (P + Q)) by (B, N) -> (B, M, P, Q)."""
+        x, y = self.sides(self.centered(mapped, weights))
         return cross_covariance(x, y, weights)
 
     def readout_matrices(self, readout: Tensor) -> Tensor:
@@ -103,8 +113,11 @@ class CrossCovariance(MappedPooling):
     def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
         """Return each word's own centred product in S through normaliser and readout, or each pair's."""
         weights = word_weights(word_mask, hidden_states.dtype)
+        return self.matrix_shares(self.mapped(hidden_states, word_mask), weights, readout, pairs=pairs)
+
+    def matrix_shares(self, mapped: Tensor, weights: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
+        """Return the same of the maps, (B, N, M (P + Q))."""
         matrices = self.readout_matrices(readout)
-        mapped = self.mapped(hidden_states, word_mask)
         x, y = self.sides(self.centered(mapped, weights))
         gain = self.normalization.gain(self, cross_covariance(x, y, weights))[
             :, None, :, None
@@ -116,41 +129,58 @@ class CrossCovariance(MappedPooling):
 
 
 class Moments(CrossCovariance):
-    """The words' mean beside their cross-covariance, each normalised: centring takes the mean away from S.
+    """A mean of the words beside their cross-covariance: centring takes the mean away from S.
 
-    As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). The mean z of the hidden
-    states is divided by |z|^(1 - alpha), as svPN would a matrix of one row; with the normalisation `none` it
-    stays as it is.
+    As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). With `mean_width` 0 it
+    is the mean z of the hidden states, divided by |z|^(1 - alpha), as svPN would a matrix of one row; with the
+    normalisation `none` it stays as it is. With more it is the mean of so many further maps, as `mapped_mean`
+    takes it, and as it is.
     """
 
     def build(self, hidden_size: int) -> None:
-        """Make the maps of the covariance; the mean has none."""
+        """Make the maps of the covariance, and those of the mean where it has any."""
         super().build(hidden_size)
-        self.mean_size = hidden_size
+        self.mean_size = self.config.mean_width or hidden_size
+
+    def further_groups(self) -> Groups:
+        """Return the mean's maps."""
+        return ((1, self.config.mean_width),) if self.config.mean_width else ()
 
     @property
     def output_size(self) -> int:
-        """C features of the mean and M P Q of the covariance."""
+        """C, or `mean_width`, features of the mean and M P Q of the covariance."""
         return self.mean_size + super().output_size
 
+    def both(self, hidden_states: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the mean is taken of, (B, N, C) or (B, N, `mean_width`), and the covariance's maps."""
+        mapped = self.mapped(hidden_states, word_mask)
+        if not self.config.mean_width:
+            return hidden_states, mapped
+        of_matrix, of_mean = mapped.split([mapped.shape[-1] - self.mean_size, self.mean_size], -1)
+        return of_mean, of_matrix
+
     def mean_gain(self, mean: Tensor) -> Tensor:
-        """Return the number by which the mean is multiplied: (B, C) -> (B, 1)."""
-        if self.config.normalization == "none":
+        """Return the number by which the mean is multiplied: (B, D) -> (B, 1)."""
+        if self.config.mean_width or self.config.normalization == "none":
             return mean.new_ones((1, 1))
         return smooth_norm(mean) ** (self.config.alpha - 1)
 
     def features(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
-        """Pool (B, N, C) by (B, N) bool -> (B, C + M P Q), the mean first."""
-        mean = weighted_sum(hidden_states, word_weights(word_mask, hidden_states.dtype))
-        return torch.cat([mean * self.mean_gain(mean), super().features(hidden_states, word_mask)], -1)
+        """Pool (B, N, C) by (B, N) bool -> (B, D + M P Q), the mean first."""
+        weights = word_weights(word_mask, hidden_states.dtype)
+        of_mean, of_matrix = self.both(hidden_states, word_mask)
+        mean = weighted_sum(of_mean, weights)
+        second = self.normalization.features(self, self.matrices(of_matrix, weights))
+        return torch.cat([mean * self.mean_gain(mean), second.flatten(1)], -1)
 
     def shares(self, hidden_states: Tensor, word_mask: Tensor, readout: Tensor, *, pairs: bool) -> Tensor:
         """Return each word's part of the mean and of S; the mean's counts as the word's pair with itself."""
-        of_mean, of_matrix = readout.split([self.mean_size, super().output_size], -1)
+        read_mean, read_matrix = readout.split([self.mean_size, super().output_size], -1)
         weights = word_weights(word_mask, hidden_states.dtype)
-        gain = self.mean_gain(weighted_sum(hidden_states, weights))
-        first = vector_shares(hidden_states, (weights * gain).unsqueeze(1), of_mean.unsqueeze(1))  # (B, N, K)
-        second = super().shares(hidden_states, word_mask, of_matrix, pairs=pairs)
+        of_mean, of_matrix = self.both(hidden_states, word_mask)
+        gain = self.mean_gain(weighted_sum(of_mean, weights))
+        first = vector_shares(of_mean, (weights * gain).unsqueeze(1), read_mean.unsqueeze(1))  # (B, N, K)
+        second = self.matrix_shares(of_matrix, weights, read_matrix, pairs=pairs)
         return second + (torch.diag_embed(first.transpose(1, 2)).permute(0, 2, 3, 1) if pairs else first)
 
 

@@ -41,6 +41,7 @@ EXACT = [
         ("none", "fixed_scale", "learned_scale"), ("mean", "mapped_mean", "attention")
     )
 ]
+EXACT += [{**head, "mean_width": 6} for head in EXACT if head["pooling"] == "moments"]
 
 
 def word_logits(head, hidden):
@@ -48,7 +49,7 @@ def word_logits(head, hidden):
     return head.pool(hidden, MASK) @ head.word_output.weight[:, -head.words.output_size :].T
 
 
-@pytest.mark.parametrize("overrides", EXACT, ids=lambda value: "-".join(value.values()))
+@pytest.mark.parametrize("overrides", EXACT, ids=lambda value: "-".join(map(str, value.values())))
 def test_they_sum_to_the_word_logits(overrides, hidden):
     head = make_head(**overrides)
     shares = head.word_contributions(hidden, MASK)

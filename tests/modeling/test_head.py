@@ -227,6 +227,25 @@ def test_moments_are_the_mean_over_the_root_of_its_length_beside_the_covariance(
     torch.testing.assert_close(raw[1, :C], hidden[1, 1:4].mean(0))
 
 
+@pytest.mark.parametrize("map_norm", ["batch_norm", "layer_norm", "none"])
+def test_moments_of_maps_are_the_mapped_mean_beside_the_covariance(map_norm):
+    both = make_head(pooling="moments", mean_width=7, map_norm=map_norm)
+    mean = make_head(pooling="mapped_mean", normalization="none", num_heads=1, width_x=7, map_norm=map_norm)
+    covariance = make_head(map_norm=map_norm)
+    # The columns of the maps are those of x, of y and of the mean; so are the gains, shifts and moments behind them.
+    for name, value in both.words.state_dict().items():
+        if name.startswith("map") and value.dim():
+            size = len(value) - 7
+            covariance.words.state_dict()[name].copy_(value[:size])
+            mean.words.state_dict()[name].copy_(value[size:])
+    covariance.words.starts.data = both.words.starts.data
+    for training in (False, True):
+        hidden = rand(4, 6, C, seed=int(training))
+        features = both.train(training).pool(hidden, MASK)
+        torch.testing.assert_close(features[:, :7], mean.train(training).pool(hidden, MASK))
+        torch.testing.assert_close(features[:, 7:], covariance.train(training).pool(hidden, MASK))
+
+
 def test_the_mapped_mean_is_the_mean_of_what_the_map_gives():
     head = make_head(pooling="mapped_mean", normalization="none", map_norm="none")
     hidden = rand(4, 6, C)
