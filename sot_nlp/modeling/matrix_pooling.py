@@ -132,9 +132,9 @@ class Moments(CrossCovariance):
     """A mean of the words beside their cross-covariance: centring takes the mean away from S.
 
     As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). With `mean_width` 0 it
-    is the mean z of the hidden states, divided by |z|^(1 - alpha), as svPN would a matrix of one row; with the
-    normalisation `none` it stays as it is. With more it is the mean of so many further maps, as `mapped_mean`
-    takes it, and as it is.
+    is the mean z of the hidden states, divided by |z|^(1 - alpha), as svPN would a matrix of one row, or left
+    as it is with the normalisation `none`. With more it is the mean of so many further maps, as `mapped_mean`
+    takes it.
     """
 
     def build(self, hidden_size: int) -> None:

@@ -232,7 +232,7 @@ def test_moments_of_maps_are_the_mapped_mean_beside_the_covariance(map_norm):
     both = make_head(pooling="moments", mean_width=7, map_norm=map_norm)
     mean = make_head(pooling="mapped_mean", normalization="none", num_heads=1, width_x=7, map_norm=map_norm)
     covariance = make_head(map_norm=map_norm)
-    # The columns of the maps are those of x, of y and of the mean; so are the gains, shifts and moments behind them.
+    # The maps' columns are those of x, of y and of the mean, and so is what is behind them.
     for name, value in both.words.state_dict().items():
         if name.startswith("map") and value.dim():
             size = len(value) - 7

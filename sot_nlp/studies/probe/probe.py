@@ -56,6 +56,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "sot_attention": ("sot", {"pooling": "attention", "normalization": "none"}),
     "sot_isqrt": ("sot", {"pooling": "covariance", "normalization": "isqrt_cov"}),
     "moments": ("moments", {}),
+    "mapped_moments": ("mapped_moments", {}),
 }
 SELECTION_FRACTION = 0.1
 # What fits a processor's caches; a GPU takes all seeds in one pass.

@@ -184,13 +184,14 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
         "sot_attention": ("attention", "sum"),
         "sot_isqrt": ("covariance", "sum"),
         "moments": ("moments", "sum"),
+        "mapped_moments": ("moments", "sum"),
     }
     channels = {arm: config.num_heads * config.width_x for arm, config in configs.items()}
     sot = configs["sot"]
     assert channels["sot_mapped_mean"] == sot.width_x + sot.width_y
     assert channels["sot_mapped_mean_wide"] > 7 * (sot.width_x + sot.width_y)
     layers = {arm: config.num_layers for arm, config in configs.items()}
-    mixing = [arm for arm in layers if arm.startswith(("sot", "moments"))]
+    mixing = [arm for arm in layers if arm.startswith(("sot", "moments", "mapped"))]
     assert {layers.pop(arm) for arm in mixing} == {2}  # as many as the backbone has
     assert set(layers.values()) == {1}
 
