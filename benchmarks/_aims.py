@@ -70,7 +70,7 @@ GPU: dict[str, Aim] = {
 OVER_STOCK: dict[str, Aim] = {
     f"`{preset}` over stock head, forward and backward, {shape}": at_most(most)
     for shape, most in (("32x128", 1.02), ("32x16", 1.03))
-    for preset in ("text", "vision", "sot")
+    for preset in ("text", "vision", "sot", "mapped_moments")
 }
 # Of the backbone's forward and backward pass, in percent. On a GPU `BF16_HEAD` holds for all presets.
 HEAD: dict[str, Aim] = {

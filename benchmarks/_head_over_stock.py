@@ -15,7 +15,7 @@ from benchmarks._aims import judged
 from benchmarks._machine import matrix_flops
 from sot_nlp.training.speed.malloc import keep_freed_memory
 
-PRESETS = ("text", "vision", "sot")
+PRESETS = ("text", "vision", "sot", "mapped_moments")
 SHAPES = ((32, 128), (32, 16))
 WARM_UP = 3
 Step = Callable[[], None]

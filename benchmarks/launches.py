@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-HEADS = ("stock", "text", "vision", "sot")
+HEADS = ("stock", "text", "vision", "sot", "mapped_moments")
 # By these kinds the launches are summed, in this order, by the beginning of an operation's name.
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm"),

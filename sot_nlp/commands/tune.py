@@ -11,6 +11,7 @@ from typing import Any
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
@@ -82,7 +83,8 @@ def _parser(prog: str) -> FlagParser:
     parser = FlagParser(prog=prog, description=SUMMARY)
     add = parser.add_argument
     add("--task", required=True, metavar="TASK", help="the task: a name, or its YAML file")
-    add("--heads", nargs="+", default=["stock", "sot"], metavar="HEAD", help="presets (default: stock sot)")
+    heads = ["stock", DEFAULT_PRESET]
+    add("--heads", nargs="+", default=heads, metavar="HEAD", help=f"presets (default: {' '.join(heads)})")
     add("--trials", type=int, default=30, metavar="N", help="trials per arm (default: 30)")
     add(
         "--search",

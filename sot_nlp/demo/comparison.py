@@ -90,7 +90,7 @@ def run_demo(
 ) -> dict[str, list[dict[str, Any]]]:
     """Train both heads with each seed and print the scores side by side; returns the records by head.
 
-    `--head` (sot by default) is compared with the stock head, from `--seed` on; other flags hold for both.
+    `--head` (`text` by default) is compared with the stock head, from `--seed` on; other flags hold for both.
     `--output_dir` (default `runs/demo`) holds data, backbone and runs. Runs that are finished there with
     these settings are shown, not run again, unless `--overwrite_output_dir` says so. `train_one` (settings
     to record) is the runner. Raises UserError.

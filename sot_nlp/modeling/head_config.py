@@ -230,7 +230,7 @@ _SOT = _TEXT.replace(num_layers=4)
 
 _TOKEN = _TEXT.replace(pooling="none", fusion="class_token")
 
-DEFAULT_PRESET = "sot"
+DEFAULT_PRESET = "mapped_moments"
 
 PRESETS: dict[str, SoTHeadConfig] = {
     "sot": _SOT,
@@ -276,8 +276,8 @@ def resolve_head(head: Any = None, /, **overrides: Any) -> SoTHeadConfig:
     """Return the settings of a head, with fields overridden.
 
     Args:
-        head: a preset's name (None: `sot`), a saved dict, a `SoTHeadConfig`, or a module that is a whole head
-            (`register_head` says what it must be like; its class is registered under its own name).
+        head: a preset's name (None: the default), a saved dict, a `SoTHeadConfig`, or a module that is a
+            whole head (`register_head` says what it must be like; its class is registered under its name).
         overrides: fields to change.
 
     Raises:

@@ -18,7 +18,7 @@ from sot_nlp import (
     SoTHeadConfig,
     load_tokenizer,
 )
-from sot_nlp.modeling.head_config import PRESETS
+from sot_nlp.modeling.head_config import DEFAULT_PRESET, PRESETS
 from tests.support import tiny
 
 CLASSES = {
@@ -59,7 +59,7 @@ def test_a_plain_checkpoints_backbone_is_loaded_bit_for_bit(family, kind, backbo
     plain = AutoModel.from_pretrained(folder).state_dict()
     for name, value in model.base_model.state_dict().items():
         assert torch.equal(value, plain[name]), name
-    assert warnings == [f"{folder}: new, to be trained: the SoT head (sot, 3 labels)"]
+    assert warnings == [f"{folder}: new, to be trained: the SoT head (mapped_moments, 3 labels)"]
 
 
 def test_a_folders_name_is_shown_without_its_escapes(backbone_folder, tmp_path, caplog):
@@ -173,7 +173,7 @@ def test_other_head_settings_start_the_whole_head_anew(saved, caplog):
 
 def test_a_saved_model_says_nothing_when_it_comes_back(saved, caplog):
     AutoSoTForSequenceClassification.from_pretrained(saved)
-    AutoSoTForSequenceClassification.from_pretrained(saved, head="sot", num_labels=3)
+    AutoSoTForSequenceClassification.from_pretrained(saved, head=DEFAULT_PRESET, num_labels=3)
     assert not caplog.messages
 
 

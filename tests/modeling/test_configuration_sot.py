@@ -16,7 +16,7 @@ from sot_nlp.modeling.configuration_sot import (
     SoTRobertaConfig,
     is_causal,
 )
-from sot_nlp.modeling.head_config import PRESETS, resolve_head
+from sot_nlp.modeling.head_config import DEFAULT_PRESET, PRESETS, resolve_head
 from tests.support import tiny
 
 CLASSES = [SoTBertConfig, SoTRobertaConfig, SoTOpenAIGPTConfig, SoTGPT2Config, SoTConfig]
@@ -37,9 +37,10 @@ def test_what_is_saved_comes_back(config_class, tmp_path: Path):
     assert written["head"] == loaded.head_config.to_dict()
 
 
-def test_the_head_defaults_to_the_sot_preset():
-    assert SoTBertConfig().head_config == PRESETS["sot"].replace(token_norm="none")
-    assert SoTBertConfig().head_preset == "sot"
+def test_the_head_defaults_to_both_orders():
+    assert DEFAULT_PRESET == "mapped_moments"
+    assert SoTBertConfig().head_config == PRESETS[DEFAULT_PRESET].replace(token_norm="none")
+    assert SoTBertConfig().head_preset == DEFAULT_PRESET
 
 
 def test_a_preset_mixes_no_more_layers_than_there_are():

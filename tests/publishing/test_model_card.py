@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from sot_nlp import records
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.publishing import model_card
 from sot_nlp.publishing.model_card import escape
 from sot_nlp.publishing.training_plot import training_plot
@@ -234,11 +235,12 @@ def test_a_closed_form_shows_no_settings_of_updates():
     )
 
 
-def test_the_defaults_card_says_where_it_gained_and_where_it_lost() -> None:
-    text = model_card.model_card(record(head="sot"))
+@pytest.mark.parametrize(("head", "count"), [(DEFAULT_PRESET, 17), ("sot", 17)])
+def test_the_card_says_where_the_head_gained_and_where_it_lost(head: str, count: int) -> None:
+    text = model_card.model_card(record(head=head))
     _, known = text.split("## What is known of this head")
     results = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
-    figures = re.findall(r"[+−][\d.]+ \[[+−][\d.]+, [+−][\d.]+\]", known)
-    assert len(figures) == 18
+    figures = re.findall(r"[+−][\d.]+ \[[+−]?[\d.]+, [+−][\d.]+\]", known)
+    assert len(figures) == count
     assert [figure for figure in figures if figure not in results] == []
     assert "What is known" not in model_card.model_card(record(head="text"))

@@ -109,9 +109,11 @@ def test_a_file_and_the_models_own_folder_are_refused(tmp_path):
 
 def test_the_default_folder_says_task_model_head_and_seed_and_stays_inside():
     arguments = Arguments(task="cola", model_name_or_path="google-bert/bert-base-cased", seed=7)
-    assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-bert-base-cased-sot-seed7"
+    assert (
+        str(run_folder.default_folder("cola", arguments)) == "runs/cola-bert-base-cased-mapped_moments-seed7"
+    )
     arguments = Arguments(task="cola", model_name_or_path="/x/minilm/model/")
-    assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-minilm-model-sot-seed42"
+    assert str(run_folder.default_folder("cola", arguments)) == "runs/cola-minilm-model-mapped_moments-seed42"
     arguments = Arguments(model_name_or_path="../../x/..", head="a/../b")
     folder = run_folder.default_folder("../\x1b[31m<b>", arguments)
     assert folder.parts[0] == "runs"

@@ -243,6 +243,6 @@ def test_settings_that_a_closed_form_has_no_use_for_are_refused(flags, message):
 
 def test_the_folder_is_named_after_the_method_where_it_chooses_the_head():
     assert methods.folder_word(own()) == "auto"
-    assert methods.folder_word(own(learning_rate=1e-3)) == "sot"
+    assert methods.folder_word(own(learning_rate=1e-3)) == "mapped_moments"
     assert methods.folder_word(own(training_method="linear_probe")) == "linear_probe"
     assert methods.folder_word(own(training_method="fine_tune", head="text")) == "text"

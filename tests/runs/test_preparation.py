@@ -26,8 +26,8 @@ from sot_nlp.settings.command_line import config_words
         ),
         (
             {"head.fusion": "class_token"},
-            "--head.fusion: fusion='class_token' leaves the words out, but pooling='cross_covariance' pools "
-            "them: use pooling='none', or another fusion",
+            "--head.fusion: fusion='class_token' leaves the words out, but pooling='moments' pools them: use "
+            "pooling='none', or another fusion",
         ),
         (
             # Neither what a hint lists nor what a recipe gives is at fault.

@@ -72,7 +72,7 @@ def test_predictions_without_test_data_are_refused(tmp_path, capsys):
 def test_the_record_says_what_was_done_and_what_came_out(finished):
     record = records.read(finished)
     assert record["status"] == records.FINISHED
-    assert (record["task"], record["head"], record["seed"]) == ("cola", "sot", 42)
+    assert (record["task"], record["head"], record["seed"]) == ("cola", "mapped_moments", 42)
     assert record["main_metric"] == "matthews_correlation"
     assert record["train_examples_per_second"] > 0
     assert [evaluation["epoch"] for evaluation in record["evaluations"]] == [1, 2]
