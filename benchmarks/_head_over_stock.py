@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks._aims import judged
+from benchmarks._aims import PRESETS, judged
 from benchmarks._machine import matrix_flops
 from sot_nlp.training.speed.malloc import keep_freed_memory
 
-PRESETS = ("text", "vision", "sot", "mapped_moments")
 SHAPES = ((32, 128), (32, 16))
 WARM_UP = 3
 Step = Callable[[], None]

@@ -22,7 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-HEADS = ("stock", "text", "vision", "sot", "mapped_moments")
+from benchmarks._aims import PRESETS
+
+HEADS = ("stock", *PRESETS)
 # By these kinds the launches are summed, in this order, by the beginning of an operation's name.
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm"),

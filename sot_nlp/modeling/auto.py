@@ -57,8 +57,8 @@ class AutoSoTForSequenceClassification:
                 or a checkpoint whose `config.json` has been read.
             num_labels: K; default: as many as the checkpoint's config names.
             id2label, label2id: the labels' names.
-            head: a preset (`sot`, `text`, `vision`, `stock`, ...), settings, or a ready module; default: the
-                checkpoint's own, and `sot` for a plain backbone.
+            head: a preset (`mapped_moments`, `sot`, `stock`, ...), settings, or a ready module; default: the
+                checkpoint's own, and `mapped_moments` for a plain backbone.
             problem_type: `single_label_classification`, `multi_label_classification` or `regression`;
                 default: by K and the labels' type.
             options: other config fields, and transformers' own (`dtype`, `revision`, ...).

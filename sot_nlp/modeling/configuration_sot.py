@@ -67,8 +67,8 @@ class SoTConfigMixin:
 
     Args:
         head: the head's settings as a plain dict; also accepted: a preset's name or a `SoTHeadConfig`
-            (default: the preset `sot`). A preset mixes no more layers than the backbone has. `head_config`
-            gives them back as a `SoTHeadConfig`.
+            (default: the preset `mapped_moments`). A preset mixes no more layers than the backbone has.
+            `head_config` gives them back as a `SoTHeadConfig`.
         head_preset: the name of the preset that the settings come from, for the record; None where unknown.
         separator_token_ids: ids of the special tokens inside a text, which a head with
             `include_separators=False` leaves out of the words.

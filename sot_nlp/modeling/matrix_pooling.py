@@ -151,7 +151,7 @@ class Moments(CrossCovariance):
         """C, or `mean_width`, features of the mean and M P Q of the covariance."""
         return self.mean_size + super().output_size
 
-    def both(self, hidden_states: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, hidden_states: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the mean is taken of, (B, N, C) or (B, N, `mean_width`), and the covariance's maps."""
         mapped = self.mapped(hidden_states, word_mask)
         if not self.config.mean_width:
@@ -168,7 +168,7 @@ class Moments(CrossCovariance):
     def features(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
         """Pool (B, N, C) by (B, N) bool -> (B, D + M P Q), the mean first."""
         weights = word_weights(word_mask, hidden_states.dtype)
-        of_mean, of_matrix = self.both(hidden_states, word_mask)
+        of_mean, of_matrix = self.inputs(hidden_states, word_mask)
         mean = weighted_sum(of_mean, weights)
         second = self.normalization.features(self, self.matrices(of_matrix, weights))
         return torch.cat([mean * self.mean_gain(mean), second.flatten(1)], -1)
@@ -177,7 +177,7 @@ class Moments(CrossCovariance):
         """Return each word's part of the mean and of S; the mean's counts as the word's pair with itself."""
         read_mean, read_matrix = readout.split([self.mean_size, super().output_size], -1)
         weights = word_weights(word_mask, hidden_states.dtype)
-        of_mean, of_matrix = self.both(hidden_states, word_mask)
+        of_mean, of_matrix = self.inputs(hidden_states, word_mask)
         gain = self.mean_gain(weighted_sum(of_mean, weights))
         first = vector_shares(of_mean, (weights * gain).unsqueeze(1), read_mean.unsqueeze(1))  # (B, N, K)
         second = self.matrix_shares(of_matrix, weights, read_matrix, pairs=pairs)

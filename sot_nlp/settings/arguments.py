@@ -194,8 +194,8 @@ def build_arguments(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Argument
     """Build one checked `Arguments` from `(source, settings)` layers, the later over the earlier.
 
     A layer that names another head drops the single head fields of the layers below it: they belonged to
-    that layer's head. (`sot`, `text` and `words` have the same parts, and share them.) Raises UserError with
-    every problem at once.
+    that layer's head. (Presets of the text recipe, `TEXT_FAMILY`, share them.) Raises UserError with every
+    problem at once.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -161,9 +161,9 @@ def shown_rates(rates: Mapping[str, float | None]) -> str:
 
 def _scientific(value: float, decimals: int | None = None) -> str:
     """Return a number as it is written, `5e-5`, `1.5e-4`: rounded, or all of its digits."""
-    shown = f"{Decimal(repr(float(value))):e}" if decimals is None else f"{value:.{decimals}e}"
-    mantissa, exponent = shown.split("e")
-    return f"{mantissa.rstrip('0').rstrip('.') or '0'}e{int(exponent)}"
+    digits = repr(float(value)) if decimals is None else f"{value:.{decimals}e}"
+    mantissa, exponent = f"{Decimal(digits).normalize():e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def _rates_notes(results: Results) -> list[str]:
