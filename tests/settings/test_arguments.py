@@ -40,8 +40,8 @@ def test_another_head_drops_the_recipes_fields_but_not_the_flags():
     recipe = ("recipe", {"head": "text", "head.width_x": 112})
     arguments = from_flags("--head vision --head.num_heads 4", recipe)
     assert (arguments.head, arguments.head_overrides) == ("vision", {"num_heads": 4})
-    assert from_flags("--head text", recipe).head_overrides == {"width_x": 112}
-    assert from_flags("--head sot", recipe).head_overrides == {"width_x": 112}
+    for preset in ("text", "sot", "words", "moments", "mapped_moments"):  # all have these maps
+        assert from_flags(f"--head {preset}", recipe).head_overrides == {"width_x": 112}
 
 
 def test_a_later_layer_sets_aside_the_other_way_to_say_it():
