@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder, writing
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import overridden
 from sot_nlp.settings.command_line import parse_flags
@@ -44,8 +45,10 @@ from sot_nlp.studies.workers import Start, WorkerPool
 SUMMARY = (
     "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
     "YAML file (studies/README.md); flags override or replace it. Any setting of `sot-nlp train` may be "
-    "given and applies to every run. The same command again resumes a study that was stopped."
+    "given and applies to every run; --train_file names data of your own in place of tasks. The same command "
+    "again resumes a study that was stopped."
 )
+DEFAULT_HEADS = {head: {"head": head} for head in ("stock", DEFAULT_PRESET)}
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -56,6 +59,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     study = _study(file, own, rest, prog)
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
     study.resolved()
+    for task, location in study.tasks.items():
+        if location is None:
+            study.task_of(task)  # what is wrong with own data is said once, not by every run
     runs = _Runs(own, folder, published_command([*prog.split(), *argv, *plugins.flags()]))
     if own.plan:
         runs.plan(study)
@@ -100,7 +106,8 @@ def _parser(prog: str) -> FlagParser:
     add = parser.add_argument
     add("--tasks", nargs="+", metavar="TASK", help="tasks, or NAME=FILE.yaml")
     add("--models", nargs="+", metavar="MODEL", help="backbones, or NAME=FOLDER")
-    add("--heads", nargs="+", metavar="HEAD", help="presets, or some of the file's heads")
+    heads = f"presets (default: {' '.join(DEFAULT_HEADS)}), or some of the file's heads"
+    add("--heads", nargs="+", metavar="HEAD", help=heads)
     add("--settings", nargs="+", metavar="NAME", help="some of the file's settings")
     add("--seeds", nargs="+", metavar="N", help="how many (10), a span (100-109), or several")
     add(
@@ -234,7 +241,7 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
     if config:
         raise UserError("--config: a study has its settings in its own YAML file, under `arguments`")
     check_counts(own, "jobs", "threads")
-    study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads={})
+    study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads=DEFAULT_HEADS)
     changes: dict[str, Any] = {}
     if own.rates:
         changes["rates"] = parse_rate_words(own.rates)
@@ -271,4 +278,7 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
     for name in ("allow_unequal_budget", "held_out"):
         if getattr(own, name):
             changes[name] = True
-    return finished(dataclasses.replace(study, **changes))
+    study = finished(dataclasses.replace(study, **changes))
+    if file is None and None in study.tasks.values():
+        return dataclasses.replace(study, name=next(iter(study.tasks)))
+    return study

@@ -20,7 +20,7 @@ from sot_nlp.settings.launcher import describe, launcher_settings
 from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.search_space import SPACE, parse_space
 from sot_nlp.studies.slots import room
-from sot_nlp.studies.study import NO_VALIDATION, Study, finished, flat_settings
+from sot_nlp.studies.study import NO_VALIDATION, OWN_DATA, Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
 from sot_nlp.studies.tune import Tuner
 
@@ -37,7 +37,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     check_counts(own, "trials", "jobs", "threads")
     space = parse_space(own.search or SPACE)
     study = _study(own, rest, prog, {parameter.name for parameter in space})
-    real_tasks, shared = study.tasks, study.tasks_without_validation()
+    real, shared = study, study.tasks_without_validation()
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
     make_folder(folder, "--output_dir")
     study = study.with_held_out_tasks(folder / "tasks")
@@ -73,7 +73,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         return 1
     if shared:
         print(f"note: {printable(shared[0])}: {NO_VALIDATION}; what was chosen has seen parts of that")
-    path = tuner.write(real_tasks)
+    path = tuner.write(real)
     again = shlex.join(["sot-nlp", "compare", str(path), *plugins.flags()])
     print(f"wrote {printable(path)}; on fresh seeds: {printable(again, 1000)}")
     return 0
@@ -82,7 +82,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 def _parser(prog: str) -> FlagParser:
     parser = FlagParser(prog=prog, description=SUMMARY)
     add = parser.add_argument
-    add("--task", required=True, metavar="TASK", help="the task: a name, or its YAML file")
+    add("--task", metavar="TASK", help="the task: a name, or its YAML file; or give --train_file")
     heads = ["stock", DEFAULT_PRESET]
     add("--heads", nargs="+", default=heads, metavar="HEAD", help=f"presets (default: {' '.join(heads)})")
     add("--trials", type=int, default=30, metavar="N", help="trials per arm (default: 30)")
@@ -116,18 +116,20 @@ def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Stud
     for line in describe(launched):
         print(line, file=sys.stderr)
     fixed = {**launched, **given}
+    if own.task is None and not OWN_DATA & fixed.keys():
+        raise UserError("give --task, or your own data with --train_file")
     for name in sorted(searched):
         for same in (name, TRAITS[name].rival if name in TRAITS else None):
             if same in fixed:
                 raise UserError(f"--{same}: both fixed and searched (--search {name}); keep one of them")
-    tasks, models = parse_names([own.task]), parse_names([model])
     study = Study(
-        name="-".join([*tasks, *models]),
-        tasks=tasks,
-        models=models,
+        name="",
+        tasks=dict(parse_names([own.task] if own.task else [])),
+        models=parse_names([model]),
         heads={head: {"head": head} for head in own.heads},
         seeds=parse_seeds(own.seeds),
         arguments=fixed,
         held_out=True,
     )
-    return dataclasses.replace(finished(study), settings={"": {}})
+    study = finished(study)
+    return dataclasses.replace(study, name="-".join([*study.tasks, *study.models]), settings={"": {}})

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sot_nlp.data.infer_task import task_name, user_task
 from sot_nlp.data.sources import held_out_splits
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
@@ -25,7 +26,7 @@ from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments, overridden
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
-from sot_nlp.tasks.spec import available_tasks, load_task
+from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
 
 FORMAT_VERSION = 1
 # The seeds that arms choose their rates on, where the study does not say.
@@ -36,6 +37,8 @@ BUDGET = tuple(name for name, traits in TRAITS.items() if traits.budget)
 # What the grid itself sets, and the flag of `sot-nlp compare` that does; and what it sets for every run.
 GRID_FLAGS = {name: traits.grid for name, traits in TRAITS.items() if traits.grid}
 GRID = (*(name for name in GRID_FLAGS if name != "head"), "output_dir")
+# The settings that name the data of a study without a task.
+OWN_DATA = {"train_file", "dataset_name"}
 # Settings that change neither the weights nor the scores: a cell with other ones is the same cell.
 NO_MATTER = NOT_AN_ARM - GRID_FLAGS.keys()
 
@@ -76,8 +79,10 @@ class StudyCell:
 _load_once = functools.lru_cache(maxsize=64)(load_task)
 
 
-def _task_content(task: str) -> Any:
+def _task_content(task: str | None) -> Any:
     """Return a task's name, and of a user's own file what is in it, wherever it is."""
+    if task is None:
+        return None
     spec = _load_once(task)
     if spec.name in available_tasks():
         return spec.name
@@ -102,14 +107,15 @@ def flag_words(name: str, value: Any) -> list[str]:
 class Study:
     """A grid and how it is read: `tasks`, `models`, `settings` and `heads` map names in tables to values.
 
-    `arguments` are settings of every run; `settings` those of a regime, over them; `heads` those of an arm,
+    A task of None is the data that the settings name, as `train_file`, without a task's file. `arguments` are
+    settings of every run; `settings` those of a regime, over them; `heads` those of an arm,
     over both. `published` holds scores in percent, by arm, model and task.
     """
 
     name: str
     title: str = ""
     description: str = ""
-    tasks: dict[str, str]
+    tasks: dict[str, str | None]
     models: dict[str, str]
     heads: dict[str, dict[str, Any]]
     settings: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
@@ -183,7 +189,8 @@ class Study:
         model, setting = next(iter(self.models)), next(iter(self.settings))
         tasks = []
         for task, location in self.tasks.items():
-            spec, arguments = _load_once(location), self._resolve((task, model, setting, self.baseline))
+            arguments = self._resolve((task, model, setting, self.baseline))
+            spec = _load_once(location) if location is not None else user_task(arguments)
             none = not spec.validation_splits and arguments.validation_file is None
             if none or held_out_splits(spec, arguments):
                 tasks.append(task)
@@ -196,15 +203,25 @@ class Study:
         from sot_nlp.studies.tuning_task import write_tuning_task
 
         scored = self._without_validation_data()
-        tasks: dict[str, str] = {}
+        tasks: dict[str, str | None] = {}
         of_name: Counter[str] = Counter()
         for name, task in self.tasks.items():
+            if task is None:  # whose own data, without a validation file, is held out of the training file
+                tasks[name] = None
+                continue
             spec = load_task(task)
             # (files of own tasks, in several folders, may give one name)
             number = of_name[spec.name]
             of_name[spec.name] += 1
             tasks[name] = str(write_tuning_task(spec, folder / str(number) if number else folder))
         return dataclasses.replace(scored, tasks=tasks)
+
+    def task_of(self, task: str) -> TaskSpec:
+        """Return the task of that name as the baseline's runs have it, its own data looked at. UserError."""
+        from sot_nlp.runs import preparation
+
+        model, setting = next(iter(self.models)), next(iter(self.settings))
+        return preparation.task_of(self._resolve((task, model, setting, self.baseline)))
 
     def _without_validation_data(self) -> Study:
         """Return the study without settings that would put validation data in the held-out data's place."""
@@ -233,19 +250,22 @@ class Study:
     def _given(self, place: tuple[str, str, str, str]) -> dict[str, Any]:
         """Return the settings that a cell's command names, but for seeds and folder."""
         task, model, setting, arm = place
-        given: dict[str, Any] = {"task": self.tasks[task], "model_name_or_path": self.models[model]}
+        given: dict[str, Any] = {"model_name_or_path": self.models[model]}
+        if (location := self.tasks[task]) is not None:
+            given = {"task": location, **given}
         own = next((choice.rates for choice in self.chosen if choice.place == place), {})
         layers = (self.arguments, self.settings[setting], self.heads[arm], own)
         return functools.reduce(overridden, layers, given)
 
     def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
         given = self._given(place)
-        spec = _load_once(given["task"])
-        if spec.model_from is not None:
-            raise UserError(f"task {printable(spec.name)} has no training data")
-        arguments = build_arguments(
-            [(f"recipe of {spec.name}", dict(spec.recipe)), ("study", {**given, "seed": self.seeds[0]})]
-        )
+        layers: list[tuple[str, Mapping[str, Any]]] = [("study", {**given, "seed": self.seeds[0]})]
+        if "task" in given:
+            spec = _load_once(given["task"])
+            if spec.model_from is not None:
+                raise UserError(f"task {printable(spec.name)} has no training data")
+            layers.insert(0, (f"recipe of {spec.name}", dict(spec.recipe)))
+        arguments = build_arguments(layers)
         from sot_nlp.runs.preparation import check_model_folder, head_of
 
         head_of(arguments)
@@ -322,16 +342,18 @@ def _without_validation(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finished(study: Study) -> Study:
-    """Return `study` with its baseline, its own parts checked. Raises UserError with all problems."""
+    """Return `study` with its baseline, its own parts checked. Raises UserError with all problems.
+
+    Without a task the data is what its settings name, if they do.
+    """
+    own = {name: value for name, value in study.arguments.items() if name in OWN_DATA}
+    if not study.tasks and any(own.values()):
+        study = dataclasses.replace(study, tasks={task_name(Arguments(**own)): None})
     problems = [
-        f"{key}: none is given (in the file, or by --{key})"
+        f"{key}: none is given (in the file, or by --{key}{'; or --train_file' if key == 'tasks' else ''})"
         for key in ("tasks", "models", "heads")
         if not getattr(study, key)
     ]
-    if not study.tasks and "train_file" in study.arguments:
-        problems[0] += (
-            "; --train_file alone is no task: name the file in a task's YAML file (tasks/README.md)"
-        )
     baseline = study.baseline or ("stock" if "stock" in study.heads else next(iter(study.heads), ""))
     if study.heads and baseline not in study.heads:
         hint = did_you_mean(baseline, study.heads)

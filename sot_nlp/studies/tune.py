@@ -36,7 +36,6 @@ from sot_nlp.studies.study import BUDGET, Study
 from sot_nlp.studies.study_runner import SIGNALS, drop_weights
 from sot_nlp.studies.workers import end_run, failure_reason, start_run
 from sot_nlp.tasks.metrics import traits
-from sot_nlp.tasks.spec import load_task
 from sot_nlp.training.logs import METRICS_NAME
 from sot_nlp.training.signals import handled_signals
 
@@ -90,8 +89,9 @@ class Tuner:
         self.space = tuple(space)
         self.trials = trials
         self.slots = slots
-        (task,) = study.tasks.values()
-        self.metric = traits(load_task(task).main_metric)
+        (task,) = study.tasks
+        self.main_metric = study.task_of(task).main_metric
+        self.metric = traits(self.main_metric)
         self.stopped = threading.Event()
         self.signum = 0
         self.lock = threading.Lock()
@@ -238,10 +238,10 @@ class Tuner:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         cell = self.study.cell_with(arm, given)
         process = start_run(cell.command(run), slot, log_path)
-        metric, seen = load_task(cell.settings["task"]).main_metric, 0
+        seen = 0
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
-            points = _points(run / METRICS_NAME, metric) if trial is not None else []
+            points = _points(run / METRICS_NAME, self.main_metric) if trial is not None else []
             for epoch, score in points[seen:]:
                 assert trial is not None
                 trial.report(score, round(epoch))
@@ -267,24 +267,25 @@ class Tuner:
                 best[arm] = (float(search.best_value), dict(search.best_params))
         return best
 
-    def write(self, tasks: Mapping[str, str]) -> Path:
-        """Write `tuned.yaml`: a study of the best settings of each arm, on the real validation data."""
+    def write(self, study: Study) -> Path:
+        """Write `tuned.yaml`: `study`, on the real validation data, with the best settings of each arm."""
         best = self.best()
-        heads = {arm: {**self.study.heads[arm], **best[arm][1]} for arm in self.study.heads if arm in best}
+        heads = {arm: {**study.heads[arm], **best[arm][1]} for arm in study.heads if arm in best}
+        tasks = {name: task for name, task in study.tasks.items() if task is not None}
         content = {
-            "name": f"{self.study.name}_tuned",
-            "title": f"{', '.join(tasks)}: every arm at its best of {self.trials} trials",
-            "tasks": dict(tasks),
-            "models": dict(self.study.models),
+            "name": f"{study.name}_tuned",
+            "title": f"{', '.join(study.tasks)}: every arm at its best of {self.trials} trials",
+            **({"tasks": tasks} if tasks else {}),
+            "models": dict(study.models),
             "heads": heads,
-            "baseline": self.study.baseline,
+            "baseline": study.baseline,
             "seeds": "100-109",
-            "arguments": {name: _typed(name, value) for name, value in self.study.arguments.items()},
+            "arguments": {name: _typed(name, value) for name, value in study.arguments.items()},
             # What was searched may be part of the budget; the budget of the search itself was equal.
             "allow_unequal_budget": any(dimension.name in BUDGET for dimension in self.space),
         }
-        if self.study.settings != {"": {}}:
-            content["settings"] = self.study.settings
+        if study.settings != {"": {}}:
+            content["settings"] = study.settings
         path = self.folder / "tuned.yaml"
         write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return path

@@ -175,7 +175,7 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
     if text.lower().endswith(tuple(f".{ending}" for ending in FORMATS)):
         raise UserError(
             f"--task {printable(text)}: a task is a YAML file that names its data under `files` "
-            "(tasks/README.md); `sot-nlp train` and `probe` also take data as they are, by --train_file"
+            "(tasks/README.md); data as it is goes into --train_file"
         )
     if text.lower().endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
         return read_task(Path(text))

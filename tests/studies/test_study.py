@@ -337,8 +337,8 @@ def test_bad_flags(file, words, message):
 
 
 def test_a_study_from_flags_alone_needs_its_parts():
-    with pytest.raises(UserError, match=r"tasks: none is given.*heads: none"):
-        compare.run(["--models", "x/y"], "sot-nlp compare")
+    with pytest.raises(UserError, match=r"tasks: none is given.*models: none"):
+        compare.run(["--heads", "stock"], "sot-nlp compare")
 
 
 SHIPPED = Path(__file__).parents[2] / "studies"

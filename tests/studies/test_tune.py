@@ -97,7 +97,7 @@ def test_the_best_settings_become_a_study(tmp_path):
     space = parse_space(["learning_rate=1e-6:1e-3:log", "head.dropout=0.1,0.5", "num_train_epochs=2,4"])
     search = tuner(tmp_path, trials=2, space=space)
     search.run()
-    study = finished(read_study(search.write({"cola": "cola"})))
+    study = finished(read_study(search.write(search.study)))
     assert study.tasks == {"cola": "cola"}
     assert study.seeds == tuple(range(100, 110))
     assert study.allow_unequal_budget

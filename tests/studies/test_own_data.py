@@ -1,0 +1,109 @@
+"""Studies of own data without a task's file: what runs, what is held out, and what is refused once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import pytest
+
+from sot_nlp.commands import compare
+from sot_nlp.commands import tune as tune_command
+from sot_nlp.data.infer_task import user_task
+from sot_nlp.data.sources import held_out_splits
+from sot_nlp.errors import UserError
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
+from sot_nlp.settings.command_line import parse_flags
+from sot_nlp.studies.study import StudyCell, finished
+from sot_nlp.studies.study_file import read_study
+from sot_nlp.tasks.recipe import layered_arguments
+from tests.support import fake_runs, tiny
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "my reviews.csv"
+    lines = [f"{text},{('bad', 'good')[i % 2]}" for i, text in enumerate(tiny.sentences(60))]
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    return path
+
+
+def study_of(words):
+    own, rest = compare._parser("x").parse_known_args(words)
+    return compare._study(None, own, rest, "x")
+
+
+def words_of(data, *more):
+    return ["--train_file", str(data), "--models", "tiny=org/tiny", "--seeds", "2", *more]
+
+
+def test_every_run_is_what_train_would_be_given(data, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert compare.run(words_of(data, "--num_train_epochs", "2", "--plan"), "sot-nlp compare") == 0
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    heads = []
+    for command in commands:
+        flags, _ = parse_flags(command[4:], "train", "")
+        arguments = layered_arguments(flags, None)
+        assert (arguments.task, arguments.train_file) == (None, str(data))
+        assert arguments.num_train_epochs == 2
+        assert arguments.output_dir.startswith("runs/studies/my-reviews/runs/my-reviews-tiny-")
+        heads.append((arguments.head, arguments.seed))
+    assert heads == [("stock", 0), (DEFAULT_PRESET, 0), ("stock", 1), (DEFAULT_PRESET, 1)]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_files_of_one_name_are_other_runs(data, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / data.name
+    other.write_text(data.read_text())
+    folders = [{cell.folder for cell in study_of(words_of(path)).cells()} for path in (data, other)]
+    assert not folders[0] & folders[1]
+
+
+def test_choosing_takes_a_share_of_the_training_file(data, tmp_path):
+    study = study_of(words_of(data, "--validation_file", str(tmp_path / "dev.csv"), "--held_out"))
+    assert study.tasks_without_validation() == []
+    for arguments in study.with_held_out_tasks(tmp_path).resolved().values():
+        assert arguments.validation_file is None
+        assert held_out_splits(user_task(arguments), arguments) == ["validation"]
+    assert study_of(words_of(data)).tasks_without_validation() == ["my-reviews"]
+
+
+def test_what_was_tuned_is_compared_on_the_real_validation_file(data, monkeypatch, tmp_path):
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    validation = tmp_path / "dev.csv"
+    validation.write_text(data.read_text())
+    monkeypatch.setenv("RUNS", str(tmp_path / "ran"))
+    monkeypatch.setattr(StudyCell, "command", fake_runs.fake)
+    words = ["--train_file", str(data), "--validation_file", str(validation), "--cpu", "--jobs", "1"]
+    words += ["--model_name_or_path", "org/tiny", "--trials", "1", "--search", "learning_rate=1e-5,1e-4"]
+    assert tune_command.run([*words, "--output_dir", str(tmp_path / "t")], "sot-nlp tune") == 0
+    tuned = finished(read_study(tmp_path / "t" / "tuned.yaml"))
+    assert tuned.tasks == {"my-reviews": None}
+    assert tuned.name == "my-reviews-tiny_tuned"
+    for arguments in tuned.resolved().values():
+        assert (arguments.train_file, arguments.validation_file) == (str(data), str(validation))
+        assert arguments.learning_rate in (1e-5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--text_column_names", "review"], "has no column 'review'; its columns are text, label"),
+        (["--train_file", "nowhere.csv"], r"^--train_file: nowhere.csv does not exist"),
+        (["--dataset_name", "org/data"], "--dataset_name and --train_file: give only one"),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_said_before_any_run(data, monkeypatch, tmp_path, more, message):
+    monkeypatch.setattr(StudyCell, "command", lambda *_: sys.exit("a run was started"))
+    with pytest.raises(UserError, match=message):
+        compare.run(words_of(data, "--output_dir", str(tmp_path / "s"), *more), "sot-nlp compare")
+    assert not (tmp_path / "s").exists()
+
+
+def test_no_data_at_all_is_said_by_flag():
+    with pytest.raises(UserError, match=r"tasks: none is given .*--train_file"):
+        study_of(["--models", "org/tiny"])
+    with pytest.raises(UserError, match=r"give --task, or your own data with --train_file"):
+        tune_command.run(["--model_name_or_path", "org/tiny"], "sot-nlp tune")
