@@ -70,6 +70,12 @@ SECTIONS = {
         {name: (f"speed_{task}.json", task) for name, task in TASKS},
         SPEED_COMMAND + " --tasks {task}",
     ),
+    "cpu_default": Section(
+        "On a CPU with AVX-512's bf16, the default of now, beside Trainer",
+        [what for what in SPEED if what not in ONCE],
+        {"CoLA": ("speed_default_cola.json", "cola")},
+        SPEED_COMMAND + " --tasks {task} --parts training heads inference padding start",
+    ),
     "cpu_fp32": Section(
         "On a CPU without bf16, beside Trainer",
         list(SPEED),
