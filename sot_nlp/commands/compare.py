@@ -45,7 +45,7 @@ from sot_nlp.studies.workers import Start, WorkerPool
 SUMMARY = (
     "Run a study, a grid of tasks, backbones, settings, heads and seeds, and compare its arms. STUDY is a "
     "YAML file (studies/README.md); flags override or replace it. Any setting of `sot-nlp train` may be "
-    "given and applies to every run; --train_file names data of your own in place of tasks. The same command "
+    "given and applies to every run; without a task, --train_file names data of your own. The same command "
     "again resumes a study that was stopped."
 )
 DEFAULT_HEADS = {head: {"head": head} for head in ("stock", DEFAULT_PRESET)}
@@ -59,9 +59,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     study = _study(file, own, rest, prog)
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
     study.resolved()
-    for task, location in study.tasks.items():
-        if location is None:
-            study.task_of(task)  # what is wrong with own data is said once, not by every run
+    study.check_own_data()
     runs = _Runs(own, folder, published_command([*prog.split(), *argv, *plugins.flags()]))
     if own.plan:
         runs.plan(study)
@@ -279,6 +277,10 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         if getattr(own, name):
             changes[name] = True
     study = finished(dataclasses.replace(study, **changes))
+    if len(study.tasks) > 1 and study.arguments.get("train_file") is not None:
+        raise UserError(
+            "--train_file: one file can't be the data of several tasks; leave --tasks out, or name one"
+        )
     if file is None and None in study.tasks.values():
         return dataclasses.replace(study, name=next(iter(study.tasks)))
     return study

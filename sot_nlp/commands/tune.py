@@ -37,6 +37,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     check_counts(own, "trials", "jobs", "threads")
     space = parse_space(own.search or SPACE)
     study = _study(own, rest, prog, {parameter.name for parameter in space})
+    study.check_own_data()
     real, shared = study, study.tasks_without_validation()
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
     make_folder(folder, "--output_dir")

@@ -7,7 +7,7 @@ PyYAML's nodes are read rather than its Python values: they know their line, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,16 +123,21 @@ class YamlMapping:
             return None
         return value
 
-    def scalars(self, key: str) -> dict[str, Scalar]:
-        """Return the key's mapping of names to single values (texts, numbers, true, false, null)."""
+    def scalars(self, key: str, nested: Container[str] = ()) -> dict[str, Any]:
+        """Return the key's mapping of names to single values (texts, numbers, true, false, null).
+
+        Those of the names in `nested` may be lists or mappings, of texts as the file has them.
+        """
         child = self.mapping(key)
         if child is None:
             return {}
-        values: dict[str, Scalar] = {}
+        values: dict[str, Any] = {}
         for name, node in child.values.items():
             child.asked[name] = None
             if isinstance(node, yaml.ScalarNode):
                 values[name] = scalar(node)
+            elif name in nested:
+                values[name] = child.written(name)
             else:
                 child.problem("must be a single value", node, name)
         return values

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.data.infer_task import task_name, user_task
-from sot_nlp.data.sources import held_out_splits
+from sot_nlp.data.sources import held_out_splits, open_split
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.files import write_json
+from sot_nlp.files import sha256, write_json
 from sot_nlp.runs.folder import safe_name
+from sot_nlp.runs.kept import state_of
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments, overridden
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
@@ -79,10 +80,22 @@ class StudyCell:
 _load_once = functools.lru_cache(maxsize=64)(load_task)
 
 
-def _task_content(task: str | None) -> Any:
+def _data_content(arguments: Arguments) -> dict[str, str]:
+    """Return the hashes of own files: a cell of another file, or of a changed one, is another cell."""
+    files = {name: getattr(arguments, name) for name in ("train_file", "validation_file")}
+    return {
+        name: _hash(*state_of([Path(file)])) for name, file in files.items() if file and Path(file).is_file()
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(state: tuple[str, int, int, int]) -> str:
+    """Return the hash of the file in that state (`state_of`), which many cells ask for."""
+    return sha256(Path(state[0]))
+
+
+def _task_content(task: str) -> Any:
     """Return a task's name, and of a user's own file what is in it, wherever it is."""
-    if task is None:
-        return None
     spec = _load_once(task)
     if spec.name in available_tasks():
         return spec.name
@@ -143,9 +156,13 @@ class Study:
             ending = "; make them equal, or set allow_unequal_budget: true"
             if problems := [difference + ending for difference in self._budget_differences(resolved)]:
                 raise UserError("\n".join(dict.fromkeys(problems)))
-        contents = {task: _task_content(task) for task in self.tasks.values()}
+        contents = {
+            place: _data_content(arguments) if location is None else _task_content(location)
+            for place, arguments in resolved.items()
+            for location in (self.tasks[place[0]],)
+        }
         return [
-            self._cell(place, seed, resolved[place], contents[self.tasks[place[0]]])
+            self._cell(place, seed, resolved[place], contents[place])
             for seed in self.seeds
             for place in self._places()
         ]
@@ -222,6 +239,21 @@ class Study:
 
         model, setting = next(iter(self.models)), next(iter(self.settings))
         return preparation.task_of(self._resolve((task, model, setting, self.baseline)))
+
+    def check_own_data(self) -> None:
+        """Raise UserError for own data that no run could read: said once, not by every run."""
+        for task, location in self.tasks.items():
+            if location is not None:
+                continue
+            arguments = self._resolve(
+                (task, next(iter(self.models)), next(iter(self.settings)), self.baseline)
+            )
+            spec = self.task_of(task)
+            for split in spec.files:
+                table, _ = open_split(spec, split, arguments)
+                labels = () if split.startswith("test") else (spec.label_column,)
+                for column in filter(None, (*spec.text_columns, *labels)):
+                    table.position(column)
 
     def _without_validation_data(self) -> Study:
         """Return the study without settings that would put validation data in the held-out data's place."""
@@ -347,8 +379,8 @@ def finished(study: Study) -> Study:
     Without a task the data is what its settings name, if they do.
     """
     own = {name: value for name, value in study.arguments.items() if name in OWN_DATA}
-    if not study.tasks and any(own.values()):
-        study = dataclasses.replace(study, tasks={task_name(Arguments(**own)): None})
+    if not study.tasks and any(value is not None for value in own.values()):
+        study = dataclasses.replace(study, tasks={task_name(build_arguments([("study", own)])): None})
     problems = [
         f"{key}: none is given (in the file, or by --{key}{'; or --train_file' if key == 'tasks' else ''})"
         for key in ("tasks", "models", "heads")

@@ -6,18 +6,24 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.runs.folder import short_name
-from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, convert, near_settings
-from sot_nlp.settings.yaml_file import Scalar, YamlMapping, read_yaml_mapping
+from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, TYPES, convert, near_settings
+from sot_nlp.settings.yaml_file import YamlMapping, read_yaml_mapping
 from sot_nlp.studies.comparison import HOLM_FAMILIES
 from sot_nlp.studies.results import SCORE_RULES
 from sot_nlp.studies.study import GRID, Study
 
+# The settings that hold several values, as two text columns.
+NESTED = {
+    name
+    for name, kind in TYPES.items()
+    if {list, dict} & {get_origin(option) for option in (kind, *get_args(kind))}
+}
 RATES = tuple(name for name in FIELDS if name.endswith("learning_rate"))
 
 
@@ -32,7 +38,7 @@ def read_study(path: Path) -> Study:
         "models": _names(top, "models"),
         "heads": _named_settings(top, "heads"),
         "settings": _named_settings(top, "settings") or {"": {}},
-        "arguments": _settings(top, top.scalars("arguments"), "arguments"),
+        "arguments": _settings(top, top.scalars("arguments", NESTED), "arguments"),
         "baseline": top.text("baseline") or "",
         "score": top.text("score", choices=SCORE_RULES) or "last",
         "holm": top.text("holm", choices=HOLM_FAMILIES) or "tasks",
@@ -87,11 +93,11 @@ def _named_settings(top: YamlMapping, key: str) -> dict[str, dict[str, Any]]:
         if child.is_text(name) and key == "heads":
             settings[name] = {"head": child.text(name)}
         else:
-            settings[name] = _settings(child, child.scalars(name), name)
+            settings[name] = _settings(child, child.scalars(name, NESTED), name)
     return settings
 
 
-def _settings(place: YamlMapping, settings: dict[str, Scalar], key: str) -> dict[str, Any]:
+def _settings(place: YamlMapping, settings: dict[str, Any], key: str) -> dict[str, Any]:
     for name in settings:
         if name in GRID:
             place.problem(f"{name} is set by the grid", key=key)

@@ -24,7 +24,7 @@ import yaml
 
 from sot_nlp import records
 from sot_nlp.data.infer_task import user_task
-from sot_nlp.data.sources import place
+from sot_nlp.data.sources import FILE_FLAGS, place
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sha256, write_atomic
 from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, Arguments, convert
@@ -280,7 +280,7 @@ class Tuner:
             "heads": heads,
             "baseline": study.baseline,
             "seeds": "100-109",
-            "arguments": {name: _typed(name, value) for name, value in study.arguments.items()},
+            "arguments": {name: _typed(name, value) for name, value in _absolute(study.arguments).items()},
             # What was searched may be part of the budget; the budget of the search itself was equal.
             "allow_unequal_budget": any(dimension.name in BUDGET for dimension in self.space),
         }
@@ -299,6 +299,14 @@ def _sources(arguments: Arguments) -> dict[str, Any]:
     where = place(spec, "train", arguments)
     data = sha256(where) if isinstance(where, Path) and where.is_file() else str(where)
     return dict(zip(SOURCES, (str(model.resolve() if model.exists() else model), task, data), strict=True))
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that name own files by their whole path: the study may be run from another folder."""
+    own = {
+        name: value for name, value in settings.items() if name in FILE_FLAGS.values() and value is not None
+    }
+    return {**settings, **{name: str(Path(value).absolute()) for name, value in own.items()}}
 
 
 def _typed(name: str, value: Any) -> Any:

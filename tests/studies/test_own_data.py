@@ -53,12 +53,20 @@ def test_every_run_is_what_train_would_be_given(data, capsys, monkeypatch, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-def test_files_of_one_name_are_other_runs(data, tmp_path):
+def test_another_file_and_a_changed_one_are_other_runs(data, monkeypatch, tmp_path):
+    def folders():
+        return {cell.folder for cell in study_of(words_of(data.name)).cells()}
+
     (tmp_path / "b").mkdir()
-    other = tmp_path / "b" / data.name
-    other.write_text(data.read_text())
-    folders = [{cell.folder for cell in study_of(words_of(path)).cells()} for path in (data, other)]
-    assert not folders[0] & folders[1]
+    (tmp_path / "b" / data.name).write_text(data.read_text().replace("bad", "poor"))
+    monkeypatch.chdir(tmp_path)
+    first = folders()
+    assert folders() == first
+    monkeypatch.chdir(tmp_path / "b")
+    assert not folders() & first
+    monkeypatch.chdir(tmp_path)
+    data.write_text(data.read_text().replace("bad", "awful"))
+    assert not folders() & first
 
 
 def test_choosing_takes_a_share_of_the_training_file(data, tmp_path):
@@ -73,10 +81,21 @@ def test_choosing_takes_a_share_of_the_training_file(data, tmp_path):
 def test_what_was_tuned_is_compared_on_the_real_validation_file(data, monkeypatch, tmp_path):
     pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
     validation = tmp_path / "dev.csv"
-    validation.write_text(data.read_text())
+    for path in (data, validation):
+        path.write_text(data.read_text().replace("text,label", "my text,kind"))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNS", str(tmp_path / "ran"))
     monkeypatch.setattr(StudyCell, "command", fake_runs.fake)
-    words = ["--train_file", str(data), "--validation_file", str(validation), "--cpu", "--jobs", "1"]
+    words = ["--train_file", data.name, "--validation_file", validation.name, "--cpu", "--jobs", "1"]
+    words += [
+        "--text_column_names",
+        "my text",
+        "--label_column_name",
+        "kind",
+        "--label_mapping",
+        "bad=no",
+        "good=1",
+    ]
     words += ["--model_name_or_path", "org/tiny", "--trials", "1", "--search", "learning_rate=1e-5,1e-4"]
     assert tune_command.run([*words, "--output_dir", str(tmp_path / "t")], "sot-nlp tune") == 0
     tuned = finished(read_study(tmp_path / "t" / "tuned.yaml"))
@@ -85,6 +104,10 @@ def test_what_was_tuned_is_compared_on_the_real_validation_file(data, monkeypatc
     for arguments in tuned.resolved().values():
         assert (arguments.train_file, arguments.validation_file) == (str(data), str(validation))
         assert arguments.learning_rate in (1e-5, 1e-4)
+        assert (arguments.text_column_names, arguments.label_mapping) == (
+            ["my text"],
+            {"bad": "no", "good": "1"},
+        )
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,8 @@ def test_what_was_tuned_is_compared_on_the_real_validation_file(data, monkeypatc
         (["--text_column_names", "review"], "has no column 'review'; its columns are text, label"),
         (["--train_file", "nowhere.csv"], r"^--train_file: nowhere.csv does not exist"),
         (["--dataset_name", "org/data"], "--dataset_name and --train_file: give only one"),
+        (["--validation_file", "nowhere.csv"], r"^--validation_file: nowhere.csv does not exist"),
+        (["--tasks", "cola", "rte"], "^--train_file: one file can't be the data of several tasks"),
     ],
 )
 def test_what_is_wrong_with_the_data_is_said_before_any_run(data, monkeypatch, tmp_path, more, message):
@@ -100,6 +125,28 @@ def test_what_is_wrong_with_the_data_is_said_before_any_run(data, monkeypatch, t
     with pytest.raises(UserError, match=message):
         compare.run(words_of(data, "--output_dir", str(tmp_path / "s"), *more), "sot-nlp compare")
     assert not (tmp_path / "s").exists()
+
+
+def test_a_search_is_not_started_for_a_validation_file_that_is_not_there(data, monkeypatch, tmp_path):
+    monkeypatch.setattr(StudyCell, "command", lambda *_: sys.exit("a run was started"))
+    words = [
+        "--train_file",
+        str(data),
+        "--validation_file",
+        "nowhere.csv",
+        "--model_name_or_path",
+        "org/tiny",
+    ]
+    with pytest.raises(UserError, match=r"^--validation_file: nowhere.csv does not exist"):
+        tune_command.run([*words, "--output_dir", str(tmp_path / "t")], "sot-nlp tune")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_file_may_be_named_by_a_number(tmp_path):
+    study = tmp_path / "s.yaml"
+    study.write_text("models: {tiny: org/tiny}\nheads: [stock]\narguments: {train_file: 123}\n")
+    with pytest.raises(UserError, match=r"^--train_file: 123 does not exist"):
+        compare.run([str(study), "--plan"], "sot-nlp compare")
 
 
 def test_no_data_at_all_is_said_by_flag():
