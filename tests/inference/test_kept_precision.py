@@ -16,6 +16,7 @@ from sot_nlp import records
 from sot_nlp.cli import main
 from sot_nlp.runs.scoring import shortest
 from sot_nlp.settings import launcher
+from sot_nlp.training.speed import precision
 from sot_nlp.training.speed.precision import as_trained
 from tests.support import tiny
 
@@ -55,19 +56,25 @@ def test_evaluate_gives_the_runs_predictions_again(run, tmp_path, capsys):
     assert records.read(tmp_path / "other")["environment"]["mixed_precision"] == "no"
 
 
-def test_a_precision_that_is_not_here_is_replaced_in_words(run, tmp_path, capsys):
+@pytest.mark.parametrize(("bf16_units", "mode"), [(False, "no"), (True, "bf16")])
+def test_a_precision_that_is_not_here_is_replaced_in_words(
+    run, tmp_path, capsys, monkeypatch, bf16_units, mode
+):
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: bf16_units)
+    monkeypatch.setattr(precision, "bf16_problem", lambda: None)
     other = tmp_path / "other"
     shutil.copytree(run, other)
     record = records.read(run)
     records.write(other, record | {"environment": record["environment"] | {"mixed_precision": "fp16"}})
-    line = "precision no, for the training's fp16 does not run here: scores may differ slightly"
+    line = f"precision {mode}, for the training's fp16 does not run here: scores may differ slightly"
     assert main(["evaluate", str(other), "--cpu", "--disable_tqdm"]) == 0
     assert line in capsys.readouterr().out
     file = str(run.parent / "dev.csv")
     assert main(["predict", str(other), "--cpu", "--file", file, "-o", str(tmp_path / "o.csv")]) == 0
     assert f"; {line}" in capsys.readouterr().err
     assert main(["explain", str(other), "--text", "the zorp runs ."]) == 0
-    assert f"other: {line}" in capsys.readouterr().err
+    # (an explanation is in fp32 where it can't be in the training's)
+    assert f"other: {line.replace(mode, 'no', 1)}" in capsys.readouterr().err
 
 
 def test_predict_and_explain_compute_as_the_training_did(run, tmp_path, capsys):

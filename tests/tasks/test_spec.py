@@ -29,8 +29,8 @@ SMALL = "text_columns: [review]\nlabel_column: verdict\nfiles: {train: a.csv, va
         ("a\x1b[2J", r"x1b"),
         ("nowhere.yaml", r"nowhere.yaml: no such file"),
         ("mine.csv", "mine.csv: a task is a YAML file that names its data under `files`"),
-        ("mine.json", "by --train_file"),
-        ("some/where.parquet", "by --train_file"),
+        ("mine.json", "data as it is goes into --train_file"),
+        ("some/where.parquet", "data as it is goes into --train_file"),
         ("no/where", r"no/where: no such file"),
     ],
 )
