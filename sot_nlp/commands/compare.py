@@ -13,7 +13,6 @@ from rich.console import Console
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder, writing
-from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import overridden
 from sot_nlp.settings.command_line import parse_flags
@@ -29,6 +28,7 @@ from sot_nlp.studies.results import NAME
 from sot_nlp.studies.sharding import parse_shard, study_lock
 from sot_nlp.studies.slots import room
 from sot_nlp.studies.study import (
+    DEFAULT_HEADS,
     GRID_FLAGS,
     Study,
     StudyCell,
@@ -48,7 +48,6 @@ SUMMARY = (
     "given and applies to every run; without a task, --train_file names data of your own. The same command "
     "again resumes a study that was stopped."
 )
-DEFAULT_HEADS = {head: {"head": head} for head in ("stock", DEFAULT_PRESET)}
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -239,7 +238,8 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
     if config:
         raise UserError("--config: a study has its settings in its own YAML file, under `arguments`")
     check_counts(own, "jobs", "threads")
-    study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads=DEFAULT_HEADS)
+    default_heads = {head: {"head": head} for head in DEFAULT_HEADS}
+    study = read_study(Path(file)) if file else Study(name="study", tasks={}, models={}, heads=default_heads)
     changes: dict[str, Any] = {}
     if own.rates:
         changes["rates"] = parse_rate_words(own.rates)
@@ -277,10 +277,6 @@ def _study(file: str | None, own: Any, rest: Sequence[str], prog: str) -> Study:
         if getattr(own, name):
             changes[name] = True
     study = finished(dataclasses.replace(study, **changes))
-    if len(study.tasks) > 1 and study.arguments.get("train_file") is not None:
-        raise UserError(
-            "--train_file: one file can't be the data of several tasks; leave --tasks out, or name one"
-        )
     if file is None and None in study.tasks.values():
         return dataclasses.replace(study, name=next(iter(study.tasks)))
     return study

@@ -11,16 +11,16 @@ from typing import Any
 
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder
-from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
+from sot_nlp.studies.own_data import DATA_SETTINGS
 from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.search_space import SPACE, parse_space
 from sot_nlp.studies.slots import room
-from sot_nlp.studies.study import NO_VALIDATION, OWN_DATA, Study, finished, flat_settings
+from sot_nlp.studies.study import DEFAULT_HEADS, NO_VALIDATION, Study, finished, flat_settings
 from sot_nlp.studies.study_file import parse_names, parse_seeds
 from sot_nlp.studies.tune import Tuner
 
@@ -84,8 +84,8 @@ def _parser(prog: str) -> FlagParser:
     parser = FlagParser(prog=prog, description=SUMMARY)
     add = parser.add_argument
     add("--task", metavar="TASK", help="the task: a name, or its YAML file; or give --train_file")
-    heads = ["stock", DEFAULT_PRESET]
-    add("--heads", nargs="+", default=heads, metavar="HEAD", help=f"presets (default: {' '.join(heads)})")
+    heads = f"presets (default: {' '.join(DEFAULT_HEADS)})"
+    add("--heads", nargs="+", default=DEFAULT_HEADS, metavar="HEAD", help=heads)
     add("--trials", type=int, default=30, metavar="N", help="trials per arm (default: 30)")
     add(
         "--search",
@@ -117,7 +117,7 @@ def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Stud
     for line in describe(launched):
         print(line, file=sys.stderr)
     fixed = {**launched, **given}
-    if own.task is None and not OWN_DATA & fixed.keys():
+    if own.task is None and not DATA_SETTINGS & fixed.keys():
         raise UserError("give --task, or your own data with --train_file")
     for name in sorted(searched):
         for same in (name, TRAITS[name].rival if name in TRAITS else None):

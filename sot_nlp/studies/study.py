@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.data.infer_task import task_name, user_task
-from sot_nlp.data.sources import held_out_splits, open_split
+from sot_nlp.data.sources import held_out_splits
 from sot_nlp.errors import UserError, did_you_mean, printable
-from sot_nlp.files import sha256, write_json
+from sot_nlp.files import write_json
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.runs.folder import safe_name
-from sot_nlp.runs.kept import state_of
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments, overridden
+from sot_nlp.studies import own_data
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
 from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
-from sot_nlp.tasks.spec import TaskSpec, available_tasks, load_task
+from sot_nlp.tasks.spec import TaskSpec, load_task
 
 FORMAT_VERSION = 1
 # The seeds that arms choose their rates on, where the study does not say.
@@ -38,8 +39,8 @@ BUDGET = tuple(name for name, traits in TRAITS.items() if traits.budget)
 # What the grid itself sets, and the flag of `sot-nlp compare` that does; and what it sets for every run.
 GRID_FLAGS = {name: traits.grid for name, traits in TRAITS.items() if traits.grid}
 GRID = (*(name for name in GRID_FLAGS if name != "head"), "output_dir")
-# The settings that name the data of a study without a task.
-OWN_DATA = {"train_file", "dataset_name"}
+# What is compared where nothing else is said.
+DEFAULT_HEADS = ("stock", DEFAULT_PRESET)
 # Settings that change neither the weights nor the scores: a cell with other ones is the same cell.
 NO_MATTER = NOT_AN_ARM - GRID_FLAGS.keys()
 
@@ -78,29 +79,6 @@ class StudyCell:
 
 # A grid asks for the same few tasks hundreds of times.
 _load_once = functools.lru_cache(maxsize=64)(load_task)
-
-
-def _data_content(arguments: Arguments) -> dict[str, str]:
-    """Return the hashes of own files: a cell of another file, or of a changed one, is another cell."""
-    files = {name: getattr(arguments, name) for name in ("train_file", "validation_file")}
-    return {
-        name: _hash(*state_of([Path(file)])) for name, file in files.items() if file and Path(file).is_file()
-    }
-
-
-@functools.lru_cache(maxsize=64)
-def _hash(state: tuple[str, int, int, int]) -> str:
-    """Return the hash of the file in that state (`state_of`), which many cells ask for."""
-    return sha256(Path(state[0]))
-
-
-def _task_content(task: str) -> Any:
-    """Return a task's name, and of a user's own file what is in it, wherever it is."""
-    spec = _load_once(task)
-    if spec.name in available_tasks():
-        return spec.name
-    content = spec.to_dict()
-    return {key: content[key] for key in content if key not in ("source_path", "title", "description")}
 
 
 def flag_words(name: str, value: Any) -> list[str]:
@@ -156,10 +134,9 @@ class Study:
             ending = "; make them equal, or set allow_unequal_budget: true"
             if problems := [difference + ending for difference in self._budget_differences(resolved)]:
                 raise UserError("\n".join(dict.fromkeys(problems)))
+        specs = {name: None if task is None else _load_once(task) for name, task in self.tasks.items()}
         contents = {
-            place: _data_content(arguments) if location is None else _task_content(location)
-            for place, arguments in resolved.items()
-            for location in (self.tasks[place[0]],)
+            place: own_data.data_content(specs[place[0]], arguments) for place, arguments in resolved.items()
         }
         return [
             self._cell(place, seed, resolved[place], contents[place])
@@ -203,10 +180,9 @@ class Study:
 
     def tasks_without_validation(self) -> list[str]:
         """Return the tasks scored on a share of their training data, on which settings are chosen, too."""
-        model, setting = next(iter(self.models)), next(iter(self.settings))
         tasks = []
         for task, location in self.tasks.items():
-            arguments = self._resolve((task, model, setting, self.baseline))
+            arguments = self._baseline_arguments(task)
             spec = _load_once(location) if location is not None else user_task(arguments)
             none = not spec.validation_splits and arguments.validation_file is None
             if none or held_out_splits(spec, arguments):
@@ -234,26 +210,23 @@ class Study:
         return dataclasses.replace(scored, tasks=tasks)
 
     def task_of(self, task: str) -> TaskSpec:
-        """Return the task of that name as the baseline's runs have it, its own data looked at. UserError."""
+        """Return the task of that name as its runs have it, its own data looked at. Raises UserError."""
         from sot_nlp.runs import preparation
 
-        model, setting = next(iter(self.models)), next(iter(self.settings))
-        return preparation.task_of(self._resolve((task, model, setting, self.baseline)))
+        return preparation.task_of(self._baseline_arguments(task))
 
     def check_own_data(self) -> None:
-        """Raise UserError for own data that no run could read: said once, not by every run."""
-        for task, location in self.tasks.items():
-            if location is not None:
-                continue
-            arguments = self._resolve(
-                (task, next(iter(self.models)), next(iter(self.settings)), self.baseline)
+        """Raise UserError for data of the settings that no run could read."""
+        if len(self.tasks) > 1 and self.arguments.get("train_file") is not None:
+            raise UserError(
+                "--train_file: one file can't be the data of several tasks; leave --tasks out, or name one"
             )
-            spec = self.task_of(task)
-            for split in spec.files:
-                table, _ = open_split(spec, split, arguments)
-                labels = () if split.startswith("test") else (spec.label_column,)
-                for column in filter(None, (*spec.text_columns, *labels)):
-                    table.position(column)
+        for task in self.tasks:
+            own_data.check_files(self._baseline_arguments(task))
+
+    def _baseline_arguments(self, task: str) -> Arguments:
+        """Return a task's settings in the baseline's first run."""
+        return self._resolve((task, next(iter(self.models)), next(iter(self.settings)), self.baseline))
 
     def _without_validation_data(self) -> Study:
         """Return the study without settings that would put validation data in the held-out data's place."""
@@ -322,7 +295,7 @@ class Study:
         return problems
 
     def _cell(
-        self, place: tuple[str, str, str, str], seed: int, arguments: Arguments, task_content: Any
+        self, place: tuple[str, str, str, str], seed: int, arguments: Arguments, data_content: dict[str, Any]
     ) -> StudyCell:
         seeds = {"seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
         default = Arguments()
@@ -332,7 +305,7 @@ class Study:
             for name, value in {**arguments.to_dict(), **seeds}.items()
             if name not in NO_MATTER and value != getattr(default, name)
         }
-        shaping["task"] = task_content
+        shaping |= data_content
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
         if not names.isascii():
             shaping["names"] = names  # of which the folder's name keeps too little
@@ -378,7 +351,7 @@ def finished(study: Study) -> Study:
 
     Without a task the data is what its settings name, if they do.
     """
-    own = {name: value for name, value in study.arguments.items() if name in OWN_DATA}
+    own = {name: value for name, value in study.arguments.items() if name in own_data.DATA_SETTINGS}
     if not study.tasks and any(value is not None for value in own.values()):
         study = dataclasses.replace(study, tasks={task_name(build_arguments([("study", own)])): None})
     problems = [

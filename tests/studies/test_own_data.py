@@ -69,6 +69,22 @@ def test_another_file_and_a_changed_one_are_other_runs(data, monkeypatch, tmp_pa
     assert not folders() & first
 
 
+def test_a_task_of_ones_own_with_changed_data_is_other_runs(data, tmp_path):
+    task = tmp_path / "mine.yaml"
+    task.write_text(
+        f"text_columns: [text]\nlabel_column: label\nlabels: [bad, good]\nfiles: {{train: '{data.name}'}}\n"
+    )
+
+    def folders():
+        words = ["--tasks", str(task), "--models", "tiny=org/tiny", "--seeds", "1"]
+        return {cell.folder for cell in study_of(words).cells()}
+
+    first = folders()
+    assert folders() == first
+    data.write_text(data.read_text() + "one more,good\n")
+    assert not folders() & first
+
+
 def test_choosing_takes_a_share_of_the_training_file(data, tmp_path):
     study = study_of(words_of(data, "--validation_file", str(tmp_path / "dev.csv"), "--held_out"))
     assert study.tasks_without_validation() == []
@@ -117,6 +133,7 @@ def test_what_was_tuned_is_compared_on_the_real_validation_file(data, monkeypatc
         (["--train_file", "nowhere.csv"], r"^--train_file: nowhere.csv does not exist"),
         (["--dataset_name", "org/data"], "--dataset_name and --train_file: give only one"),
         (["--validation_file", "nowhere.csv"], r"^--validation_file: nowhere.csv does not exist"),
+        (["--tasks", "cola"], "has no column 'sentence'; its columns are text, label"),
         (["--tasks", "cola", "rte"], "^--train_file: one file can't be the data of several tasks"),
     ],
 )

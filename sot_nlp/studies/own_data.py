@@ -1,0 +1,58 @@
+"""A study's own data: by what content its cells are known, and what is wrong with it before any run."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from sot_nlp.data.sources import FILE_FLAGS, open_split
+from sot_nlp.files import sha256
+from sot_nlp.runs.kept import state_of
+from sot_nlp.settings.arguments import Arguments
+from sot_nlp.tasks.spec import TaskSpec, available_tasks
+
+# The settings that name the data of a study without a task.
+DATA_SETTINGS = {"train_file", "dataset_name"}
+# The splits that a run's weights and scores come from.
+USED = ("train", "validation")
+
+
+def data_content(spec: TaskSpec | None, arguments: Arguments) -> dict[str, Any]:
+    """Return what tells a cell's data from others: its task, if any, and the content of a user's own files.
+
+    Of a user's own task it is what its file says, wherever that is, and what is in the files that it names.
+    """
+    content: dict[str, Any] = {}
+    files = {flag: getattr(arguments, flag) for split, flag in FILE_FLAGS.items() if split in USED}
+    if spec is not None and spec.name in available_tasks():
+        content["task"] = spec.name
+    elif spec is not None:
+        unread = ("source_path", "title", "description")
+        content["task"] = {key: value for key, value in spec.to_dict().items() if key not in unread}
+        used = [split for split in spec.files if split.startswith(USED)]
+        files |= {split: spec.file_path(split, arguments.data_dir) for split in used}
+    paths = {name: Path(file) for name, file in files.items() if file is not None}
+    hashes = {name: _hash(*state_of([path])) for name, path in paths.items() if path.is_file()}
+    return {**content, "files": hashes} if hashes else content
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(state: tuple[str, int, int, int]) -> str:
+    """Return the hash of the file in that state (`state_of`), which many cells ask for."""
+    return sha256(Path(state[0]))
+
+
+def check_files(arguments: Arguments) -> None:
+    """Raise UserError for files of the settings that no run could read: once, not by every run."""
+    from sot_nlp.runs import preparation
+
+    splits = [split for split, flag in FILE_FLAGS.items() if getattr(arguments, flag) is not None]
+    if not splits:
+        return
+    spec = preparation.task_of(arguments)
+    for split in splits:
+        table, _ = open_split(spec, split, arguments)
+        labels = () if split == "test" else (spec.label_column,)
+        for column in filter(None, (*spec.text_columns, *labels)):
+            table.position(column)
