@@ -70,10 +70,10 @@ SECTIONS = {
         {name: (f"speed_{task}.json", task) for name, task in TASKS},
         SPEED_COMMAND + " --tasks {task}",
     ),
-    "cpu_default": Section(
-        "On a CPU with AVX-512's bf16, the default of now, beside Trainer",
+    "cpu_mapped_moments": Section(
+        "On a CPU with bf16 by AVX-512, head `mapped_moments`, beside Trainer",
         [what for what in SPEED if what not in ONCE],
-        {"CoLA": ("speed_default_cola.json", "cola")},
+        {"CoLA": ("speed_mapped_moments_cola.json", "cola")},
         SPEED_COMMAND + " --tasks {task} --parts training heads inference padding start",
     ),
     "cpu_fp32": Section(
