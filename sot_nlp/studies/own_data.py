@@ -9,7 +9,7 @@ from typing import Any
 from sot_nlp.data.sources import FILE_FLAGS, open_split
 from sot_nlp.files import sha256
 from sot_nlp.runs.kept import state_of
-from sot_nlp.settings.arguments import Arguments
+from sot_nlp.settings.arguments import TRAITS, Arguments
 from sot_nlp.tasks.spec import TaskSpec, available_tasks
 
 # The settings that name the data of a study without a task.
@@ -41,6 +41,11 @@ def data_content(spec: TaskSpec | None, arguments: Arguments) -> dict[str, Any]:
 def _hash(state: tuple[str, int, int, int]) -> str:
     """Return the hash of the file in that state (`state_of`), which many cells ask for."""
     return sha256(Path(state[0]))
+
+
+def data_settings(arguments: Arguments) -> dict[str, Any]:
+    """Return the settings that say which data is read, and how."""
+    return {name: getattr(arguments, name) for name, traits in TRAITS.items() if traits.data}
 
 
 def check_files(arguments: Arguments) -> None:

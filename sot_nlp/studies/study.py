@@ -77,6 +77,10 @@ class StudyCell:
         return [*words, "--output_dir", str(output_dir)]
 
 
+def _place_title(place: tuple[str, str, str, str]) -> str:
+    return printable(" · ".join(part for part in place if part))
+
+
 # A grid asks for the same few tasks hundreds of times.
 _load_once = functools.lru_cache(maxsize=64)(load_task)
 
@@ -152,8 +156,7 @@ class Study:
             try:
                 resolved[place] = self._resolve(place)
             except UserError as error:
-                title = " · ".join(part for part in place if part)
-                problems.append(f"{printable(title)}: {error}")
+                problems.append(f"{_place_title(place)}: {error}")
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
         return resolved
@@ -216,13 +219,22 @@ class Study:
         return preparation.task_of(self._baseline_arguments(task))
 
     def check_own_data(self) -> None:
-        """Raise UserError for data of the settings that no run could read."""
-        if len(self.tasks) > 1 and self.arguments.get("train_file") is not None:
-            raise UserError(
-                "--train_file: one file can't be the data of several tasks; leave --tasks out, or name one"
-            )
-        for task in self.tasks:
-            own_data.check_files(self._baseline_arguments(task))
+        """Raise UserError for data of the settings, of any regime or arm, that no run could read."""
+        checked: set[str] = set()
+        for place, arguments in self.resolved().items():
+            if len(self.tasks) > 1 and arguments.train_file is not None:
+                raise UserError(
+                    "--train_file: one file can't be the data of several tasks; name one of --tasks, or none"
+                )
+            data = repr((place[0], own_data.data_settings(arguments)))
+            if data in checked:
+                continue
+            try:
+                own_data.check_files(arguments)
+            except UserError as error:
+                where = f"{_place_title(place)}: " if checked else ""
+                raise UserError(f"{where}{error}") from None
+            checked.add(data)
 
     def _baseline_arguments(self, task: str) -> Arguments:
         """Return a task's settings in the baseline's first run."""

@@ -166,6 +166,27 @@ def test_a_file_may_be_named_by_a_number(tmp_path):
         compare.run([str(study), "--plan"], "sot-nlp compare")
 
 
+@pytest.mark.parametrize(
+    ("layer", "where"),
+    [
+        ("settings: {full: {}, part: {train_file: nowhere.csv}}", "my-reviews · tiny · part · stock: "),
+        ("settings: {part: {train_file: nowhere.csv}, full: {}}", ""),
+        (
+            "heads: {stock: stock, other: {head: sot, validation_file: nowhere.csv}}",
+            "my-reviews · tiny · other: ",
+        ),
+    ],
+)
+def test_files_of_every_regime_and_arm_are_looked_at(data, tmp_path, layer, where):
+    study = tmp_path / "s.yaml"
+    heads = "" if "heads" in layer else "heads: [stock]\n"
+    study.write_text(
+        f"models: {{tiny: org/tiny}}\n{heads}{layer}\narguments: {{train_file: {str(data)!r}}}\n"
+    )
+    with pytest.raises(UserError, match=rf"^{where}--\w+_file: nowhere.csv does not exist"):
+        compare.run([str(study), "--plan"], "sot-nlp compare")
+
+
 def test_no_data_at_all_is_said_by_flag():
     with pytest.raises(UserError, match=r"tasks: none is given .*--train_file"):
         study_of(["--models", "org/tiny"])
