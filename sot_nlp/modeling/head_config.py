@@ -57,6 +57,8 @@ class SoTHeadConfig:
             without parameters, before layers are mixed; `none`; or `auto`, which a model's config replaces by
             `layer_norm` where layers of a pre-norm backbone are mixed (`SoTConfigMixin.pre_norm`).
         mean_width: of how many further learned maps `moments` takes the mean; 0: of the hidden states.
+        mean_alpha: the power, in (0, 1], to which the length of that mean of maps is raised, as svPN does
+            with the singular value of a matrix of one row; 1 leaves it as it is. The hidden states' has `alpha`.
         word_output_init: `zero` starts the words' linear at zero, so that training starts as the
             classification token's branch alone; `normal` draws it.
         module: the name of a head of your own (`register_head`), which takes the place of pooling,
@@ -90,6 +92,7 @@ class SoTHeadConfig:
     token_norm: str = "none"
     word_output_init: str = "normal"
     mean_width: int = 0
+    mean_alpha: float | int = 1.0
     module: str = ""
     part_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -175,7 +178,7 @@ class SoTHeadConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_dict` gives an equal head back."""
         # Later fields, at the values that change nothing.
-        plain = {"token_norm": "none", "word_output_init": "normal", "mean_width": 0}
+        plain = {"token_norm": "none", "word_output_init": "normal", "mean_width": 0, "mean_alpha": 1.0}
         plain |= {"module": "", "part_settings": {}}
         values = dataclasses.asdict(self) | {"part_settings": dict(self.part_settings)}
         return {name: value for name, value in values.items() if name not in plain or value != plain[name]}

@@ -131,10 +131,10 @@ class CrossCovariance(MappedPooling):
 class Moments(CrossCovariance):
     """A mean of the words beside their cross-covariance: centring takes the mean away from S.
 
-    As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). With `mean_width` 0 it
-    is the mean z of the hidden states, divided by |z|^(1 - alpha), as svPN would a matrix of one row, or left
-    as it is with the normalisation `none`. With more it is the mean of so many further maps, as `mapped_mean`
-    takes it.
+    As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). The mean z is divided by
+    |z|^(1 - alpha), as svPN would a matrix of one row. With `mean_width` 0 it is that of the hidden states, left
+    as it is with the normalisation `none`; with more that of so many further maps, as `mapped_mean` takes it,
+    and its alpha is `mean_alpha`.
     """
 
     def build(self, hidden_size: int) -> None:
@@ -161,9 +161,11 @@ class Moments(CrossCovariance):
 
     def mean_gain(self, mean: Tensor) -> Tensor:
         """Return the number by which the mean is multiplied: (B, D) -> (B, 1)."""
-        if self.config.mean_width or self.config.normalization == "none":
+        config = self.config
+        alpha = config.mean_alpha if config.mean_width else config.alpha
+        if alpha == 1 or (config.normalization == "none" and not config.mean_width):
             return mean.new_ones((1, 1))
-        return smooth_norm(mean) ** (self.config.alpha - 1)
+        return smooth_norm(mean) ** (alpha - 1)
 
     def features(self, hidden_states: Tensor, word_mask: Tensor) -> Tensor:
         """Pool (B, N, C) by (B, N) bool -> (B, D + M P Q), the mean first."""

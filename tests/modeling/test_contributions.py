@@ -41,7 +41,12 @@ EXACT = [
         ("none", "fixed_scale", "learned_scale"), ("mean", "mapped_mean", "attention")
     )
 ]
-EXACT += [{**head, "mean_width": 6} for head in EXACT if head["pooling"] == "moments"]
+EXACT += [
+    {**head, "mean_width": 6, "mean_alpha": alpha}
+    for head in EXACT
+    for alpha in (1, 0.5)
+    if head["pooling"] == "moments"
+]
 
 
 def word_logits(head, hidden):

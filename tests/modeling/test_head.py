@@ -227,6 +227,18 @@ def test_moments_are_the_mean_over_the_root_of_its_length_beside_the_covariance(
     torch.testing.assert_close(raw[1, :C], hidden[1, 1:4].mean(0))
 
 
+def test_the_length_of_the_mean_of_maps_is_raised_to_mean_alpha():
+    head = make_head(pooling="moments", mean_width=7)
+    powered = make_head(pooling="moments", mean_width=7, mean_alpha=0.3)
+    powered.load_state_dict(head.state_dict())
+    hidden = rand(4, 6, C)
+    features, expected = powered.pool(hidden, MASK), head.pool(hidden, MASK)
+    torch.testing.assert_close(features[:, 7:], expected[:, 7:])
+    for row, mean in zip(features, expected[:, :7], strict=True):
+        torch.testing.assert_close(row[:7].norm(), mean.norm() ** 0.3)
+        torch.testing.assert_close(row[:7] * mean.norm(), mean * row[:7].norm())
+
+
 @pytest.mark.parametrize("map_norm", ["batch_norm", "layer_norm", "none"])
 def test_moments_of_maps_are_the_mapped_mean_beside_the_covariance(map_norm):
     both = make_head(pooling="moments", mean_width=7, map_norm=map_norm)

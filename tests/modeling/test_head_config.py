@@ -137,6 +137,7 @@ def test_integers_out_of_range_or_of_another_type_are_refused(name, value):
     ("name", "values"),
     [
         ("alpha", [0, 1, -0.5, 1.5, float("nan"), float("inf"), "0.5", True, None]),
+        ("mean_alpha", [0, -0.5, 1.5, float("nan"), "0.5", True, None]),
         ("dropout", [-0.1, 1, 1.5, float("nan"), "0", True, None]),
         ("include_separators", [0, "yes", None]),
     ],
