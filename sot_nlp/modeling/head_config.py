@@ -260,8 +260,8 @@ PRESETS: dict[str, SoTHeadConfig] = {
     ),
     # Both moments of the words of the last four layers.
     "moments": _SOT.replace(pooling="moments"),
-    # Both orders: the mean of learned maps beside the covariance.
-    "mapped_moments": _SOT.replace(pooling="moments", mean_width=1024),
+    # Both orders: the mean of learned maps beside the covariance, each to the power that svPN gives it.
+    "mapped_moments": _SOT.replace(pooling="moments", mean_width=256, mean_alpha=0.5),
     # The words' mean of learned maps: `sot` in the first order, with about as many features.
     "mapped_mean": _SOT.replace(pooling="mapped_mean", normalization="none", num_heads=4, width_x=256),
     # The three heads of MaxPoolBERT, on the classification token alone.

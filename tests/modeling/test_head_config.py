@@ -61,7 +61,7 @@ def test_settings_are_frozen():
 
 def test_overrides():
     assert resolve_head("sot") == TEXT.replace(num_layers=4)
-    assert resolve_head(None) == TEXT.replace(num_layers=4, pooling="moments", mean_width=1024)
+    assert resolve_head(None) == TEXT.replace(num_layers=4, pooling="moments", mean_width=256, mean_alpha=0.5)
     assert resolve_head("text", alpha=0.7).alpha == 0.7
     assert resolve_head(TEXT, width_x=56, width_y=32).widths == (56, 32)
     assert resolve_head("text", pooling="covariance").widths == (96, 96)
