@@ -182,7 +182,11 @@ def test_a_share_held_out_needs_the_training_file_as_it_was(train, tmp_path, cap
             told = capsys.readouterr().err
             assert f"{flags[0]}: of {path} other examples would be held out than in the training" in told
     assert evaluate(run, tmp_path, "--data_seed", "0")[1] == predictions
-    assert evaluate(run, tmp_path, "--max_eval_samples", "5")[1] == predictions[:5]
+    # (a batch of another size may differ in a last digit)
+    for first, expected in zip(
+        evaluate(run, tmp_path, "--max_eval_samples", "5")[1], predictions[:5], strict=True
+    ):
+        assert first == {**expected, "probabilities": pytest.approx(expected["probabilities"], rel=1e-5)}
     capsys.readouterr()
 
     write(path, rows(60, 3)[1:])
