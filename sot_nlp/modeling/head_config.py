@@ -58,7 +58,8 @@ class SoTHeadConfig:
             `layer_norm` where layers of a pre-norm backbone are mixed (`SoTConfigMixin.pre_norm`).
         mean_width: of how many further learned maps `moments` takes the mean; 0: of the hidden states.
         mean_alpha: the power, in (0, 1], to which the length of that mean of maps is raised, as svPN does
-            with the singular value of a matrix of one row; 1 leaves it as it is. The hidden states' has `alpha`.
+            with the singular value of a matrix of one row; 1 leaves it as it is. (With `mean_width` 0 the
+            power is `alpha`.)
         word_output_init: `zero` starts the words' linear at zero, so that training starts as the
             classification token's branch alone; `normal` draws it.
         module: the name of a head of your own (`register_head`), which takes the place of pooling,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sot_nlp.errors import printable
+from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.publishing.training_plot import evaluations_of, mapping
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.tasks.metrics import METRICS, traits
@@ -33,6 +34,8 @@ CITATION = """@article{xie2021sot,
   year    = {2021}
 }"""
 
+# The fields of a preset's head that a task's recipe or the backbone sets.
+SIZES = {"num_heads", "width_x", "width_y", "dropout", "num_layers", "token_norm"}
 NOT_SCORES = {"epoch", "step", "split", "loss", "seconds", "examples", "num_examples", "examples_per_second"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~$@]|:(?=//))")
@@ -82,6 +85,7 @@ def model_card(
         "base": _hub_model(record),
         "head": _head(record),
         "preset": preset if isinstance(preset, str) and preset.isidentifier() else None,
+        "known": preset if _is_of_preset(record) else None,
         "status": record.get("status"),
         "evaluations": evaluations,
         "metrics": list(dict.fromkeys(name for _, scores in evaluations for name in scores)),
@@ -101,6 +105,15 @@ def model_card(
     }
     filters = {"md": escape, "heading": lambda metric: _heading(metric, record)}
     return render("sot_nlp.publishing", "card.md", values, filters)
+
+
+def _is_of_preset(record: Mapping[str, Any]) -> bool:
+    """Return whether the head is its preset's in all but sizes: what is known of that holds for no other."""
+    preset, settings = record.get("head"), mapping(record, "head_config")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        return False
+    own = PRESETS[preset].to_dict()
+    return all(own.get(name) == settings.get(name) for name in (own.keys() | settings.keys()) - SIZES)
 
 
 # -- metadata -----------------------------------------------------------------------------------------

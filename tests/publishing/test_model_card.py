@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from sot_nlp import records
-from sot_nlp.modeling.head_config import DEFAULT_PRESET
+from sot_nlp.modeling.head_config import DEFAULT_PRESET, PRESETS
 from sot_nlp.publishing import model_card
 from sot_nlp.publishing.model_card import escape
 from sot_nlp.publishing.training_plot import training_plot
@@ -237,10 +237,16 @@ def test_a_closed_form_shows_no_settings_of_updates():
 
 @pytest.mark.parametrize(("head", "count"), [(DEFAULT_PRESET, 28), ("sot", 17)])
 def test_the_card_says_where_the_head_gained_and_where_it_lost(head: str, count: int) -> None:
-    text = model_card.model_card(record(head=head))
+    config = PRESETS[head].to_dict()
+    text = model_card.model_card(record(head=head, head_config=config | {"width_x": 56}))
     _, known = text.split("## What is known of this head")
     results = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
     figures = re.findall(r"[+−][\d.]+ \[[+−]?[\d.]+, [+−][\d.]+\]", known)
     assert len(figures) == count
     assert [figure for figure in figures if figure not in results] == []
-    assert "What is known" not in model_card.model_card(record(head="text"))
+    for other in (
+        record(head="text", head_config=PRESETS["text"].to_dict()),
+        record(head=head, head_config=config | {"alpha": 0.6}),
+        record(head=head, head_config=config | {"mean_width": 1024}),
+    ):
+        assert "What is known" not in model_card.model_card(other)
