@@ -76,7 +76,7 @@ def _bad_values(config: Any) -> Iterator[str]:
     if not _is_number(config.alpha) or not 0 < config.alpha < 1:
         yield f"alpha={shown(config.alpha)} is not a number above 0 and below 1"
     if not _is_number(config.mean_alpha) or not 0 < config.mean_alpha <= 1:
-        yield f"mean_alpha={shown(config.mean_alpha)} is not a number above 0 and up to 1"
+        yield f"mean_alpha={shown(config.mean_alpha)} is not a number above 0 and at most 1"
     if not _is_number(config.dropout) or not 0 <= config.dropout < 1:
         yield f"dropout={shown(config.dropout)} is not a number from 0 to below 1"
     if not isinstance(config.include_separators, bool):

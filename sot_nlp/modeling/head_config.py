@@ -57,9 +57,9 @@ class SoTHeadConfig:
             without parameters, before layers are mixed; `none`; or `auto`, which a model's config replaces by
             `layer_norm` where layers of a pre-norm backbone are mixed (`SoTConfigMixin.pre_norm`).
         mean_width: of how many further learned maps `moments` takes the mean; 0: of the hidden states.
-        mean_alpha: the power, in (0, 1], to which the length of that mean of maps is raised, as svPN does
-            with the singular value of a matrix of one row; 1 leaves it as it is. (With `mean_width` 0 the
-            power is `alpha`.)
+        mean_alpha: the power, in (0, 1], to which the length of that mean of maps is raised, as svPN raises
+            the singular value of a one-row matrix; 1 leaves it as it is. Whatever `normalization` is; the
+            hidden states' mean has `alpha`, and no power with the normalisation `none`.
         word_output_init: `zero` starts the words' linear at zero, so that training starts as the
             classification token's branch alone; `normal` draws it.
         module: the name of a head of your own (`register_head`), which takes the place of pooling,
@@ -261,7 +261,7 @@ PRESETS: dict[str, SoTHeadConfig] = {
     ),
     # Both moments of the words of the last four layers.
     "moments": _SOT.replace(pooling="moments"),
-    # Both orders: the mean of learned maps beside the covariance, each to the power that svPN gives it.
+    # Both orders: the mean of learned maps beside the covariance; svPN, and the same for a vector.
     "mapped_moments": _SOT.replace(pooling="moments", mean_width=256, mean_alpha=0.5),
     # The words' mean of learned maps: `sot` in the first order, with about as many features.
     "mapped_mean": _SOT.replace(pooling="mapped_mean", normalization="none", num_heads=4, width_x=256),

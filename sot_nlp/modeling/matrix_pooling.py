@@ -132,9 +132,9 @@ class Moments(CrossCovariance):
     """A mean of the words beside their cross-covariance: centring takes the mean away from S.
 
     As G2DeNet, which embeds both moments of a Gaussian (Wang, Li, Zhang, CVPR 2017). The mean z is divided by
-    |z|^(1 - alpha), as svPN would a matrix of one row. With `mean_width` 0 it is that of the hidden states,
-    left as it is with the normalisation `none`; with more that of so many further maps, as `mapped_mean`
-    takes it, and its alpha is `mean_alpha`.
+    |z|^(1 - alpha), as svPN would divide a one-row matrix. With `mean_width` 0 it is the hidden states', and
+    stays as it is with the normalisation `none`. With a larger width it is that of so many further maps, as
+    `mapped_mean` takes it, and alpha is `mean_alpha`.
     """
 
     def build(self, hidden_size: int) -> None:

@@ -158,8 +158,8 @@ POOLINGS: dict[str, PoolingPart] = {
         PoolingPart(
             name="moments",
             source="matrix_pooling.Moments",
-            doc="the mean, of the hidden states or of learned maps (`mean_width`), over "
-            "`norm(mean)^(1-alpha)`, beside the cross-covariance (as G2DeNet, CVPR 2017)",
+            doc="the mean of the hidden states over `norm(mean)^(1-alpha)`, or of `mean_width` learned maps "
+            "over `norm(mean)^(1-mean_alpha)`, beside the cross-covariance (as G2DeNet, CVPR 2017)",
             settings=(*MAP_SETTINGS, "width_y", "mean_width", "mean_alpha", "alpha"),
             gives="matrix",
         ),

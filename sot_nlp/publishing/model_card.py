@@ -18,7 +18,7 @@ from typing import Any
 from sot_nlp.errors import printable
 from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.publishing.training_plot import evaluations_of, mapping
-from sot_nlp.settings.arguments import TRAITS
+from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS
 from sot_nlp.tasks.metrics import METRICS, traits
 from sot_nlp.templates import render
 
@@ -34,8 +34,6 @@ CITATION = """@article{xie2021sot,
   year    = {2021}
 }"""
 
-# The fields of a preset's head that a task's recipe or the backbone sets.
-SIZES = {"num_heads", "width_x", "width_y", "dropout", "num_layers", "token_norm"}
 NOT_SCORES = {"epoch", "step", "split", "loss", "seconds", "examples", "num_examples", "examples_per_second"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~$@]|:(?=//))")
@@ -108,12 +106,17 @@ def model_card(
 
 
 def _is_of_preset(record: Mapping[str, Any]) -> bool:
-    """Return whether the head is its preset's in all but sizes: what is known of that holds for no other."""
+    """Return whether the head is its preset's, in the task's sizes; what is known of it is of no other."""
     preset, settings = record.get("head"), mapping(record, "head_config")
     if not isinstance(preset, str) or preset not in PRESETS:
         return False
+    recipe = mapping(_spec(record), "recipe")
     own = PRESETS[preset].to_dict()
-    return all(own.get(name) == settings.get(name) for name in (own.keys() | settings.keys()) - SIZES)
+    own |= {name: recipe[HEAD_PREFIX + name] for name in own if HEAD_PREFIX + name in recipe}
+    # (`token_norm` is `auto` in a preset, which the backbone decides)
+    return all(
+        own.get(name) == settings.get(name) for name in (own.keys() | settings.keys()) - {"token_norm"}
+    )
 
 
 # -- metadata -----------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from sot_nlp.runs.kept import state_of
 from sot_nlp.settings.arguments import TRAITS, Arguments
 from sot_nlp.tasks.spec import TaskSpec, available_tasks
 
-# The settings that name the data of a study without a task.
+# The settings of a user's own files: which they are, and how they are read.
+SETTINGS = {name for name, traits in TRAITS.items() if traits.data == "own"}
+# Those that name the data of a study without a task.
 DATA_SETTINGS = {"train_file", "dataset_name"}
 # The splits that a run's weights and scores come from.
 USED = ("train", "validation")
@@ -41,11 +43,6 @@ def data_content(spec: TaskSpec | None, arguments: Arguments) -> dict[str, Any]:
 def _hash(state: tuple[str, int, int, int]) -> str:
     """Return the hash of the file in that state (`state_of`), which many cells ask for."""
     return sha256(Path(state[0]))
-
-
-def data_settings(arguments: Arguments) -> dict[str, Any]:
-    """Return the settings that say which data is read, and how."""
-    return {name: getattr(arguments, name) for name, traits in TRAITS.items() if traits.data}
 
 
 def check_files(arguments: Arguments) -> None:

@@ -77,7 +77,11 @@ class StudyCell:
         return [*words, "--output_dir", str(output_dir)]
 
 
-def _place_title(place: tuple[str, str, str, str]) -> str:
+# A task, a model, a setting and an arm, by their names.
+Place = tuple[str, str, str, str]
+
+
+def _place_title(place: Place) -> str:
     return printable(" · ".join(part for part in place if part))
 
 
@@ -148,17 +152,21 @@ class Study:
             for place in self._places()
         ]
 
-    def resolved(self) -> dict[tuple[str, str, str, str], Arguments]:
+    def resolved(self) -> dict[Place, Arguments]:
         """Return the first seed's settings of every (task, model, setting, arm). UserError if invalid."""
-        problems: list[str] = []
-        resolved: dict[tuple[str, str, str, str], Arguments] = {}
-        for place in self._places():
+        problems: dict[Place, str] = {}
+        resolved: dict[Place, Arguments] = {}
+        places = self._places()
+        for place in places:
             try:
                 resolved[place] = self._resolve(place)
             except UserError as error:
-                problems.append(f"{_place_title(place)}: {error}")
+                problems[place] = str(error)
+        if len(problems) == len(places) and len(set(problems.values())) == 1:
+            raise UserError(problems[places[0]])  # the same everywhere
         if problems:
-            raise UserError("\n".join(dict.fromkeys(problems)))
+            lines = [f"{_place_title(place)}: {problem}" for place, problem in problems.items()]
+            raise UserError("\n".join(dict.fromkeys(lines)))
         return resolved
 
     def cell_with(self, arm: str, given: Mapping[str, Any]) -> StudyCell:
@@ -219,22 +227,24 @@ class Study:
         return preparation.task_of(self._baseline_arguments(task))
 
     def check_own_data(self) -> None:
-        """Raise UserError for data of the settings, of any regime or arm, that no run could read."""
+        """Raise UserError for files that the settings, of any regime or arm, name and no run could read."""
         checked: set[str] = set()
         for place, arguments in self.resolved().items():
+            _, _, setting, arm = place
+            own = own_data.SETTINGS & (self.settings[setting].keys() | self.heads[arm].keys())
+            where = f"{_place_title(place)}: " if own else ""
             if len(self.tasks) > 1 and arguments.train_file is not None:
                 raise UserError(
-                    "--train_file: one file can't be the data of several tasks; name one of --tasks, or none"
+                    f"{where}--train_file: one file can't be the data of several tasks; give one task"
                 )
-            data = repr((place[0], own_data.data_settings(arguments)))
+            data = repr((place[0], [getattr(arguments, name) for name in sorted(own_data.SETTINGS)]))
             if data in checked:
                 continue
+            checked.add(data)
             try:
                 own_data.check_files(arguments)
             except UserError as error:
-                where = f"{_place_title(place)}: " if checked else ""
                 raise UserError(f"{where}{error}") from None
-            checked.add(data)
 
     def _baseline_arguments(self, task: str) -> Arguments:
         """Return a task's settings in the baseline's first run."""
@@ -255,7 +265,7 @@ class Study:
             heads={name: _without_validation(layer) for name, layer in self.heads.items()},
         )
 
-    def _places(self) -> list[tuple[str, str, str, str]]:
+    def _places(self) -> list[Place]:
         return [
             (task, model, setting, arm)
             for task in self.tasks
@@ -264,7 +274,7 @@ class Study:
             for arm in self.heads
         ]
 
-    def _given(self, place: tuple[str, str, str, str]) -> dict[str, Any]:
+    def _given(self, place: Place) -> dict[str, Any]:
         """Return the settings that a cell's command names, but for seeds and folder."""
         task, model, setting, arm = place
         given: dict[str, Any] = {"model_name_or_path": self.models[model]}
@@ -274,7 +284,7 @@ class Study:
         layers = (self.arguments, self.settings[setting], self.heads[arm], own)
         return functools.reduce(overridden, layers, given)
 
-    def _resolve(self, place: tuple[str, str, str, str]) -> Arguments:
+    def _resolve(self, place: Place) -> Arguments:
         given = self._given(place)
         layers: list[tuple[str, Mapping[str, Any]]] = [("study", {**given, "seed": self.seeds[0]})]
         if "task" in given:
@@ -289,7 +299,7 @@ class Study:
         check_model_folder(arguments.model_name_or_path)
         return arguments
 
-    def _budget_differences(self, resolved: Mapping[tuple[str, str, str, str], Arguments]) -> list[str]:
+    def _budget_differences(self, resolved: Mapping[Place, Arguments]) -> list[str]:
         problems = []
         for (task, model, setting, arm), arguments in resolved.items():
             baseline = resolved[task, model, setting, self.baseline]
@@ -306,9 +316,7 @@ class Study:
                 )
         return problems
 
-    def _cell(
-        self, place: tuple[str, str, str, str], seed: int, arguments: Arguments, data_content: dict[str, Any]
-    ) -> StudyCell:
+    def _cell(self, place: Place, seed: int, arguments: Arguments, data_content: dict[str, Any]) -> StudyCell:
         seeds = {"seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
         default = Arguments()
         # By what differs from the defaults: a setting that a later version adds makes no cell another one.
@@ -324,9 +332,7 @@ class Study:
         slug = safe_name(names)[:120]
         return self._cell_at(place, seeds, folder=f"{slug}-{short_hash(shaping)[:8]}")
 
-    def _cell_at(
-        self, place: tuple[str, str, str, str], given: Mapping[str, Any], *, folder: str
-    ) -> StudyCell:
+    def _cell_at(self, place: Place, given: Mapping[str, Any], *, folder: str) -> StudyCell:
         task, model, setting, arm = place
         return StudyCell(
             task=task,

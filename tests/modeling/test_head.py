@@ -362,8 +362,14 @@ def test_wrong_sizes_are_refused_all_at_once():
         SoTHead(PRESETS["text"], hidden_size=0, num_labels=-1)
 
 
-COMPILED = {"text": {}, "exact": {"normalization": "svpn_exact", "map_norm": "none"}}
+MOMENTS = {"pooling": "moments", "mean_width": 6, "mean_alpha": 0.5}
+COMPILED = {
+    "text": {},
+    "exact": {"normalization": "svpn_exact", "map_norm": "none"},
+    "moments": MOMENTS,
+}
 EXPORTED = {
+    "moments": MOMENTS,
     "text": {},
     "vision": {"preset": "vision", "num_singular_values": 2, "num_iterations": 2},
     "covariance": {"pooling": "covariance", "normalization": "isqrt_cov", "map_norm": "layer_norm"},

@@ -75,6 +75,9 @@ def test_settings_of_an_older_version_take_the_later_fields_defaults():
     later = {f.name for f in fields if not f.default is f.default_factory is missing}
     old = {name: value for name, value in TEXT.to_dict().items() if name not in later}
     assert SoTHeadConfig.from_dict(old) == TEXT.replace(token_norm="none")
+    wide = resolve_head(None, mean_width=1024, mean_alpha=1).to_dict()
+    assert "mean_alpha" not in wide
+    assert SoTHeadConfig.from_dict(wide).mean_alpha == 1
 
 
 def test_missing_fields_are_named_all_at_once():

@@ -238,7 +238,10 @@ def test_a_closed_form_shows_no_settings_of_updates():
 @pytest.mark.parametrize(("head", "count"), [(DEFAULT_PRESET, 28), ("sot", 17)])
 def test_the_card_says_where_the_head_gained_and_where_it_lost(head: str, count: int) -> None:
     config = PRESETS[head].to_dict()
-    text = model_card.model_card(record(head=head, head_config=config | {"width_x": 56}))
+    sizes = {"task_spec": {"recipe": {"head.width_x": 56}}}
+    text = model_card.model_card(
+        record(head=head, head_config=config | {"width_x": 56, "token_norm": "none"}, **sizes)
+    )
     _, known = text.split("## What is known of this head")
     results = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
     figures = re.findall(r"[+−][\d.]+ \[[+−]?[\d.]+, [+−][\d.]+\]", known)
@@ -248,5 +251,8 @@ def test_the_card_says_where_the_head_gained_and_where_it_lost(head: str, count:
         record(head="text", head_config=PRESETS["text"].to_dict()),
         record(head=head, head_config=config | {"alpha": 0.6}),
         record(head=head, head_config=config | {"mean_width": 1024}),
+        record(head=head, head_config=config | {"width_x": 56}),
+        record(head=head, head_config=config | {"num_layers": 1}),
+        record(head=head, head_config=config, **sizes),
     ):
         assert "What is known" not in model_card.model_card(other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 
@@ -14,6 +15,7 @@ from sot_nlp.data.sources import held_out_splits
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.settings.command_line import parse_flags
+from sot_nlp.studies import own_data
 from sot_nlp.studies.study import StudyCell, finished
 from sot_nlp.studies.study_file import read_study
 from sot_nlp.tasks.recipe import layered_arguments
@@ -159,6 +161,12 @@ def test_a_search_is_not_started_for_a_validation_file_that_is_not_there(data, m
     assert not (tmp_path / "t").exists()
 
 
+def test_what_is_wrong_with_every_arm_is_said_once(tmp_path):
+    words = ["--task", "cola", "--model_name_or_path", str(tmp_path / "nowhere")]
+    with pytest.raises(UserError, match=r"\A--model_name_or_path \S+nowhere: no such folder\Z"):
+        tune_command.run([*words, "--output_dir", str(tmp_path / "t")], "sot-nlp tune")
+
+
 def test_a_file_may_be_named_by_a_number(tmp_path):
     study = tmp_path / "s.yaml"
     study.write_text("models: {tiny: org/tiny}\nheads: [stock]\narguments: {train_file: 123}\n")
@@ -170,7 +178,7 @@ def test_a_file_may_be_named_by_a_number(tmp_path):
     ("layer", "where"),
     [
         ("settings: {full: {}, part: {train_file: nowhere.csv}}", "my-reviews · tiny · part · stock: "),
-        ("settings: {part: {train_file: nowhere.csv}, full: {}}", ""),
+        ("settings: {part: {train_file: nowhere.csv}, full: {}}", "my-reviews · tiny · part · stock: "),
         (
             "heads: {stock: stock, other: {head: sot, validation_file: nowhere.csv}}",
             "my-reviews · tiny · other: ",
@@ -185,6 +193,15 @@ def test_files_of_every_regime_and_arm_are_looked_at(data, tmp_path, layer, wher
     )
     with pytest.raises(UserError, match=rf"^{where}--\w+_file: nowhere.csv does not exist"):
         compare.run([str(study), "--plan"], "sot-nlp compare")
+
+
+def test_equal_data_are_looked_at_once(data, monkeypatch):
+    looked = []
+    monkeypatch.setattr(own_data, "check_files", lambda arguments: looked.append(arguments.max_length))
+    study = study_of(words_of(data))
+    settings = {"a": {}, "b": {"max_length": 64}, "c": {"label_column_name": "label"}}
+    dataclasses.replace(study, settings=settings).check_own_data()
+    assert looked == [128, 128]
 
 
 def test_no_data_at_all_is_said_by_flag():
