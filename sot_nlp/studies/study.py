@@ -21,7 +21,7 @@ from sot_nlp.data.infer_task import task_name, user_task
 from sot_nlp.data.sources import held_out_splits
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import write_json
-from sot_nlp.modeling.head_config import DEFAULT_PRESET
+from sot_nlp.modeling.head_config import DEFAULT_PRESET, resolve_head
 from sot_nlp.runs.folder import safe_name
 from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments, overridden
@@ -326,6 +326,8 @@ class Study:
             if name not in NO_MATTER and value != getattr(default, name)
         }
         shaping |= data_content
+        # A preset that a later version changes makes it another cell.
+        shaping["head_config"] = resolve_head(arguments.head, **arguments.head_overrides).to_dict()
         names = "-".join(part for part in (*place, f"seed{seed}") if part)
         if not names.isascii():
             shaping["names"] = names  # of which the folder's name keeps too little

@@ -16,6 +16,7 @@ from sot_nlp.commands import compare
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.sources import held_out_splits, place
 from sot_nlp.errors import UserError
+from sot_nlp.modeling.head_config import PRESETS
 from sot_nlp.settings.arguments import build_arguments
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.studies import read_results
@@ -96,7 +97,7 @@ def test_a_cells_command_gives_its_settings(file, tmp_path):
         assert arguments.output_dir == str(tmp_path)
 
 
-def test_a_folder_stands_for_what_shapes_the_run(file):
+def test_a_folder_stands_for_what_shapes_the_run(file, monkeypatch):
     def folders(**arguments):
         study = finished(read_study(file))
         return [c.folder for c in finished(Study(**{**vars(study), "arguments": arguments})).cells()]
@@ -104,7 +105,12 @@ def test_a_folder_stands_for_what_shapes_the_run(file):
     assert folders(num_train_epochs=3, data_dir="/a", logging_steps=5) == folders(num_train_epochs=3)
     assert folders(learning_rate=1e-5) != folders(learning_rate=2e-6)
     # Saying what is the default anyway makes no other run.
-    assert folders(label_smoothing=0.0) == folders()
+    before = folders()
+    assert folders(label_smoothing=0.0) == before
+    # Nor does a setting of the head that a later version adds; but a preset that it changes does.
+    monkeypatch.setitem(PRESETS, "text", PRESETS["text"].replace(mean_alpha=0.5))
+    changed = [a != b for a, b in zip(folders(), before, strict=True)]
+    assert changed == ["text" in folder for folder in before]
 
 
 @pytest.mark.parametrize(
