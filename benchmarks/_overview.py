@@ -72,7 +72,7 @@ SECTIONS = {
     ),
     "cpu_mapped_moments": Section(
         "On a CPU with bf16 by AVX-512, head `mapped_moments`, beside Trainer",
-        [what for what in SPEED if what not in ONCE],
+        [what for what in SPEED if "frozen" not in what],
         {"CoLA": ("speed_mapped_moments_cola.json", "cola")},
         SPEED_COMMAND + " --tasks {task} --parts training heads inference padding start",
     ),

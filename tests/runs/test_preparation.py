@@ -17,7 +17,7 @@ from sot_nlp.settings.command_line import config_words
     ("given", "message"),
     [
         ({"head.token_norm": "x"}, "--head.token_norm: token_norm='x' is not one of none, layer_norm, auto"),
-        ({"head.alhpa": 0.5}, "--head.alhpa: no field 'alhpa' (did you mean alpha?)"),
+        ({"head.alhpa": 0.5}, "--head.alhpa: no field 'alhpa' (did you mean alpha or mean_alpha?)"),
         ({"head.alpha": 2, "head.dropout": 0.1}, "--head.alpha: alpha=2 is not a number above 0 and below 1"),
         (
             {"head.alpha": 2, "head.width_x": 0},
