@@ -18,7 +18,7 @@ from sot_nlp.settings.arguments import overridden
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
-from sot_nlp.studies import rates, read_results
+from sot_nlp.studies import own_data, rates, read_results
 from sot_nlp.studies.comparison import compare
 from sot_nlp.studies.growth import Growth
 from sot_nlp.studies.rates import UnchosenRates
@@ -57,8 +57,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     own, rest = _parser(prog).parse_known_args(words)
     study = _study(file, own, rest, prog)
     folder = Path(own.output_dir or Path("runs") / "studies" / study.name)
-    study.resolved()
-    study.check_own_data()
+    own_data.check(study)
     runs = _Runs(own, folder, published_command([*prog.split(), *argv, *plugins.flags()]))
     if own.plan:
         runs.plan(study)

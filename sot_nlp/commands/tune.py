@@ -16,7 +16,7 @@ from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.settings.command_line import parse_flags
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 from sot_nlp.settings.launcher import describe, launcher_settings
-from sot_nlp.studies.own_data import DATA_SETTINGS
+from sot_nlp.studies import own_data
 from sot_nlp.studies.report.cells import shown
 from sot_nlp.studies.search_space import SPACE, parse_space
 from sot_nlp.studies.slots import room
@@ -37,7 +37,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     check_counts(own, "trials", "jobs", "threads")
     space = parse_space(own.search or SPACE)
     study = _study(own, rest, prog, {parameter.name for parameter in space})
-    study.check_own_data()
+    own_data.check(study)
     real, shared = study, study.tasks_without_validation()
     folder = Path(own.output_dir or Path("runs") / "tune" / study.name)
     make_folder(folder, "--output_dir")
@@ -117,7 +117,7 @@ def _study(own: Any, rest: Sequence[str], prog: str, searched: set[str]) -> Stud
     for line in describe(launched):
         print(line, file=sys.stderr)
     fixed = {**launched, **given}
-    if own.task is None and not DATA_SETTINGS & fixed.keys():
+    if own.task is None and not own_data.DATA_SETTINGS & fixed.keys():
         raise UserError("give --task, or your own data with --train_file")
     for name in sorted(searched):
         for same in (name, TRAITS[name].rival if name in TRAITS else None):

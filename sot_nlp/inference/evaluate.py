@@ -20,7 +20,7 @@ from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
 from sot_nlp.runs.runner import say, write_rows
-from sot_nlp.settings.arguments import FIELDS, TRAITS, Arguments, build_arguments
+from sot_nlp.settings.arguments import FIELDS, OWN_DATA, TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.settings.training_and_output import TrainingSettings
 from sot_nlp.tasks import metrics
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from sot_nlp.tasks.spec import TaskSpec
 
 
-# The settings in a run's record that concern a user's own data, and data in general.
-OWN_DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "own")
+# The settings in a run's record that concern data in general.
 DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "any")
 # What says which examples of a training file are held out.
 DRAWN = ("validation_fraction", "data_seed")

@@ -66,6 +66,8 @@ class Arguments(
 
 FIELDS = {field.name: field for field in dataclasses.fields(Arguments) if "traits" in field.metadata}
 TRAITS: dict[str, Traits] = {name: field.metadata["traits"] for name, field in FIELDS.items()}
+# The settings of a user's own data: which it is, and how it is read.
+OWN_DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "own")
 TYPES = typing.get_type_hints(Arguments)
 # What `sot_nlp.train` takes beside the settings.
 EXAMPLES = ("train_data", "validation_data", "test_data")

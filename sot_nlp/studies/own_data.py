@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sot_nlp.data.sources import FILE_FLAGS, open_split
+from sot_nlp.errors import UserError
 from sot_nlp.files import sha256
 from sot_nlp.runs.kept import state_of
-from sot_nlp.settings.arguments import TRAITS, Arguments
+from sot_nlp.settings.arguments import OWN_DATA, Arguments
+from sot_nlp.studies.results import place_title
 from sot_nlp.tasks.spec import TaskSpec, available_tasks
 
-# The settings of a user's own files: which they are, and how they are read.
-SETTINGS = {name for name, traits in TRAITS.items() if traits.data == "own"}
-# Those that name the data of a study without a task.
+if TYPE_CHECKING:
+    from sot_nlp.studies.study import Study
+
+# The settings that name the data of a study without a task.
 DATA_SETTINGS = {"train_file", "dataset_name"}
 # The splits that a run's weights and scores come from.
 USED = ("train", "validation")
@@ -45,8 +48,32 @@ def _hash(state: tuple[str, int, int, int]) -> str:
     return sha256(Path(state[0]))
 
 
+def check(study: Study) -> None:
+    """Raise UserError for files that the settings, of any regime or arm, name and no run could read.
+
+    Each is looked at once, before any run, not by every run.
+    """
+    checked: set[str] = set()
+    for place, arguments in study.resolved().items():
+        task, _, setting, arm = place
+        own = {*study.settings[setting], *study.heads[arm]}.intersection(OWN_DATA)
+        where = f"{place_title(place)}: " if own else ""
+        if len(study.tasks) > 1 and arguments.train_file is not None:
+            raise UserError(
+                f"{where}--train_file: one file can't be the data of several tasks; give one task"
+            )
+        data = repr((task, [getattr(arguments, name) for name in OWN_DATA]))
+        if data in checked:
+            continue
+        checked.add(data)
+        try:
+            check_files(arguments)
+        except UserError as error:
+            raise UserError(f"{where}{error}") from None
+
+
 def check_files(arguments: Arguments) -> None:
-    """Raise UserError for files of the settings that no run could read: once, not by every run."""
+    """Raise UserError for files of one run's settings that it could not read."""
     from sot_nlp.runs import preparation
 
     splits = [split for split, flag in FILE_FLAGS.items() if getattr(arguments, flag) is not None]

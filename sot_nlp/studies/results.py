@@ -62,6 +62,15 @@ class Cell:
         return (self.task, self.model, self.setting)
 
 
+# A task, a model, a setting and an arm, by their names.
+Place = tuple[str, str, str, str]
+
+
+def place_title(place: Place) -> str:
+    """Return a place in a line."""
+    return printable(" · ".join(part for part in place if part))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChosenRates:
     """The rates that one arm of a group was given: the best of `among` combinations on held-out data.
@@ -81,14 +90,14 @@ class ChosenRates:
     at_edge: tuple[str, ...] = ()
 
     @property
-    def place(self) -> tuple[str, str, str, str]:
+    def place(self) -> Place:
         """What they are for."""
         return (self.task, self.model, self.setting, self.arm)
 
     @property
     def title(self) -> str:
         """The same in a line."""
-        return printable(" · ".join(part for part in self.place if part))
+        return place_title(self.place)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import HEAD_PREFIX, TRAITS, Arguments, build_arguments, overridden
 from sot_nlp.studies import own_data
 from sot_nlp.studies.read_results import NOT_AN_ARM, STUDY_NAME, short_hash
-from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates
+from sot_nlp.studies.results import DATA_SEED_OFFSET, ChosenRates, Place, place_title
 from sot_nlp.tasks.spec import TaskSpec, load_task
 
 FORMAT_VERSION = 1
@@ -75,14 +75,6 @@ class StudyCell:
         for name, value in self.settings.items():
             words += flag_words(name, value)
         return [*words, "--output_dir", str(output_dir)]
-
-
-# A task, a model, a setting and an arm, by their names.
-Place = tuple[str, str, str, str]
-
-
-def _place_title(place: Place) -> str:
-    return printable(" · ".join(part for part in place if part))
 
 
 # A grid asks for the same few tasks hundreds of times.
@@ -165,7 +157,7 @@ class Study:
         if len(problems) == len(places) and len(set(problems.values())) == 1:
             raise UserError(problems[places[0]])  # the same everywhere
         if problems:
-            lines = [f"{_place_title(place)}: {problem}" for place, problem in problems.items()]
+            lines = [f"{place_title(place)}: {problem}" for place, problem in problems.items()]
             raise UserError("\n".join(dict.fromkeys(lines)))
         return resolved
 
@@ -225,26 +217,6 @@ class Study:
         from sot_nlp.runs import preparation
 
         return preparation.task_of(self._baseline_arguments(task))
-
-    def check_own_data(self) -> None:
-        """Raise UserError for files that the settings, of any regime or arm, name and no run could read."""
-        checked: set[str] = set()
-        for place, arguments in self.resolved().items():
-            _, _, setting, arm = place
-            own = own_data.SETTINGS & (self.settings[setting].keys() | self.heads[arm].keys())
-            where = f"{_place_title(place)}: " if own else ""
-            if len(self.tasks) > 1 and arguments.train_file is not None:
-                raise UserError(
-                    f"{where}--train_file: one file can't be the data of several tasks; give one task"
-                )
-            data = repr((place[0], [getattr(arguments, name) for name in sorted(own_data.SETTINGS)]))
-            if data in checked:
-                continue
-            checked.add(data)
-            try:
-                own_data.check_files(arguments)
-            except UserError as error:
-                raise UserError(f"{where}{error}") from None
 
     def _baseline_arguments(self, task: str) -> Arguments:
         """Return a task's settings in the baseline's first run."""

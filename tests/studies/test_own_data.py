@@ -200,7 +200,7 @@ def test_equal_data_are_looked_at_once(data, monkeypatch):
     monkeypatch.setattr(own_data, "check_files", lambda arguments: looked.append(arguments.max_length))
     study = study_of(words_of(data))
     settings = {"a": {}, "b": {"max_length": 64}, "c": {"label_column_name": "label"}}
-    dataclasses.replace(study, settings=settings).check_own_data()
+    own_data.check(dataclasses.replace(study, settings=settings))
     assert looked == [128, 128]
 
 

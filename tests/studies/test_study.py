@@ -107,7 +107,7 @@ def test_a_folder_stands_for_what_shapes_the_run(file, monkeypatch):
     # Saying what is the default anyway makes no other run.
     before = folders()
     assert folders(label_smoothing=0.0) == before
-    # Nor does a setting of the head that a later version adds; but a preset that it changes does.
+    # A preset that a later version changes does.
     monkeypatch.setitem(PRESETS, "text", PRESETS["text"].replace(mean_alpha=0.5))
     changed = [a != b for a, b in zip(folders(), before, strict=True)]
     assert changed == ["text" in folder for folder in before]

@@ -57,6 +57,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "sot_isqrt": ("sot", {"pooling": "covariance", "normalization": "isqrt_cov"}),
     "moments": ("moments", {}),
     "mapped_moments": ("mapped_moments", {}),
+    # Its first form.
+    "mapped_moments_wide": ("mapped_moments", {"mean_width": 1024, "mean_alpha": 1}),
 }
 SELECTION_FRACTION = 0.1
 # What fits a processor's caches; a GPU takes all seeds in one pass.

@@ -185,6 +185,7 @@ def test_each_arm_has_its_own_kind_of_head(files, backbone_folder, monkeypatch):
         "sot_isqrt": ("covariance", "sum"),
         "moments": ("moments", "sum"),
         "mapped_moments": ("moments", "sum"),
+        "mapped_moments_wide": ("moments", "sum"),
     }
     channels = {arm: config.num_heads * config.width_x for arm, config in configs.items()}
     sot = configs["sot"]
