@@ -6,7 +6,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp.data.sources import FILE_FLAGS, open_split
+from sot_nlp.data import sources
+from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError
 from sot_nlp.files import sha256
 from sot_nlp.runs.kept import state_of
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # The settings that name the data of a study without a task.
 DATA_SETTINGS = {"train_file", "dataset_name"}
+# The settings that say where a run's files are, and how they are read.
+LOOKED_AT = ("data_dir", *OWN_DATA)
 # The splits that a run's weights and scores come from.
 USED = ("train", "validation")
 
@@ -49,20 +52,20 @@ def _hash(state: tuple[str, int, int, int]) -> str:
 
 
 def check(study: Study) -> None:
-    """Raise UserError for files that the settings, of any regime or arm, name and no run could read.
+    """Raise UserError for files that a task or a setting of any regime or arm names and no run could read.
 
     Each is looked at once, before any run, not by every run.
     """
     checked: set[str] = set()
     for place, arguments in study.resolved().items():
         task, _, setting, arm = place
-        own = {*study.settings[setting], *study.heads[arm]}.intersection(OWN_DATA)
+        own = {*study.settings[setting], *study.heads[arm]}.intersection(LOOKED_AT)
         where = f"{place_title(place)}: " if own else ""
         if len(study.tasks) > 1 and arguments.train_file is not None:
             raise UserError(
                 f"{where}--train_file: one file can't be the data of several tasks; give one task"
             )
-        data = repr((task, [getattr(arguments, name) for name in OWN_DATA]))
+        data = repr((task, [getattr(arguments, name) for name in LOOKED_AT]))
         if data in checked:
             continue
         checked.add(data)
@@ -73,15 +76,13 @@ def check(study: Study) -> None:
 
 
 def check_files(arguments: Arguments) -> None:
-    """Raise UserError for files of one run's settings that it could not read."""
+    """Raise UserError for files of one run's data that it could not read; the Hub is not looked at."""
     from sot_nlp.runs import preparation
 
-    splits = [split for split, flag in FILE_FLAGS.items() if getattr(arguments, flag) is not None]
-    if not splits:
+    given = [split for split, flag in FILE_FLAGS.items() if getattr(arguments, flag) is not None]
+    if arguments.task is None and not given:
         return
     spec = preparation.task_of(arguments)
-    for split in splits:
-        table, _ = open_split(spec, split, arguments)
-        labels = () if split == "test" else (spec.label_column,)
-        for column in filter(None, (*spec.text_columns, *labels)):
-            table.position(column)
+    for split in dict.fromkeys(("train", *spec.validation_splits, *given)):
+        if isinstance(sources.place(spec, split, arguments), Path):
+            sources.open_source(spec, split, arguments)

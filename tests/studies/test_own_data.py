@@ -195,6 +195,34 @@ def test_files_of_every_regime_and_arm_are_looked_at(data, tmp_path, layer, wher
         compare.run([str(study), "--plan"], "sot-nlp compare")
 
 
+def test_the_files_of_tasks_are_looked_at_before_any_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(StudyCell, "command", lambda *_: sys.exit("a run was started"))
+    task, glue = tmp_path / "mine.yaml", tmp_path / "glue"
+    (glue / "CoLA").mkdir(parents=True)
+    (glue / "CoLA" / "train.tsv").write_text("a\t1\t\tb\n")
+    spec = "text_columns: [text]\nlabel_column: label\nlabels: [bad, good]\nfiles: {{train: {}{}}}\n"
+    of_glue = ["--data_dir", str(glue), "--tasks"]
+    for text, words, message in [
+        (spec.format("gone.csv", ""), ["--tasks", str(task)], r"--task: \S+gone.csv does not exist"),
+        (
+            spec.replace("[text]", "[review]").format(f"'{data.name}'", ""),
+            ["--tasks", str(task)],
+            "no column 'review'",
+        ),
+        (
+            spec.format(f"'{data.name}'", ", validation: gone.csv"),
+            ["--tasks", str(task)],
+            r"--task: \S+gone.csv does not exist",
+        ),
+        ("", [*of_glue, "rte"], r"--data_dir \S+glue: looked for RTE/train.tsv, but \S+ holds CoLA"),
+        ("", [*of_glue, "cola"], r"--data_dir \S+glue: looked for CoLA/dev.tsv, but \S+ holds train.tsv"),
+    ]:
+        task.write_text(text)
+        with pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z"):
+            compare.run([*words, "--models", "tiny=org/tiny", "--output_dir", str(tmp_path / "s")], "p")
+        assert not (tmp_path / "s").exists()
+
+
 def test_equal_data_are_looked_at_once(data, monkeypatch):
     looked = []
     monkeypatch.setattr(own_data, "check_files", lambda arguments: looked.append(arguments.max_length))

@@ -246,7 +246,7 @@ def test_the_results_of_another_probe_are_kept(files, backbone_folder, monkeypat
     probe_command.run(command(files, backbone_folder, *words), "p")
     assert main(["report", str(files / "out")]) == 0  # which reads the results alone
     before = {path: path.read_bytes() for path in (files / "out").iterdir()}
-    words_of_study = ("--tasks", "cola", "--models", "x", "--heads", "stock", "--data_dir", str(files))
+    words_of_study = ("--tasks", "cola", "--models", "x", "--heads", "stock")
     assert main(["compare", *words_of_study, "--output_dir", str(files / "out")]) == 2
     assert "out: its results.json is not a study's" in capsys.readouterr().err
     monkeypatch.setattr(probe.Probe, "run", lambda _: pytest.fail("trained before the refusal"))
