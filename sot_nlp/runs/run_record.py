@@ -11,6 +11,7 @@ from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.runs import lora
+from sot_nlp.runs import method as methods
 from sot_nlp.runs.collapse import collapse_warnings
 from sot_nlp.settings import launcher
 from sot_nlp.tasks import metrics
@@ -150,6 +151,23 @@ def summary(run: Run, record: dict[str, Any]) -> list[str]:
         f"on {environment['processes']} x {environment['device']} ({environment['mixed_precision']})",
         *launcher.describe({name: record["arguments"][name] for name in from_launcher}),
     ]
+
+
+def notes(run: Run) -> list[str]:
+    """Return what the user should know before the training, a line each."""
+    arguments = run.arguments
+    lines = []
+    if arguments.test_file and not arguments.do_predict:
+        lines.append("note: --test_file is not predicted without --do_predict")
+    learns = not arguments.freeze_backbone and arguments.trainable_layers is None and arguments.lora_r is None
+    causal = getattr(run.model.config, "causal", False)
+    default = arguments.head != "stock" and not methods.asked(arguments, "head")
+    if causal and learns and default and run.method.name == methods.FINE_TUNE:
+        lines.append(
+            "note: where all of a causal model learns, no head that pools words has been ahead of its own so "
+            "far (SmolLM2-135M); compare with --head stock"
+        )
+    return lines
 
 
 def outcome(folder: Path, record: dict[str, Any]) -> list[str]:

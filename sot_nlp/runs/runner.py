@@ -81,9 +81,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             run_folder.clear(folder)
         record = run_record.new_record(current)
         lines = [*methods.describe(current.method, current.solution), *current.rules]
-        if arguments.test_file and not arguments.do_predict:
-            lines.append("note: --test_file is not predicted without --do_predict")
-        say(accelerator, [*run_record.summary(current, record), *lines])
+        say(accelerator, [*run_record.summary(current, record), *lines, *run_record.notes(current)])
         with run_record.recorded(current, record):
             finish(current, record, train(current, record))
         say(accelerator, run_record.outcome(folder, record))

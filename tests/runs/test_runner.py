@@ -59,6 +59,23 @@ def finished(glue, backbone_folder, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.parametrize(
+    ("family", "flags", "said"),
+    [
+        ("gpt2", [], True),
+        ("gpt2", ["--head", "mapped_moments"], False),
+        ("gpt2", ["--freeze_backbone"], False),
+        ("bert", [], False),
+    ],
+)
+def test_a_causal_backbone_is_not_given_the_default_head_in_silence(
+    glue, backbone_folder, tmp_path, capsys, family, flags, said
+):
+    words = command(glue, backbone_folder(family), tmp_path / "o", "--num_train_epochs", "1", *flags)
+    assert main(words) == 0
+    assert ("compare with --head stock" in capsys.readouterr().out) == said
+
+
 def test_predictions_without_test_data_are_refused(tmp_path, capsys):
     (tmp_path / "a.csv").write_text("text,label\na zorp,yes\nthe dax,no\n" * 4)
     words = (
