@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sot_nlp.training.closed_form import Solution
 
 AUTO, FINE_TUNE, LINEAR_PROBE, PROBE_THEN_TUNE = METHODS = TRAITS["training_method"].choices
-# With fewer texts per label, tuning on from the closed form gains nothing sure, for six times the time.
+# With fewer texts per label, tuning on from the closed form gains nothing sure, for five times the time.
 FEW_PER_LABEL = 16
 # With more texts than this the usual recipe has updates enough.
 FEW = 1000
