@@ -27,6 +27,11 @@ FEW_EXAMPLES, FEW_EXAMPLES_BATCH = 1000, 16
 UPDATES, MOST_EPOCHS = 300, 20
 
 
+def all_learns(arguments: Arguments) -> bool:
+    """Return whether all weights of the backbone are trained."""
+    return not arguments.freeze_backbone and arguments.trainable_layers is None and arguments.lora_r is None
+
+
 def transforms_class_token(model: nn.Module) -> bool:
     """Return whether a new dense layer or attention is between the classification token and its linear.
 
@@ -66,8 +71,7 @@ def with_default_recipe(
         chosen["learning_rate"] = float(f"{rate * (LORA_RATE_FACTOR if lora else 1):.2g}")
         reasons.append(f"width {hidden_size}{', LoRA' if lora else ''}")
         if "head_learning_rate" not in given:
-            partial = lora or arguments.freeze_backbone or arguments.trainable_layers is not None
-            factor = 1 if new_transform and not partial else HEAD_RATE_FACTOR
+            factor = 1 if new_transform and all_learns(arguments) else HEAD_RATE_FACTOR
             chosen["head_learning_rate"] = float(f"{rate * factor:.2g}")
     if not {"warmup_ratio", "warmup_steps"} & given.keys():
         chosen["warmup_ratio"] = WARMUP

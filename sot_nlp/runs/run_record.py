@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, stream_report
 from sot_nlp.errors import UserError, decimal, printable
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.runs import lora
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.collapse import collapse_warnings
+from sot_nlp.runs.default_recipe import all_learns
 from sot_nlp.settings import launcher
 from sot_nlp.tasks import metrics
 from sot_nlp.tasks.labels import label_names
@@ -159,10 +161,8 @@ def notes(run: Run) -> list[str]:
     lines = []
     if arguments.test_file and not arguments.do_predict:
         lines.append("note: --test_file is not predicted without --do_predict")
-    learns = not arguments.freeze_backbone and arguments.trainable_layers is None and arguments.lora_r is None
-    causal = getattr(run.model.config, "causal", False)
-    default = arguments.head != "stock" and not methods.asked(arguments, "head")
-    if causal and learns and default and run.method.name == methods.FINE_TUNE:
+    by_default = arguments.head == DEFAULT_PRESET and not methods.asked(arguments, "head")
+    if by_default and run.model.config.causal and all_learns(arguments):
         lines.append(
             "note: where all of a causal model learns, no head that pools words has been ahead of its own so "
             "far (SmolLM2-135M); compare with --head stock"

@@ -1,4 +1,4 @@
-"""A study's own data: by what content its cells are known, and what is wrong with it before any run."""
+"""A study's data: by what content its cells are known, and what is wrong with its files before any run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The settings that name the data of a study without a task.
 DATA_SETTINGS = {"train_file", "dataset_name"}
 # The settings that say where a run's files are, and how they are read.
-LOOKED_AT = ("data_dir", *OWN_DATA)
+FILE_SETTINGS = ("data_dir", *OWN_DATA)
 # The splits that a run's weights and scores come from.
 USED = ("train", "validation")
 
@@ -59,13 +59,13 @@ def check(study: Study) -> None:
     checked: set[str] = set()
     for place, arguments in study.resolved().items():
         task, _, setting, arm = place
-        own = {*study.settings[setting], *study.heads[arm]}.intersection(LOOKED_AT)
+        own = {*study.settings[setting], *study.heads[arm]}.intersection(FILE_SETTINGS)
         where = f"{place_title(place)}: " if own else ""
         if len(study.tasks) > 1 and arguments.train_file is not None:
             raise UserError(
                 f"{where}--train_file: one file can't be the data of several tasks; give one task"
             )
-        data = repr((task, [getattr(arguments, name) for name in LOOKED_AT]))
+        data = repr((task, [getattr(arguments, name) for name in FILE_SETTINGS]))
         if data in checked:
             continue
         checked.add(data)
