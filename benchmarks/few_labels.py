@@ -191,13 +191,15 @@ class SetFit(Side):
         return [" [SEP] ".join(row[name] for name in ("text", "text2") if name in row) for row in rows]
 
 
-def maker(name: str) -> Callable[[str, Path, int], Side]:
-    """What makes the side `name`."""
+def maker(name: str, precision: str) -> Callable[[str, Path, int], Side]:
+    """What makes the side `name`; ours with `--mixed_precision` `precision`."""
     if name in ("logistic", "setfit"):
         return {"logistic": Logistic, "setfit": SetFit}[name]
-    if name == "sot-nlp":
-        return OwnRun
-    own = {"head": name, **TUNED} if name in ("stock", "sot") else {"training_method": name}
+    own: dict[str, Any] = {"mixed_precision": precision}
+    if name in ("stock", "sot"):
+        own |= {"head": name, **TUNED}
+    elif name != "sot-nlp":
+        own |= {"training_method": name}
     return lambda model, folder, seed: OwnRun(model, folder, seed, **own)
 
 
@@ -226,6 +228,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--counts", nargs="+", type=int, default=[8, 16, 64], help="texts per label")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--setfit", action="store_true", help="run SetFit too")
+    parser.add_argument("--mixed_precision", default="auto", help="of our own runs")
     parser.add_argument("--also", nargs="+", default=[], help="further methods or heads")
     options = parser.parse_args(arguments)
     names = ["logistic", "sot-nlp", *(["setfit"] if options.setfit else []), *options.also]
@@ -240,7 +243,9 @@ def measure(arguments: list[str]) -> dict[str, Any]:
                     if scores and name == "setfit":
                         continue
                     with tempfile.TemporaryDirectory() as folder:
-                        side = maker(name)(options.model_name_or_path, Path(folder), seed)
+                        side = maker(name, options.mixed_precision)(
+                            options.model_name_or_path, Path(folder), seed
+                        )
                         found = measure_one(side, train, test, scores=scores)
                     results.append({"task": task, "count": count, "draw": seed, "side": name, **found})
                     print(results[-1], flush=True)
