@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Unreadable lines that are named one by one in the terminal; the report has all of them.
 SHOWN_LINES = 5
+# From this share of a validation split on, having been trained on it is a warning.
+SEEN_SHARE = 0.1
 
 
 def columns_report(spec: TaskSpec, arguments: Arguments) -> dict[str, Any]:
@@ -159,6 +161,19 @@ def describe_stream(report: dict[str, Any]) -> list[str]:
         lines.append(f"{occur} in the validation data too ({what})")
     lines += _label_notes("train", split, report)
     return [f"train, as read: {line}" for line in lines]
+
+
+def seen_in_training(report: dict[str, Any]) -> list[str]:
+    """Return a warning for each validation split of which training has seen a tenth or more."""
+    warnings = []
+    for name, overlap in report["duplicates"].items():
+        seen, examples = overlap["validation_examples"], report["splits"][name]["examples"]
+        if seen and not overlap["dropped"] and seen >= SEEN_SHARE * examples:
+            warnings.append(
+                f"{seen} of the {examples} examples of {name} were trained on, so its scores say little of "
+                "new texts; --drop_leaked takes them out of training"
+            )
+    return warnings
 
 
 def _label_notes(split: str, facts: dict[str, Any], report: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     MODEL_MAPPING,
@@ -138,6 +139,28 @@ def first_position(backbone: nn.Module) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1
     return 0
+
+
+def check_length(attention_mask: Tensor, limit: int | None, backbone: nn.Module) -> None:
+    """Check that no text of a batch, (B, N) with 0 at padding, passes the end of a table of positions.
+
+    The table itself says no more than "index out of range", and on a GPU the process is lost. Backbones that
+    compute their positions have no such end. While a graph is compiled or exported nothing is looked at.
+
+    Raises:
+        ValueError: for a text of more than `limit` tokens.
+    """
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if tracing or limit is None or attention_mask.shape[1] <= limit:
+        return
+    longest = int((attention_mask != 0).sum(1).max())
+    tables = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
+    modules = backbone.named_modules()
+    if longest > limit and any(isinstance(m, nn.Embedding) and name.endswith(tables) for name, m in modules):
+        raise ValueError(
+            f"a text of {longest} tokens, but this backbone has positions for {limit}: cut longer texts (a "
+            "tokenizer and a pipeline do it with truncation=True)"
+        )
 
 
 def selected_states(

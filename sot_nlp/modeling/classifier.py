@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from .backbone import first_position, selected_states
+from .backbone import check_length, first_position, selected_states
 from .class_token import DenseTransform, TransformedTokenHead
 from .head import SoTHead, init_head_weights
 from .head_checks import HeadSettingsError
@@ -190,7 +190,8 @@ class SoTForSequenceClassification(PreTrainedModel):
                 `encode`, or a tensor (B, N, L, C) of its last L layers' hidden states, the last one last.
 
         Raises:
-            ValueError: without inputs, for a mask that is not (B, N), or labels that do not fit.
+            ValueError: without inputs, for a mask that is not (B, N), labels that do not fit, or a text
+                that is longer than the backbone's positions.
         """
         outputs = _as_outputs(encoder_outputs)
         if input_ids is not None and not input_ids.shape[1]:
@@ -283,6 +284,7 @@ class SoTForSequenceClassification(PreTrainedModel):
     ) -> Any:
         """Return the backbone's output for a batch; arguments as in `forward`."""
         if positions is None:
+            check_length(attention_mask, self.max_tokens, self.base_model)
             positions = position_ids(attention_mask, self.position_offset)
         given: dict[str, Any] = {"token_type_ids": token_type_ids, "position_ids": positions}
         if "global_attention_mask" in self.backbone_arguments:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
-from sot_nlp.data.data_report import describe, describe_stream, stream_report
+from sot_nlp.data.data_report import describe, describe_stream, seen_in_training, stream_report
 from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.runs import lora
@@ -129,7 +129,7 @@ def add_result(
         "resumed_from": result.resumed_from,
         "skipped_updates": result.skipped_updates,
         "collapsed": bool(signs),
-        "warnings": [*result.warnings, *signs],
+        "warnings": [*result.warnings, *signs, *seen_in_training(record["data"])],
         "timings": {
             "train_seconds": result.train_seconds,
             "total_seconds": time.time() - run.started,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sot_nlp.data.data_report import describe
+from sot_nlp.data.data_report import describe, seen_in_training
 from sot_nlp.data.infer_task import user_task
 from sot_nlp.data.row_checks import check_source
 from sot_nlp.data.sources import open_source
@@ -173,6 +173,13 @@ def test_duplicates_are_counted_and_dropped_only_when_asked(load, tmp_path):
     dropped = load(**files, drop_leaked=True)
     assert dropped.splits["train"].indices.tolist() == [0, 2]
     assert dropped.report["duplicates"]["validation"]["dropped"]
+    (warning,) = seen_in_training(data.report)
+    assert "3 of the 4 examples of validation were trained on" in warning
+    assert seen_in_training(dropped.report) == []
+    overlap = {"validation": {"train_examples": 4, "validation_examples": 1, "dropped": False}}
+    for examples, warned in ((10, True), (11, False)):  # a tenth
+        splits = {"validation": {"examples": examples}}
+        assert bool(seen_in_training({"duplicates": overlap, "splits": splits})) is warned
 
 
 def test_a_label_that_the_training_data_lacks_is_said(load, tmp_path):

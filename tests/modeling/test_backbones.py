@@ -211,3 +211,21 @@ def test_what_no_head_can_stand_on_is_refused_by_name(family, message, tmp_path)
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         AutoSoTForSequenceClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "ends"), [("mpnet", True), ("opt", True), ("llama", False)])
+def test_a_text_longer_than_the_table_of_positions_is_refused_in_words(family, ends, tmp_path):
+    save(family, tmp_path)
+    model = AutoSoTForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids = torch.full((2, model.max_tokens + 1), 5)
+    mask = torch.ones_like(ids)
+    mask[:, -1] = 0  # what is too long is padding alone
+    assert model(ids, mask).logits.isfinite().all()
+    mask[1, -1] = 1
+    if ends:
+        limit = model.max_tokens
+        words = f"a text of {limit + 1} tokens.*positions for {limit}: cut.*truncation=True"
+        with pytest.raises(ValueError, match=words):
+            model(ids, mask)
+    else:  # its positions are computed, without end
+        assert model(ids, mask).logits.isfinite().all()
