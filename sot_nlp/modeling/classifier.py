@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, C hidden size, K labels.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from dataclasses import dataclass
@@ -190,8 +191,7 @@ class SoTForSequenceClassification(PreTrainedModel):
                 `encode`, or a tensor (B, N, L, C) of its last L layers' hidden states, the last one last.
 
         Raises:
-            ValueError: without inputs, for a mask that is not (B, N), labels that do not fit, or a text
-                that is longer than the backbone's positions.
+            ValueError: without inputs, for a mask or labels of a wrong size, or a text beyond `max_tokens`.
         """
         outputs = _as_outputs(encoder_outputs)
         if input_ids is not None and not input_ids.shape[1]:
@@ -213,12 +213,9 @@ class SoTForSequenceClassification(PreTrainedModel):
             self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         )
         if outputs is None:
+            given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
             outputs = self.encode(
-                input_ids,
-                attention_mask,
-                token_type_ids,
-                position_ids,
-                inputs_embeds,
+                *given,
                 output_attentions=output_attentions,
                 output_hidden_states=bool(wanted_states) or head.num_layers > 1 or None,
             )
@@ -247,7 +244,8 @@ class SoTForSequenceClassification(PreTrainedModel):
         if labels is not None:
             kind = self.config.problem_type or problem_type_of(labels, self.num_labels)
             self.config.problem_type = kind
-            loss = scored_loss(head, result, lambda logits: classification_loss(logits, labels, kind))
+            mean = functools.partial(classification_loss, labels=labels, problem_type=kind)
+            loss = scored_loss(head, result, mean, regression=kind == "regression")
         output = SoTClassifierOutput(
             loss=loss,
             logits=result.logits,

@@ -206,6 +206,10 @@ class Checkpoint:
         saved.set_head(self.saved.get("head"))
         return bool(saved.head != config.head)
 
+    def has_outputs_of(self, config: Any) -> bool:
+        """Return whether the checkpoint has the trained output layers of a model of `config`."""
+        return not self.has_new_head(config) and config.num_labels == self._saved_num_labels()
+
     def key_mapping(self, config: Any) -> dict[str, str]:
         """Return how the checkpoint names the backbone, where the model names it otherwise."""
         if not self.is_plain(config) or not hasattr(config, "text_config"):

@@ -42,16 +42,21 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemTyp
     return F.binary_cross_entropy_with_logits(logits, targets)
 
 
-def scored_loss(head: Any, output: Any, loss: Callable[[Tensor], Tensor]) -> Tensor:
+def scored_loss(
+    head: Any, output: Any, loss: Callable[[Tensor], Tensor], *, regression: bool = False
+) -> Tensor:
     """Return the sum of `loss` over the logits that a head's fusion scores: all of them, or each branch's.
+
+    The logits are the sum of the branches'. Of classes each branch may learn them whole, for a sum decides as
+    a mean does; a branch's score is the number of branches times its logit, so that the sum is their mean.
 
     Args:
         head: the head's settings (`SoTHeadConfig`); None for a model without a SoT head.
         output: the head's output or the model's, with the logits (B, K) that `head.scores` names.
         loss: the loss of such logits.
+        regression: whether the logits are scores.
     """
-    first, *others = ("logits",) if head is None else head.scores
-    total = loss(getattr(output, first))
-    for name in others:
-        total = total + loss(getattr(output, name))
-    return total
+    names = ("logits",) if head is None else head.scores
+    factor = len(names) if regression and "logits" not in names else 1
+    first, *others = (loss(factor * getattr(output, name)) for name in names)
+    return sum(others, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, pvariance
 from typing import Any
 
 from sot_nlp.errors import decimal, printable
@@ -47,6 +48,24 @@ def collapse_warnings(
         if no_skill is not None and score is not None and abs(score - no_skill) < NO_SKILL:
             signs.append(f"{name} is {decimal(score, 3)}, which is chance level")
     return [f"collapsed run: {sign}; {REMEDY if updates else WITHOUT_UPDATES}" for sign in signs]
+
+
+def scale_warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one sentence if the mean of the scores, `label` of `rows`, is nearer to them than `prediction`.
+
+    Correlations know no scale: they may be high where the scores themselves are useless.
+    """
+    labels = [row["label"] for row in rows if "label" in row]
+    if len(labels) < 2:
+        return []
+    error = fmean((row["prediction"] - row["label"]) ** 2 for row in rows)
+    variance = pvariance(labels)
+    if error <= variance:
+        return []
+    return [
+        f"the predicted scores are off by {decimal(error**0.5, 3)} (root mean square), more than the scores' "
+        f"mean alone would be, {decimal(variance**0.5, 3)}: train for longer, or use them as ranks alone"
+    ]
 
 
 def fell(losses: Sequence[float]) -> bool:

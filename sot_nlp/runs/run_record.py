@@ -13,7 +13,7 @@ from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.runs import lora
 from sot_nlp.runs import method as methods
-from sot_nlp.runs.collapse import collapse_warnings
+from sot_nlp.runs.collapse import collapse_warnings, scale_warning
 from sot_nlp.runs.default_recipe import all_learns
 from sot_nlp.settings import launcher
 from sot_nlp.tasks import metrics
@@ -67,6 +67,7 @@ def new_record(run: Run) -> dict[str, Any]:
         "timings": {},
         "log_history": [],
         "method": method,
+        "score_scale": None if run.scorer.scale is None else run.scorer.scale.to_dict(),
     }
 
 
@@ -76,7 +77,9 @@ FINGERPRINTED = ("sha256", "examples", "chosen", "notes")
 
 def fingerprint(record: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
     """Return the settings, data and size of `model` that a checkpoint must match to resume from it."""
-    shaping = ("task", "head_config", "labels", "arguments")
+    shaping = ["task", "head_config", "labels", "arguments"]
+    if record["score_scale"] is not None:  # (which checkpoints of older versions lack)
+        shaping.append("score_scale")
     # What the files hold counts, and what of it is used; not where they are.
     files = {
         name: {key: split[key] for key in FINGERPRINTED if split.get(key, []) != []}
@@ -121,6 +124,7 @@ def add_result(
     losses = [entry["loss"] for entry in record["log_history"] if "learning_rate" in entry]
     predicted = [run.scorer.named(row["prediction"]) for row in rows[first]]
     signs = collapse_warnings(predicted, losses, kept, run.data.kind, updates=result.steps > 0)
+    off_scale = scale_warning(rows[first]) if run.data.kind == "regression" else []
     record |= {
         "num_trainable_parameters": result.num_trainable_parameters,
         "best": result.best,
@@ -129,7 +133,7 @@ def add_result(
         "resumed_from": result.resumed_from,
         "skipped_updates": result.skipped_updates,
         "collapsed": bool(signs),
-        "warnings": [*result.warnings, *signs, *seen_in_training(record["data"])],
+        "warnings": [*result.warnings, *signs, *off_scale, *seen_in_training(record["data"])],
         "timings": {
             "train_seconds": result.train_seconds,
             "total_seconds": time.time() - run.started,

@@ -16,6 +16,7 @@ from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation, run_record, targets
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.default_recipe import transforms_class_token, with_default_recipe
+from sot_nlp.runs.score_scale import score_scale
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks import metrics
 from sot_nlp.training.run_lock import run_lock
@@ -183,13 +184,16 @@ def prepare(
         "pad_token_id": tokenizer.pad_token_id,
         "padding_side": tokenizer.padding_side,
     }
+    scale = score_scale(spec, data, model) if method.tunes else None
+    if scale is not None and checkpoint.has_outputs_of(model.config):
+        scale.unfold(model)
     solution, solving = None, time.perf_counter()
     if method.solves:
         from sot_nlp.training.closed_form import solve_head
 
         solution = solve_head(
             model,
-            targets.training_split(data, alignment),
+            targets.training_split(data, alignment, scale),
             accelerator,
             kind=data.kind,
             class_weights=targets.class_weights(arguments, data, alignment),
@@ -197,15 +201,16 @@ def prepare(
             **batches,
         )
     solve_seconds = time.perf_counter() - solving
-    rules: list[str] = []
+    rules = [] if scale is None else [str(scale)]
     if method.tunes:
-        arguments, rules = with_default_recipe(
+        arguments, chosen = with_default_recipe(
             arguments,
             new_transform=transforms_class_token(model),
             hidden_size=model.config.get_text_config().hidden_size,
             num_examples=None if data.stream is not None else len(data.splits["train"]),
             num_processes=accelerator.num_processes,
         )
+        rules = [*chosen, *rules]
     if arguments.lora_r is not None:
         model = lora.with_lora(model, arguments.lora_r, arguments)
     stack.enter_context(threads_for(model, accelerator.device))
@@ -217,6 +222,7 @@ def prepare(
         splits={name: split for name, split in data.splits.items() if name.startswith("validation")},
         accelerator=accelerator,
         alignment=alignment,
+        scale=scale,
         **batches,
     )
     return Run(
@@ -270,7 +276,7 @@ def train(run: Run, record: dict[str, Any]) -> TrainingResult:
 
     return loop.train(
         run.model,
-        targets.training_split(run.data, scorer.alignment),
+        targets.training_split(run.data, scorer.alignment, scorer.scale),
         arguments,
         run.accelerator,
         evaluate=evaluate,
@@ -317,7 +323,11 @@ def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
         weights = whole_weights(run.accelerator, model)
         if run.accelerator.is_main_process:
             current = run.accelerator.unwrap_model(model)
-            save(run, current if run.arguments.lora_r is None else lora.merged_copy(current), weights)
+            if run.arguments.lora_r is not None:
+                current = lora.merged_copy(current)
+            if (scale := run.scorer.scale) is not None:
+                weights = scale.folded(weights or current.state_dict())
+            save(run, current, weights)
             try:
                 push(run)
             except UserError as error:
@@ -354,6 +364,8 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     weights = whole_weights(run.accelerator, result.model)
     if run.accelerator.is_main_process:
         write_rows(run.folder, run.scorer, rows)
+        if run.scorer.scale is not None:
+            weights = run.scorer.scale.fold_into(run.model, weights)
         if run.arguments.lora_r is not None:
             run.model = lora.save_and_merge(run.model, run.folder)
         save(run, run.model, weights)

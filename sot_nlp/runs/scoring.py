@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from sot_nlp.data.task_data import TokenSplit
+    from sot_nlp.runs.score_scale import ScoreScale
     from sot_nlp.tasks.labels import Alignment
     from sot_nlp.tasks.spec import TaskSpec
 
@@ -26,6 +27,7 @@ class Scorer:
 
     `labels` are the task's names in the order of their ids (None: a regression).
     `alignment` says where the task's labels are in the model's outputs (None: in the task's order).
+    `scale` says what scale a regression's outputs have while it is trained (None: that of the scores).
     `splits` maps their names to their tokens; the first is the one that the best model is chosen by.
     """
 
@@ -37,6 +39,7 @@ class Scorer:
     pad_token_id: int
     padding_side: str
     alignment: Alignment | None = None
+    scale: ScoreScale | None = None
 
     def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
         """Return an evaluation's entry of the record: see `entry`."""
@@ -52,6 +55,8 @@ class Scorer:
             pad_token_id=self.pad_token_id,
             padding_side=self.padding_side,
         )
+        if self.scale is not None:
+            logits = self.scale.restored(logits)
         return logits if self.alignment is None else logits[:, self.alignment.columns]
 
     def score(self, split: TokenSplit, logits: np.ndarray) -> dict[str, float | None]:

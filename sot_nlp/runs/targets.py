@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sot_nlp.data.task_data import TaskData, TokenSplit
+    from sot_nlp.runs.score_scale import ScoreScale
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +80,15 @@ def class_weights(arguments: Arguments, data: TaskData, alignment: Alignment | N
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def training_split(data: TaskData, alignment: Alignment | None) -> TokenSplit | StreamedSplit:
-    """Return the training examples with their labels as the model numbers them."""
+def training_split(
+    data: TaskData, alignment: Alignment | None, scale: ScoreScale | None = None
+) -> TokenSplit | StreamedSplit:
+    """Return the training examples with their labels as the model numbers them, or scores on `scale`."""
     import numpy as np
 
     split = data.stream or data.splits["train"]
+    if scale is not None and not isinstance(split, StreamedSplit) and split.labels is not None:
+        return dataclasses.replace(split, labels=scale.standardized(split.labels))
     if alignment is None or alignment.same_order:
         return split
     columns = np.asarray(alignment.columns)

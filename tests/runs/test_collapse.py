@@ -1,4 +1,4 @@
-from sot_nlp.runs.collapse import collapse_warnings, fell
+from sot_nlp.runs.collapse import collapse_warnings, fell, scale_warning
 
 FALLING = [1.0 - 0.02 * i for i in range(30)]
 
@@ -37,3 +37,12 @@ def test_a_loss_falls_by_at_least_two_percent_between_first_and_last_tenth():
     assert fell([1.0] * 5 + [0.9] * 5)
     assert not fell([1.0] * 5 + [0.99] * 5)
     assert fell([1.0, 1.0])  # too few lines to tell
+
+
+def test_scores_that_their_mean_would_predict_better_are_named():
+    rows = [{"label": 30.0, "prediction": 2.0}, {"label": 90.0, "prediction": 8.0}]  # in the right order
+    (warning,) = scale_warning(rows)
+    assert "off by 61.270 " in warning  # sqrt((28^2 + 82^2) / 2)
+    assert "alone would be, 30.000:" in warning
+    assert scale_warning([{**row, "prediction": 60.0} for row in rows]) == []  # the mean itself
+    assert scale_warning(rows[:1]) == []

@@ -9,6 +9,7 @@ Shapes: G seeds, B examples in a batch, N tokens of the longest, C hidden size, 
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -172,7 +173,8 @@ class SeedBatch:
         """Return a seed's loss, the weighted sum over its batch; for the fusion `late` one per branch."""
         self.draws.factors = iter(factors)
         output = functional_call(self.head, (parameters, buffers), inputs)
-        return scored_loss(self.config, output, lambda logits: self._mean_loss(logits, labels, weights))
+        mean = functools.partial(self._mean_loss, labels=labels, weights=weights)
+        return scored_loss(self.config, output, mean, regression=self.kind == "regression")
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Reduce logits (B, K) to a scalar loss."""

@@ -116,19 +116,24 @@ def test_the_batched_training_is_the_plain_one(tmp_path, name):
 
 
 @pytest.mark.parametrize(("kind", "num_labels"), [("regression", 1), ("multi_label", 3)])
-def test_other_losses(tmp_path, kind, num_labels):
+@pytest.mark.parametrize("fusion", ["sum", "late"])
+def test_other_losses(tmp_path, kind, num_labels, fusion):
     source = np.random.default_rng(1)
     labels = source.normal(size=40) if kind == "regression" else source.integers(0, 2, (40, 3))
     features = made_up_features(tmp_path, labels=labels.astype(np.float32))
-    config = HEADS["vision"]
+    config = resolve_head(HEADS["vision"], fusion=fusion)
     torch.manual_seed(0)
     head = SoTHead(config, hidden_size=C, num_labels=num_labels)
     examples = np.arange(8)[None]
-    logits = head(*padded(features, config, examples[0])).logits
-    targets = torch.from_numpy(features.labels[:8]).reshape(logits.shape)
+    output = head(*padded(features, config, examples[0]))
+    # A score is the sum of the branches: each learns half of it.
+    factor = 2 if kind == "regression" else 1
+    late = (factor * output.word_logits, factor * output.class_token_logits)
+    targets = torch.from_numpy(features.labels[:8]).reshape(output.logits.shape)
     functional = nn.functional
     loss = functional.mse_loss if kind == "regression" else functional.binary_cross_entropy_with_logits
-    expected = loss(logits, targets).item()
+    scored = late if fusion == "late" else (output.logits,)
+    expected = sum(loss(logits, targets).item() for logits in scored)
     batch = SeedBatch([head], arguments=Arguments(), kind=kind, seeds=(0,))
     assert batch.step(features, examples, 1.0).item() == pytest.approx(expected, rel=1e-4)
 

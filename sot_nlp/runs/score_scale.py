@@ -1,0 +1,116 @@
+"""Train a regression on standardised scores, and give the saved model the scores' own scale.
+
+A head starts near 0 and learns at rates that suit outputs of about 1: scores from 0 to 100 would take it more
+updates than a run has, and correlations, which know no scale, would not show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from sot_nlp.data.task_data import TaskData
+    from sot_nlp.tasks.spec import TaskSpec
+
+# The head's output linears, whose sum the score is; the shift goes to the first bias.
+OUTPUTS = ("word_output", "class_token_output")
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """What training makes of scores: (score - `mean`) / `deviation`."""
+
+    mean: float
+    deviation: float
+
+    def standardized(self, scores: np.ndarray) -> np.ndarray:
+        """Return the scores to train on, float32."""
+        return ((scores - self.mean) / self.deviation).astype("float32")
+
+    def restored(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the scores, float32, that the outputs of a model in training mean."""
+        return (outputs * self.deviation + self.mean).astype("float32")
+
+    def folded(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict whose output linears give scores on their own scale."""
+        outputs = _outputs(weights)
+        changed = {name: value * self.deviation for name, value in outputs.items()}
+        for name in _shifted(outputs):
+            changed[name] += self.mean
+        return {**weights, **changed}
+
+    def unfolded(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inverse of `folded`."""
+        outputs = _outputs(weights)
+        shifts = dict.fromkeys(_shifted(outputs), self.mean)
+        changed = {name: (value - shifts.get(name, 0.0)) / self.deviation for name, value in outputs.items()}
+        return {**weights, **changed}
+
+    def fold_into(self, model: nn.Module, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """Fold `weights` and return them; without them, those of `model` itself."""
+        if weights is not None:
+            return self.folded(weights)
+        _put(model, self.folded(model.state_dict()))
+        return None
+
+    def unfold(self, model: nn.Module) -> None:
+        """Undo the fold of a trained model's outputs, as training starts from them."""
+        _put(model, self.unfolded(model.state_dict()))
+
+    def to_dict(self) -> dict[str, float]:
+        """Return what a record says of it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"scores: standardised for training (mean {self.mean:.4g}, standard deviation "
+            f"{self.deviation:.4g}); the model gives them on their own scale"
+        )
+
+
+def score_scale(spec: TaskSpec, data: TaskData, model: Any) -> ScoreScale | None:
+    """Return the scale of the training scores of `data`; None where they are trained on as they are.
+
+    That is so for a public data set with a recipe for its scores as they are (STS-B), for a stream, whose
+    scores are not known before it is read, and for a head without linear outputs of its own. A head without
+    a bias can't be shifted: its scores are divided by their root mean square alone.
+    """
+    if data.kind != "regression" or data.stream is not None or (spec.dataset_name and spec.recipe):
+        return None
+    outputs = getattr(model.classifier, "outputs", [])
+    scores = data.splits["train"].labels
+    if not outputs or scores is None:
+        return None
+    mean = float(scores.mean(dtype="float64")) if any(o.bias is not None for o in outputs) else 0.0
+    deviation = float(((scores.astype("float64") - mean) ** 2).mean() ** 0.5)
+    return ScoreScale(mean=mean, deviation=deviation) if deviation > 0 else None
+
+
+def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy a state dict's output linears into `model`."""
+    state = model.state_dict()  # which shares the parameters' memory
+    for name, value in _outputs(weights).items():
+        state[name].copy_(value)
+
+
+def _outputs(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the output linears' tensors; PEFT keeps the head that it was given beside the one it trains."""
+    return {
+        name: value
+        for name, value in weights.items()
+        if "classifier." in name and name.split(".")[-2] in OUTPUTS
+    }
+
+
+def _shifted(outputs: dict[str, Tensor]) -> list[str]:
+    """Return the names of each head's first bias, in the order of `OUTPUTS`."""
+    found: dict[str, str] = {}
+    for linear in reversed(OUTPUTS):
+        found |= {
+            name.removesuffix(ending): name for name in outputs if name.endswith(ending := f"{linear}.bias")
+        }
+    return list(found.values())
