@@ -243,12 +243,13 @@ class Classifier:
         """
         from sot_nlp.api.training import python_settings
         from sot_nlp.inference.evaluate import evaluate_saved, evaluation_arguments
+        from sot_nlp.training.distributed import separate_state
 
         columns = pair_columns(data, len(self._saved.text_columns) or 1)
         settings = {**self._settings, **columns, **settings}
         with python_settings({"validation_file": ("data", data)}, settings) as given:
             arguments = evaluation_arguments(self._name_or_path, given, source="python")
-            with python_words({}, _from_memory(arguments)):
+            with python_words({}, _from_memory(arguments)), _TURN, separate_state():
                 return next(iter(evaluate_saved(arguments).values()))
 
     def _check_number(self, columns: Sequence[Sequence[str]]) -> None:
@@ -286,7 +287,7 @@ def load(
         UserError: for a folder that holds no SoT classifier.
     """
     from sot_nlp.inference.saved_model import open_model
-    from sot_nlp.training.distributed import create_accelerator
+    from sot_nlp.training.distributed import separate_accelerator
     from sot_nlp.training.speed.precision import as_trained
 
     name = os.fspath(name_or_path)
@@ -305,7 +306,7 @@ def load(
             max_length=arguments.max_length if max_length is not None else None,
             trust_remote_code=trust_remote_code,
         )
-        accelerator = create_accelerator(arguments, precision_before=as_trained(saved.record, cpu=cpu))
+        accelerator = separate_accelerator(arguments, precision_before=as_trained(saved.record, cpu=cpu))
     saved.model.to(accelerator.device)
     settings |= {"cpu": accelerator.device.type == "cpu", "model_revision": revision}
     return Classifier(name, saved, accelerator, settings)

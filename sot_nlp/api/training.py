@@ -6,6 +6,7 @@ import contextlib
 import html
 import inspect
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sot_nlp.api.examples import Examples
 
 P = ParamSpec("P")
+_TRAINING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def train(
     from sot_nlp.runs.folder import default_folder
     from sot_nlp.runs.runner import run
     from sot_nlp.tasks.recipe import layered_arguments
+    from sot_nlp.training.distributed import separate_state
 
     examples = {
         "train_file": ("train_data", train_data),
@@ -142,7 +145,16 @@ def train(
             arguments = replace(arguments, data_dir=str(ensure_demo_data()))
         if arguments.output_dir is None:
             arguments = replace(arguments, output_dir=str(default_folder(task_name(arguments), arguments)))
-        return Run(Path(str(arguments.output_dir)), run(arguments))
+        if not _TRAINING.acquire(blocking=False):
+            raise UserError(
+                "another training is running in this process; they would share random numbers and the log: "
+                "call train when it has ended, or in a process of its own"
+            )
+        try:
+            with separate_state():
+                return Run(Path(str(arguments.output_dir)), run(arguments))
+        finally:
+            _TRAINING.release()
 
 
 @contextlib.contextmanager

@@ -128,6 +128,30 @@ def create_accelerator(
     return accelerator
 
 
+@contextlib.contextmanager
+def separate_state() -> Iterator[None]:
+    """Leave accelerate's state, which all accelerators of a process share, as it was before the block.
+
+    A training or a classifier that is open would otherwise go on in the precision of what came after it.
+    """
+    shared = [AcceleratorState._shared_state, GradientState._shared_state]
+    before = [dict(state) for state in shared]
+    try:
+        yield
+    finally:
+        for state, values in zip(shared, before, strict=True):
+            state.clear()
+            state.update(values)
+
+
+def separate_accelerator(arguments: Arguments, *, precision_before: str | None) -> Accelerator:
+    """Create an accelerator for evaluation, as `create_accelerator`, with a state of its own."""
+    with separate_state():
+        accelerator = create_accelerator(arguments, precision_before=precision_before)
+        accelerator.state.__dict__ = dict(accelerator.state.__dict__)
+    return accelerator
+
+
 def sharing_gpus(sharder: str | None) -> str | None:
     """Return that this machine's processes share its GPUs, in words; None where each has one or has none.
 

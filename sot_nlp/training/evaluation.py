@@ -16,6 +16,7 @@ from sot_nlp.data.token_split import Split
 from sot_nlp.training import signals
 from sot_nlp.training.batching import evaluation_batches
 from sot_nlp.training.speed.fast_cpu import pass_context
+from sot_nlp.training.speed.precision import autocast_of
 from sot_nlp.training.speed.threads import threads_for
 
 # Batches between two checks whether any process received a signal: each check is a collective.
@@ -58,7 +59,7 @@ def predict(
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(accelerator.autocast())
+            stack.enter_context(autocast_of(accelerator))
             stack.enter_context(attention_of_any_shape())
             stack.enter_context(threads_for(forward, accelerator.device))
             autocast = accelerator.mixed_precision != "no"

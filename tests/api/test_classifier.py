@@ -82,6 +82,21 @@ def test_threads_take_turns(classifier):
         np.testing.assert_allclose(predictions.probabilities, expected.probabilities, atol=1e-6)
 
 
+def test_open_classifiers_keep_their_precision_whatever_is_opened_after(tmp_path):
+    folder = save_run(tmp_path / "run")
+    single = sot_nlp.load(folder, mixed_precision="no", cpu=True)
+    before = single.predict(TEXTS).probabilities, single.explain(TEXTS)[0].logits
+    half = sot_nlp.load(folder, mixed_precision="bf16", cpu=True)
+    with pytest.raises(sot_nlp.UserError, match="a CPU has no fp16"):
+        sot_nlp.load(folder, mixed_precision="fp16", cpu=True)
+    for _ in range(2):
+        np.testing.assert_array_equal(single.predict(TEXTS).probabilities, before[0])
+        np.testing.assert_array_equal(single.explain(TEXTS)[0].logits, before[1])
+        assert abs(half.predict(TEXTS).probabilities - before[0]).max() > 1e-7  # rounded to bf16
+        assert abs(half.explain(TEXTS)[0].logits - before[1]).max() > 1e-7
+        single.evaluate((TEXTS, [LABELS[0]] * len(TEXTS)))  # which has an accelerator of its own
+
+
 def test_a_table_and_a_notebook_show_them(classifier):
     predictions = classifier.predict(["<b>zorp</b>", "wug"])
     frame = predictions.to_pandas()

@@ -86,3 +86,24 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
     with pytest.raises(sot_nlp.UserError, match=message) as caught:
         sot_nlp.train(model_name_or_path="nowhere", **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_training_in_the_process_is_refused_while_one_runs(tmp_path, backbone_folder, monkeypatch):
+    from sot_nlp.runs.scoring import Scorer
+
+    settings = {**SETTINGS, "model_name_or_path": str(backbone_folder("bert")), "cache_dir": tmp_path / "c"}
+    call, refused = Scorer.__call__, []
+
+    def train_inside(scorer, model):
+        with pytest.raises(sot_nlp.UserError, match="another training is running in this process") as error:
+            sot_nlp.train(rows(), output_dir=tmp_path / "second", **settings)
+        refused.append(error)
+        return call(scorer, model)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "__call__", train_inside)
+        first = sot_nlp.train(rows(), output_dir=tmp_path / "first", **settings)
+    assert refused
+    assert not (tmp_path / "second").exists()
+    again = sot_nlp.train(rows(), output_dir=tmp_path / "again", **settings)  # now it may
+    assert again.scores == first.scores

@@ -17,6 +17,7 @@ from sot_nlp.settings import launcher
 from sot_nlp.settings.arguments import TRAITS
 from sot_nlp.training.speed.fast_cpu import pass_context
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 KNOWN = frozenset(TRAITS["mixed_precision"].choices) - {"auto"}
 
 
@@ -51,12 +52,20 @@ def launched() -> str | None:
 @contextlib.contextmanager
 def computing_in(mode: str, model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Compute passes of `model` inside as an evaluation in the precision `mode` does."""
-    if mode not in ("bf16", "fp16"):
+    if mode not in DTYPES:
         yield
         return
-    dtype = torch.bfloat16 if mode == "bf16" else torch.float16
-    with torch.autocast(device.type, dtype=dtype), pass_context(device, model)():
+    with torch.autocast(device.type, dtype=DTYPES[mode]), pass_context(device, model)():
         yield
+
+
+def autocast_of(accelerator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return autocast in the accelerator's own precision; accelerate's takes that of the one made last."""
+    mode = accelerator.mixed_precision
+    if not accelerator.native_amp or mode not in DTYPES:
+        context: contextlib.AbstractContextManager[Any] = accelerator.autocast()
+        return context
+    return torch.autocast(accelerator.device.type, dtype=DTYPES[mode])
 
 
 def _refusal(mode: str, device: torch.device) -> str | None:
