@@ -79,11 +79,14 @@ def score_scale(spec: TaskSpec, data: TaskData, model: Any) -> ScoreScale | None
     scores are not known before it is read, and for a head without linear outputs of its own. A head without
     a bias can't be shifted: its scores are divided by their root mean square alone.
     """
-    if data.kind != "regression" or data.stream is not None or (spec.dataset_name and spec.recipe):
-        return None
-    outputs = getattr(model.classifier, "outputs", [])
-    scores = data.splits["train"].labels
-    if not outputs or scores is None:
+    scores = None if data.stream is not None else data.splits["train"].labels
+    return None if scores is None else scale_of(scores, spec, model.classifier)
+
+
+def scale_of(scores: np.ndarray, spec: TaskSpec, head: Any) -> ScoreScale | None:
+    """Return the scale of training scores (n,) for a head; None as in `score_scale`."""
+    outputs = getattr(head, "outputs", [])
+    if spec.kind != "regression" or (spec.dataset_name and spec.recipe) or not outputs:
         return None
     mean = float(scores.mean(dtype="float64")) if any(o.bias is not None for o in outputs) else 0.0
     deviation = float(((scores.astype("float64") - mean) ** 2).mean() ** 0.5)
@@ -99,11 +102,7 @@ def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def _outputs(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the output linears' tensors; PEFT keeps the head that it was given beside the one it trains."""
-    return {
-        name: value
-        for name, value in weights.items()
-        if "classifier." in name and name.split(".")[-2] in OUTPUTS
-    }
+    return {name: value for name, value in weights.items() if f".{name}".split(".")[-2] in OUTPUTS}
 
 
 def _shifted(outputs: dict[str, Tensor]) -> list[str]:

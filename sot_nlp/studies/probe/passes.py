@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from rich.progress import track
 
 from sot_nlp.modeling.head import SoTHead
+from sot_nlp.runs.score_scale import ScoreScale
 from sot_nlp.runs.scoring import decisions, metrics_of_logits
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.studies.probe.parallel_heads import SeedBatch, seed_updates
@@ -42,6 +43,7 @@ class Pass:
     validation: Features
     device: str
     every_epoch: bool
+    scale: ScoreScale | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +112,20 @@ def train_pass(one_pass: Pass) -> Trained:
     epochs = int(arguments.num_train_epochs)
     per_epoch = math.ceil(len(one_pass.train) / size)
     factor = learning_rate_schedule(arguments, epochs * per_epoch)
+    train, scale = one_pass.train, one_pass.scale
+    if scale is not None:
+        train = replace(train, labels=scale.standardized(train.labels))
     data_seeds = [seed + DATA_SEED_OFFSET for seed in one_pass.seeds]
     curves: list[list[tuple[float, float]]] = [[] for _ in one_pass.seeds]
     step = 0
     for epoch in range(epochs):
         for examples in seed_updates(one_pass.train.lengths, data_seeds, epoch, size):
-            batch.step(one_pass.train, examples, factor(step))
+            batch.step(train, examples, factor(step))
             step += 1
         if one_pass.every_epoch or epoch + 1 == epochs:
             logits = batch.logits(one_pass.validation)
+            if scale is not None:
+                logits = scale.restored(logits)
             for curve, of_seed in zip(curves, logits, strict=True):
                 scores = metrics_of_logits(
                     [one_pass.metric], of_seed, one_pass.validation.labels, one_pass.kind
@@ -127,6 +134,6 @@ def train_pass(one_pass: Pass) -> Trained:
     return Trained(
         curves=curves,
         decisions=np.stack([decisions(of_seed, one_pass.kind) for of_seed in logits]),
-        weights=batch.state_dict(0),
+        weights=batch.state_dict(0) if scale is None else scale.folded(batch.state_dict(0)),
         seconds=time.perf_counter() - started,
     )

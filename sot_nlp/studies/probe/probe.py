@@ -218,23 +218,28 @@ class Probe:
         rate = rate or self.chosen.get(arm) or (self.rates or (self.arguments.learning_rate,))[0]
         size = len(seeds) if self.device == "cuda" else SEEDS_PER_PASS
         groups = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+        from sot_nlp.runs.score_scale import scale_of
         from sot_nlp.studies.probe.passes import Pass
 
-        return [
-            Pass(
-                arm=arm,
-                heads=self._heads(arm, group),
-                seeds=group,
-                arguments=dataclasses.replace(self.arguments, learning_rate=rate),
-                kind=self.data.kind,
-                metric=self.spec.main_metric,
-                train=train,
-                validation=validation,
-                device=self.device,
-                every_epoch=every_epoch,
+        passes = []
+        for group in groups:
+            heads = self._heads(arm, group)
+            passes.append(
+                Pass(
+                    arm=arm,
+                    heads=heads,
+                    seeds=group,
+                    arguments=dataclasses.replace(self.arguments, learning_rate=rate),
+                    kind=self.data.kind,
+                    metric=self.spec.main_metric,
+                    train=train,
+                    validation=validation,
+                    device=self.device,
+                    every_epoch=every_epoch,
+                    scale=scale_of(train.labels, self.spec, heads[0]),
+                )
             )
-            for group in groups
-        ]
+        return passes
 
     def _choose_rates(self, train: Features) -> None:
         """Choose each arm's rate by a few seeds' mean on held-out training data; the first of equals."""

@@ -207,6 +207,27 @@ def test_a_process_of_its_own_changes_nothing(files, backbone_folder):
     assert scores[0] == scores[1]
 
 
+def test_the_scale_of_scores_changes_nothing_but_the_decisions_scale(files, backbone_folder, monkeypatch):
+    done = []
+    train = probe_passes.train_passes
+    monkeypatch.setattr(
+        probe_passes, "train_passes", lambda passes, **k: done.append(train(passes, **k)) or done[-1]
+    )
+    rows = {name: list(csv.reader((files / f"{name}.csv").open(newline=""))) for name in ("train", "dev")}
+    for low, high in ((0.5, 1.5), (40, 80)):
+        for name, (header, *texts) in rows.items():
+            with (files / f"{name}.csv").open("w", newline="") as file:
+                scored = [(text, low if label == "no" else high) for text, label in texts]
+                csv.writer(file).writerows([header, *scored])
+        words = ("--arms", "text", "--seeds", "2", "--num_train_epochs", "3", "--learning_rate", "0.01")
+        flags = ("--jobs", "1", "--problem_type", "regression", "--output_dir", str(files / f"{high}"))
+        probe_command.run(command(files, backbone_folder, *words, *flags), "p")
+    ((own,), (moved,)) = done
+    np.testing.assert_allclose(moved.decisions, 20 + 40 * own.decisions, rtol=1e-3)
+    np.testing.assert_allclose(moved.curves, own.curves, rtol=1e-3)
+    assert 40 < moved.decisions.mean() < 80
+
+
 def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, capsys, monkeypatch):
     seen = []
     train = probe_passes.train_passes
