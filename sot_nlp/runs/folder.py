@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,19 +16,9 @@ from sot_nlp import records
 from sot_nlp.errors import UserError, printable
 from sot_nlp.files import make_folder, sync_folder, write_atomic, writing
 from sot_nlp.runs.method import folder_word
+from sot_nlp.runs.own_files import INSIDE, own_paths
 from sot_nlp.settings.arguments import Arguments
 
-# What a run makes, and so what `--overwrite_output_dir` may delete, with the modelling files: nothing else in
-# the folder is touched.
-OWN_NAMES = (
-    re.compile(
-        r"record\.json|(test_)?predictions\w*\.json|train\.log|metrics\.jsonl|adapter|checkpoints|logs"
-    ),
-    re.compile(r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"),
-    re.compile(r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"),
-    re.compile(r"vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|chat_template\.jinja"),
-    re.compile(r"[A-Za-z-]+\.tsv|README\.md|training\.png"),
-)
 BESIDE = ".model-"
 
 
@@ -102,17 +93,15 @@ def clear(folder: Path) -> None:
 
     The record comes last: a run that is killed meanwhile leaves a folder that still is a run's.
     """
-    # transformers, which it takes, is slow to import.
-    from sot_nlp.modeling.own_code import saved_names
-    from sot_nlp.modeling.remote_code import modeling_files
-
-    code = {*(file.name for file in modeling_files()), *saved_names(folder)}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == records.NAME):
-        if path.name in code or any(pattern.fullmatch(path.name) for pattern in OWN_NAMES):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    for path in own_paths(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for name in INSIDE:
+        with contextlib.suppress(OSError):  # where it is missing, or holds something else
+            (folder / name).rmdir()
+    (folder / records.NAME).unlink(missing_ok=True)
 
 
 def save_model(

@@ -16,6 +16,7 @@ from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, preparation, run_record, targets
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.default_recipe import transforms_class_token, with_default_recipe
+from sot_nlp.runs.own_files import check_inputs
 from sot_nlp.runs.score_scale import score_scale
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.tasks import metrics
@@ -75,6 +76,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
             stack.enter_context(run_lock(folder))
             stack.enter_context(out_of_space_as_user_error(folder))
             unfinished = run_folder.claim(folder, arguments)
+            if arguments.overwrite_output_dir:
+                check_inputs(folder, arguments, spec)
         arguments, accelerator = start_processes(arguments, folder, unfinished, stack)
         current = prepare(arguments, spec, folder, accelerator, unfinished, stack, started)
         if arguments.overwrite_output_dir and accelerator.is_main_process:

@@ -16,6 +16,8 @@ from sot_nlp.settings.arguments import Arguments
 
 METRICS_NAME = "metrics.jsonl"
 LOG_NAME = "train.log"
+# What trackers call a run, and the folder in `logs` that has its events.
+PROJECT = "sot-nlp"
 
 
 def finite(value: Any) -> Any:

@@ -38,7 +38,7 @@ from sot_nlp.training.distributed import (
     peak_memory,
 )
 from sot_nlp.training.evaluation import EvaluationStopped, attention_of_any_shape
-from sot_nlp.training.logs import RunLog, tracker_config
+from sot_nlp.training.logs import PROJECT, RunLog, tracker_config
 from sot_nlp.training.model_setup import freeze, prepare, train_mode
 from sot_nlp.training.optimization import (
     check_warmup,
@@ -236,7 +236,7 @@ class _Loop:
         """Train to the end, from the start or from a checkpoint."""
         accelerator, arguments = self.accelerator, self.arguments
         if arguments.with_tracking:
-            accelerator.init_trackers("sot-nlp", config=tracker_config(arguments))
+            accelerator.init_trackers(PROJECT, config=tracker_config(arguments))
         resumed = self.checkpointer.resume(
             arguments.resume_from_checkpoint, self.fingerprint, self.tracker.warn
         )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,8 +7,11 @@ import pytest
 from sot_nlp import records
 from sot_nlp.errors import UserError
 from sot_nlp.modeling.remote_code import modeling_files
+from sot_nlp.publishing.model_card import MARK
 from sot_nlp.runs import folder as run_folder
+from sot_nlp.runs.own_files import check_inputs
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.tasks.spec import TaskFile, TaskSpec
 
 
 def record(status):
@@ -22,8 +26,8 @@ def test_an_empty_or_new_folder_may_be_used(tmp_path):
 def test_a_finished_run_is_refused_and_replaced_only_when_told(tmp_path):
     records.write(tmp_path, record(records.FINISHED))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "x").write_text("x")
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000001" / "x").write_text("x")
     (tmp_path / "notes.md").write_text("mine")
     with pytest.raises(UserError, match=r"finished run.*--overwrite_output_dir"):
         run_folder.claim(tmp_path, Arguments())
@@ -54,13 +58,88 @@ def test_all_that_a_run_leaves_can_be_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lora.py"]
 
 
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def left(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_the_user_put_beside_a_run_stays(tmp_path):
+    spec = {"submission": {"test": "Mine.tsv", "test_b": "thesis.tex"}}
+    splits = {"train": {}, "validation_a": {}, "test_b": {}}
+    records.write(tmp_path, record(records.FINISHED) | {"task_spec": spec, "data": {"splits": splits}})
+    fill(tmp_path, "CoLA.tsv", "Mine.tsv", "predictions.json", "predictions_a.json")
+    fill(tmp_path, "test_predictions_b.json", "adapter/adapter_model.safetensors", "adapter/README.md")
+    fill(tmp_path, "checkpoints/best-00000003/model.safetensors", "checkpoints/.unfinished-step-1/x")
+    fill(tmp_path, "logs/sot-nlp/events.out.tfevents.1")
+    own = {"SST-2.tsv", "mine.tsv", "thesis.tex", "README.md", "training.png", "predictions_old.json"}
+    own |= {"logs/notes.txt", "checkpoints/best.txt", "adapter/notes.txt", "onnx/config.json"}
+    fill(tmp_path, *own)
+    run_folder.clear(tmp_path)
+    assert left(tmp_path) == own
+
+
+def test_the_card_and_the_export_of_a_replaced_run_go(tmp_path):
+    records.write(tmp_path, record(records.FINISHED))
+    fill(tmp_path, "training.png", "onnx/tokenizer.json", "onnx/model.onnx", "onnx/model_int8.onnx")
+    (tmp_path / "README.md").write_text(f"# Mine\n{MARK}\n")
+    (tmp_path / "onnx" / "config.json").write_text('{"model_type": "sot_bert"}')
+    run_folder.clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    # A card in another encoding is the user's own.
+    (tmp_path / "README.md").write_bytes(b"\xfcber")
+    run_folder.clear(tmp_path)
+    assert left(tmp_path) == {"README.md"}
+
+
+def test_a_link_is_deleted_not_what_it_points_to(tmp_path):
+    fill(tmp_path, "elsewhere/model.safetensors", "elsewhere/step-00000001/x", "run/record.json")
+    (tmp_path / "run" / "model.safetensors").symlink_to(tmp_path / "elsewhere" / "model.safetensors")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    run_folder.clear(tmp_path / "run")
+    assert left(tmp_path) == {"elsewhere/model.safetensors"}
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("train_file", "predictions.json"),
+        ("validation_file", "CoLA.tsv"),
+        ("model_name_or_path", "checkpoints/step-00000001"),
+        ("task", "checkpoints/step-00000001/mine.yaml"),
+    ],
+)
+def test_what_a_run_reads_is_not_deleted_before_it(tmp_path, monkeypatch, setting, name):
+    records.write(tmp_path, record(records.FINISHED))
+    file = f"{name}/config.json" if setting == "model_name_or_path" else name
+    fill(tmp_path, "mine.tsv", "checkpoints/step-00000001/x", file)
+    monkeypatch.chdir(tmp_path)
+    spec = TaskSpec(name="own", source_path=name if setting == "task" else "")
+    for flag in ("train_file", "validation_file"):
+        split, file = flag.removesuffix("_file"), name if setting == flag else "mine.tsv"
+        spec = dataclasses.replace(spec, files={**spec.files, split: TaskFile(file=str(tmp_path / file))})
+    arguments = Arguments(train_file="mine.tsv", validation_file="mine.tsv")
+    check_inputs(tmp_path, arguments, dataclasses.replace(spec, source_path="", files={}))
+    with pytest.raises(UserError, match=rf"^--{setting} \S*{name}: --overwrite_output_dir would delete it"):
+        check_inputs(tmp_path, dataclasses.replace(arguments, **{setting: name}), spec)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(UserError, match="would delete it with the run in link; move it"):
+        check_inputs(Path("link"), dataclasses.replace(arguments, **{setting: name}), spec)
+
+
 def test_a_replacement_that_is_killed_leaves_a_runs_folder(tmp_path, monkeypatch):
     records.write(tmp_path, record(records.FINISHED))
-    for name in ("metrics.jsonl", "train.log", "zzz.tsv"):
+    for name in ("metrics.jsonl", "train.log", "vocab.txt"):
         (tmp_path / name).write_text("text")
     real = Path.unlink
 
-    def unlink(path):
+    def unlink(path, missing_ok=False):
         real(path)
         if len(list(tmp_path.iterdir())) == 1:
             raise KeyboardInterrupt

@@ -156,6 +156,26 @@ def test_a_replaced_run_leaves_nothing_behind(finished, glue, backbone_folder, t
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_training_file_in_the_folder_of_the_replaced_run_stays_or_is_refused(
+    finished, backbone_folder, tmp_path, capsys
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    rows = "text\tlabel\n" + "a zorp runs\tyes\nthe dax\tno\n" * 12
+    for name in ("mine.tsv", "CoLA.tsv"):
+        (folder / name).write_text(rows)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    words = ["train", "--model_name_or_path", str(backbone_folder("bert")), "--output_dir", str(folder)]
+    words += ["--overwrite_output_dir", "--cpu", "--mixed_precision", "no", "--disable_tqdm"]
+    words += ["--cache_dir", str(tmp_path / "cache"), "--train_file"]
+    assert main([*words, str(folder / "CoLA.tsv")]) == 2
+    told = capsys.readouterr().err
+    assert f"--train_file {folder}/CoLA.tsv: --overwrite_output_dir would delete it" in told
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert main([*words, str(folder / "mine.tsv")]) == 0
+    assert (folder / "mine.tsv").read_text() == rows
+    assert records.read(folder)["task"] == "mine"
+
+
 def test_evaluate_gives_the_records_scores(finished, capsys):
     assert main(["evaluate", str(finished), "--cpu", "--mixed_precision", "no"]) == 0
     shown = capsys.readouterr().out
