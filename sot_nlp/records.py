@@ -16,6 +16,8 @@ from sot_nlp.files import write_json
 FORMAT_VERSION = 1
 NAME = "record.json"
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+# The `kind` of a record that an evaluation left; a training's has none.
+EVALUATION = "evaluation"
 PACKAGES = (
     "sot-nlp",
     "torch",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sot_nlp.errors import UserError, did_you_mean, printable
 from sot_nlp.files import check_output, write_atomic, write_json, writing
+from sot_nlp.runs.own_files import check_not_own
 from sot_nlp.settings.flag_parser import FlagParser, check_counts
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _check(flags: Any) -> None:
                     f"--{flag} {printable(path)}: expected a name that ends in {ENDINGS[flag][0]}"
                 )
             check_output(path, f"--{flag}")
+            check_not_own(path, f"--{flag}")
 
 
 def _names(flags: Any) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import fields, replace
@@ -19,11 +21,13 @@ from sot_nlp.inference.saved_model import answers, check_finite, record_of, trai
 from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
+from sot_nlp.runs.own_files import check_inputs
 from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.settings.arguments import FIELDS, OWN_DATA, TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.settings.training_and_output import TrainingSettings
 from sot_nlp.tasks import metrics
+from sot_nlp.training.run_lock import run_lock
 
 if TYPE_CHECKING:
     import torch
@@ -62,29 +66,35 @@ def evaluate_saved(arguments: Arguments) -> dict[str, Any]:
     if predict and arguments.output_dir is None:
         raise UserError("--output_dir: needed for the predictions of a test split")
     folder = Path(arguments.output_dir) if arguments.output_dir is not None else None
-    if folder is not None:
-        run_folder.claim(folder, arguments)
     unused = _unused(arguments, spec, predict=predict)
-    scorer, model, data = open_saved(arguments, checkpoint, spec, spec.test_splits if predict else ())
-    accelerator = scorer.accelerator
-    if unused:
-        say(accelerator, unused)
-    say(accelerator, describe(data))
-    logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
-    for outputs in logits.values():
-        check_finite(outputs)
-    scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
-    for name, values in scores.items():
-        shown = "  ".join(f"{metric} {decimal(_number(value), 4)}" for metric, value in values.items())
-        say(accelerator, [f"{name} ({counted(len(data.splits[name]), 'example', 'examples')}): {shown}"])
-    if folder is not None and accelerator.is_main_process:
-        rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
-        used = replace(arguments, max_length=data.report["max_length"])
-        with writing(folder, "--output_dir"):
-            write_rows(folder, scorer, rows)
-            records.write(folder, _record(used, scorer, data.report, scores, started))
-        say(accelerator, [f"predictions: {printable(folder)}"])
-    return scores
+    with contextlib.ExitStack() as stack:
+        if folder is not None and os.environ.get("RANK", "0") == "0":
+            stack.enter_context(run_lock(folder))
+            run_folder.claim_for_evaluation(folder, arguments)
+            if arguments.overwrite_output_dir:
+                check_inputs(folder, arguments, spec)
+        scorer, model, data = open_saved(arguments, checkpoint, spec, spec.test_splits if predict else ())
+        accelerator = scorer.accelerator
+        if unused:
+            say(accelerator, unused)
+        say(accelerator, describe(data))
+        logits = {name: scorer.logits(model, split) for name, split in data.splits.items()}
+        for outputs in logits.values():
+            check_finite(outputs)
+        scores = {name: scorer.score(split, logits[name]) for name, split in scorer.splits.items()}
+        for name, values in scores.items():
+            shown = "  ".join(f"{metric} {decimal(_number(value), 4)}" for metric, value in values.items())
+            say(accelerator, [f"{name} ({counted(len(data.splits[name]), 'example', 'examples')}): {shown}"])
+        if folder is not None and accelerator.is_main_process:
+            rows = {name: scorer.rows(split, logits[name]) for name, split in data.splits.items()}
+            used = replace(arguments, max_length=data.report["max_length"])
+            with writing(folder, "--output_dir"):
+                if arguments.overwrite_output_dir:
+                    run_folder.clear(folder)
+                write_rows(folder, scorer, rows)
+                records.write(folder, _record(used, scorer, data.report, scores, started))
+            say(accelerator, [f"predictions: {printable(folder)}"])
+        return scores
 
 
 def open_saved(
@@ -258,7 +268,7 @@ def _record(
     return {
         "format_version": records.FORMAT_VERSION,
         "status": records.FINISHED,
-        "kind": "evaluation",
+        "kind": records.EVALUATION,
         "task": scorer.spec.name,
         "model": arguments.model_name_or_path,
         "seed": arguments.seed,

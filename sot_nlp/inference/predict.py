@@ -23,6 +23,7 @@ import numpy as np
 from sot_nlp.data.file_format import check_file, list_names
 from sot_nlp.errors import UserError, counted, printable
 from sot_nlp.files import NO_ROOM, atomic_file, check_output
+from sot_nlp.runs.own_files import check_not_own
 
 if TYPE_CHECKING:
     from sot_nlp.data.tables import Table
@@ -119,6 +120,7 @@ def predict_file(
         if not Path(output).parent.is_dir():
             raise UserError(f"--output {printable(output)}: its folder does not exist")
         check_output(output, "--output")
+        check_not_own(output, "--output")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--per_device_eval_batch_size {batch_size}: must be at least 1")
 

@@ -18,6 +18,7 @@ from sot_nlp.files import make_folder, sync_folder, write_atomic, writing
 from sot_nlp.runs.method import folder_word
 from sot_nlp.runs.own_files import INSIDE, own_paths
 from sot_nlp.settings.arguments import Arguments
+from sot_nlp.training.checkpointing.folders import FOLDER
 
 BESIDE = ".model-"
 
@@ -86,6 +87,20 @@ def claim(folder: Path, arguments: Arguments) -> dict[str, Any] | None:
         f"(it holds {', '.join(printable(name) for name in entries[:3])}"
         f"{', ...' if len(entries) > 3 else ''}); give a new or empty one"
     )
+
+
+def claim_for_evaluation(folder: Path, arguments: Arguments) -> None:
+    """Check that an evaluation may use `folder`, which holds no training and no model.
+
+    An earlier evaluation that is to be replaced stays until `clear` deletes it. Raises UserError.
+    """
+    trained = (folder / records.NAME).exists() and records.read(folder).get("kind") != records.EVALUATION
+    if trained or any((folder / name).exists() for name in ("config.json", FOLDER)):
+        raise UserError(
+            f"--output_dir {printable(folder)}: holds a training or a model, which an evaluation does not "
+            "replace; give another folder"
+        )
+    claim(folder, arguments)
 
 
 def clear(folder: Path) -> None:

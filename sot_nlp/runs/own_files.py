@@ -74,6 +74,16 @@ def _predictions(folder: Path) -> set[str]:
     return names | {str(table) for table in tables if str(table).endswith(".tsv")}
 
 
+def check_not_own(path: str | Path, flag: str) -> None:
+    """Raise UserError where `path`, which `flag` gave, is a file that a run wrote to its folder."""
+    path = Path(path)
+    if not path.is_file() or not (path.parent / records.NAME).exists():
+        return
+    own = (other.name for other in own_paths(path.parent) if other.parent == path.parent)
+    if path.name in (records.NAME, *own):
+        raise UserError(f"{flag} {printable(path)}: is a file of the run in that folder; give another name")
+
+
 def is_export(folder: Path) -> bool:
     """Return whether `folder` holds an export of a SoT model to ONNX, whole or begun, and no run or model."""
     if (folder / records.NAME).exists() or any(WEIGHTS.fullmatch(path.name) for path in folder.iterdir()):

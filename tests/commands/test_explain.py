@@ -163,6 +163,7 @@ def test_an_untrained_model_is_none(tmp_path, capsys):
             "--html train.csv: expected a name that ends in .html",
         ),
         ("both", ["--text", "a", "--json", "x.html"], "--json x.html: expected a name that ends in .json"),
+        ("both", ["--text", "a", "--json", "{runs}/both/record.json"], "record.json: is a file of the run"),
         ("both", ["--text", "a", "--png", "x.jpg"], "--png x.jpg: expected a name that ends in .png"),
         ("both", ["--text", "a", "--html", "/dev/null/x.html"], "--html /dev/null/x.html: cannot be written"),
         ("both", ["--text", "a", "--json", "/dev/full"], "--json /dev/full: cannot be written: No space"),
@@ -174,7 +175,7 @@ def test_an_untrained_model_is_none(tmp_path, capsys):
     ],
 )
 def test_mistakes_are_told_in_a_line(runs, capsys, folder, words, message):
-    code, _, err = run(capsys, runs / folder, *words)
+    code, _, err = run(capsys, runs / folder, *(word.replace("{runs}", str(runs)) for word in words))
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1 or "Loading" in err

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from sklearn.metrics import accuracy_score
 
 from sot_nlp import AutoSoTForSequenceClassification, records
@@ -116,6 +117,46 @@ def test_numbers_need_a_mapping(run, tmp_path, capsys):
     assert entry["accuracy"] == records.read(run)["best"]["value"]
     assert main(["evaluate", str(run), *flags, "--label_mapping", "0=Bad", *CPU]) == 2
     assert "--label_mapping: 0=Bad is not a label of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [records.FINISHED, records.INTERRUPTED, None])
+def test_no_training_and_no_model_is_replaced(run, tmp_path, capsys, status):
+    other = shutil.copytree(run, tmp_path / "other")
+    if status is None:  # beside its model an evaluation's record
+        records.write(other, records.read(run) | {"kind": records.EVALUATION})
+    else:
+        records.write(other, records.read(run) | {"status": status, "seed": 7})
+    if status == records.INTERRUPTED:
+        (other / "config.json").unlink()
+        (other / "checkpoints" / "step-00000001").mkdir(parents=True)
+    before = {path: path.read_bytes() for path in other.iterdir() if path.suffix == ".json"}
+    for flags in ([], ["--overwrite_output_dir"]):
+        assert main(["evaluate", str(run), "--output_dir", str(other), *flags, *CPU]) == 2
+        told = capsys.readouterr().err
+        assert f"--output_dir {other}: holds a training or a model, which an evaluation does not" in told
+        assert {path: path.read_bytes() for path in other.iterdir() if path.suffix == ".json"} == before
+
+
+def test_an_earlier_evaluation_is_replaced_when_told(run, files, tmp_path, capsys):
+    (tmp_path / "test.csv").write_text("words\na zorp\n", encoding="utf-8")
+    predicted = ["--test_file", str(tmp_path / "test.csv"), "--do_predict"]
+    first, _ = evaluate(run, tmp_path, *predicted)
+    out = tmp_path / "out"
+    write(out / "mine.csv", rows(8, 9))
+    again = ["evaluate", str(run), "--output_dir", str(out), "--max_length", "6", *CPU]
+    assert main(again) == 2
+    assert "holds a finished run; give another folder, or --overwrite_output_dir" in capsys.readouterr().err
+    with FileLock(out / ".lock"):
+        assert main([*again, "--overwrite_output_dir"]) == 2
+    assert f"--output_dir {out}: another run is running in it" in capsys.readouterr().err
+    own = out / "metrics.jsonl"
+    own.write_text('{"words": "a zorp", "label": "bad"}\n')
+    assert main([*again, "--overwrite_output_dir", "--validation_file", str(own)]) == 2
+    assert f"--validation_file {own}: --overwrite_output_dir would delete it" in capsys.readouterr().err
+    assert records.read(out)["evaluations"] == [first]
+    assert main([*again, "--overwrite_output_dir"]) == 0
+    assert records.read(out)["arguments"]["max_length"] == 6
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["mine.csv", "predictions.json", records.NAME]
 
 
 def test_test_data_alone_is_predicted_by_name(run, tmp_path):

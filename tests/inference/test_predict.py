@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -341,6 +342,19 @@ def test_bad_input(
     with pytest.raises(UserError, match=message):
         predict_file(runs["plain"], **({"output": "out.csv"} | options), **OPTIONS)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["record.json", "predictions.json", "metrics.jsonl", "config.json"])
+def test_a_file_of_the_run_is_not_replaced(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(runs["plain"], tmp_path / "run")
+    (folder / "metrics.jsonl").write_text("{}\n")
+    before = (folder / name).read_bytes()
+    (tmp_path / "t.csv").write_text("text\na\n")
+    with pytest.raises(UserError, match=rf"^--output .*{name}: is a file of the run in that folder"):
+        predict_file(folder, file=tmp_path / "t.csv", output=folder / name, format="jsonl", **OPTIONS)
+    assert (folder / name).read_bytes() == before
+    predict_file(folder, file=tmp_path / "t.csv", output=folder / "labels.csv", **OPTIONS)
+    predict_file(folder, file=tmp_path / "t.csv", output=folder / "labels.csv", **OPTIONS)
 
 
 def test_a_line_that_is_no_pair(runs: dict[str, Path], type_in: Any, tmp_path: Path) -> None:
