@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sot_nlp.errors import UserError, decimal, printable
 from sot_nlp.files import check_folder, sync_folder, writing
 from sot_nlp.inference.saved_model import SavedModel, open_model
+from sot_nlp.runs.own_files import check_export
 
 MODEL_NAME = "model.onnx"
 INT8_NAME = "model_int8.onnx"
@@ -163,7 +164,7 @@ class OnnxClassifier(nn.Module):
 
 
 def output_folder(name_or_path: str | Path, output: str | Path | None) -> Path:
-    """Return the folder that an export is written to. UserError where it can't be."""
+    """Return the folder that an export is written to. UserError where it can't be, or holds another thing."""
     if output is not None:
         folder = Path(output)
     elif Path(name_or_path).is_dir():
@@ -174,6 +175,7 @@ def output_folder(name_or_path: str | Path, output: str | Path | None) -> Path:
             "--output, the folder to write to"
         )
     check_folder(folder, "--output")
+    check_export(folder, "--output")
     return folder
 
 

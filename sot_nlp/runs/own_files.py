@@ -84,9 +84,25 @@ def check_not_own(path: str | Path, flag: str) -> None:
         raise UserError(f"{flag} {printable(path)}: is a file of the run in that folder; give another name")
 
 
+def check_export(folder: Path, flag: str) -> None:
+    """Raise UserError where an export to `folder` would replace something else than an earlier export."""
+    if not folder.is_dir() or is_export(folder):
+        return
+    for path in sorted(folder.iterdir()):
+        if _is_of_a_model(path) or INSIDE[EXPORT].fullmatch(path.name):
+            raise UserError(
+                f"{flag} {printable(folder)}: holds {printable(path.name)}, which is not of an export; "
+                "give another folder"
+            )
+
+
+def _is_of_a_model(path: Path) -> bool:
+    return path.name == records.NAME or path.suffix in (".safetensors", ".bin")
+
+
 def is_export(folder: Path) -> bool:
     """Return whether `folder` holds an export of a SoT model to ONNX, whole or begun, and no run or model."""
-    if (folder / records.NAME).exists() or any(WEIGHTS.fullmatch(path.name) for path in folder.iterdir()):
+    if any(_is_of_a_model(path) for path in folder.iterdir()):
         return False
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -190,6 +191,46 @@ def test_bad_input(
     )
     with pytest.raises(UserError, match=r"ONNX needs onnxruntime, .*pip install 'sot-nlp\[onnx\]'"):
         export_onnx(run)
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("what", ["another run", "the run", "a model", "an adapter", "a config", "a graph"])
+def test_only_an_earlier_export_is_replaced(
+    bert: tuple[Path, export.OnnxExport], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    folder, run = tmp_path / "folder", bert[0]
+    if what in ("another run", "a model"):
+        shutil.copytree(run, folder)
+    if what == "the run":
+        folder = run
+    elif what == "a model":
+        (folder / records.NAME).unlink()
+    elif what != "another run":
+        folder.mkdir()
+        name = {"an adapter": "adapter_model.safetensors", "a config": "config.json", "a graph": "model.onnx"}
+        (folder / name[what]).write_text('{"model_type": "bert"}')
+    before = content(folder)
+    assert cli.main(["export", str(run), "-o", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert re.search(rf"--output {folder}: holds \S+, which is not of an export; give another folder\n", told)
+    assert content(folder) == before
+    assert AutoSoTForSequenceClassification.from_pretrained(run).config.auto_map
+
+
+def test_an_export_is_made_again_over_an_earlier_or_a_begun_one(
+    bert: tuple[Path, export.OnnxExport], tmp_path: Path
+) -> None:
+    run = shutil.copytree(bert[0], tmp_path / "run")
+    assert export_onnx(run).folder == run / "onnx"
+    assert set(content(run / "onnx")) == {run / "onnx" / path.name for path in (bert[0] / "onnx").iterdir()}
+    (run / "onnx" / "model.onnx").unlink()
+    (run / "onnx" / "notes.txt").write_text("mine")
+    export_onnx(run)
+    onnx.checker.check_model(run / "onnx" / "model.onnx")
+    assert (run / "onnx" / "notes.txt").read_text() == "mine"
 
 
 def test_a_damaged_checkpoint_is_named(bert: tuple[Path, export.OnnxExport], tmp_path: Path) -> None:
