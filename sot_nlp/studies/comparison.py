@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from sot_nlp.studies import statistics
@@ -85,11 +86,12 @@ def compare(results: Results) -> list[Group]:
     chosen = {rates.place: rates for rates in results.rates}
     groups = []
     for (task, model, setting), arms in by_group.items():
-        baseline = _scores(arms.get(results.baseline, []))
+        baseline = {cell.seed: cell for cell in arms.get(results.baseline, [])}
         results_of_arms = []
         for name in (arm for arm in results.arms if arm in arms):
             cells = tuple(sorted(arms[name], key=lambda cell: cell.seed))
             scores = _scores(cells)
+            pairs = [cell for cell in cells if _is_paired(cell, baseline.get(cell.seed))]
             mean, sd = statistics.mean_and_sd(list(scores.values())) if scores else (None, None)
             results_of_arms.append(
                 ArmResult(
@@ -100,10 +102,10 @@ def compare(results: Results) -> list[Group]:
                     collapsed=sum(cell.collapsed for cell in cells),
                     difference=None
                     if name == results.baseline
-                    else statistics.paired_difference(scores, baseline),
+                    else statistics.paired_difference(_scores(pairs), _scores(baseline.values())),
                     mcnemar={
                         cell.seed: statistics.mcnemar_p(cell.only_here, cell.only_baseline)
-                        for cell in cells
+                        for cell in pairs
                         if cell.only_here is not None and cell.only_baseline is not None
                     },
                     published=results.published.get(name, {}).get(model, {}).get(task),
@@ -117,8 +119,15 @@ def compare(results: Results) -> list[Group]:
     return _with_holm(groups, results.holm)
 
 
-def _scores(cells: list[Cell] | tuple[Cell, ...]) -> dict[int, float]:
+def _scores(cells: Iterable[Cell]) -> dict[int, float]:
     return {cell.seed: cell.score for cell in cells if cell.score is not None}
+
+
+def _is_paired(cell: Cell, other: Cell | None) -> bool:
+    """Return whether two runs of one seed had the data in the same order, as far as that is known."""
+    return other is not None and (
+        cell.data_seed == other.data_seed or None in (cell.data_seed, other.data_seed)
+    )
 
 
 def _with_holm(groups: list[Group], family: str) -> list[Group]:

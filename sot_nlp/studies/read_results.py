@@ -213,10 +213,12 @@ def _hashes(value: Any) -> Iterable[str]:
 
 
 def _read_runs(folder: Path) -> tuple[Results, dict[tuple, Path]]:
-    """Return runs that no study planned: what varies in their settings names their arms and settings."""
-    runs = [(path.parent, records.read(path.parent)) for path in sorted(folder.rglob(records.NAME))]
+    """Return trainings that no study planned: what varies in their settings names their arms and settings."""
+    found = [(path.parent, records.read(path.parent)) for path in sorted(folder.rglob(records.NAME))]
+    runs = [(run, record) for run, record in found if record.get("kind") != records.EVALUATION]
     if not runs:
-        raise UserError(f"{printable(folder)}: no {STUDY_NAME} and no {records.NAME} below it")
+        of = " of a training" if found else ""
+        raise UserError(f"{printable(folder)}: no {STUDY_NAME} and no {records.NAME}{of} below it")
     finished = [(run, record) for run, record in runs if record.get("status") == records.FINISHED]
     unfinished = len(runs) - len(finished)
     if not finished:

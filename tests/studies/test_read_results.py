@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from sot_nlp import records
 from sot_nlp.errors import UserError
 from sot_nlp.studies import read_results
 from sot_nlp.studies.comparison import compare
@@ -143,8 +145,45 @@ def test_runs_of_one_seed_with_other_orders_of_the_data_are_marked(tmp_path):
     for seed in range(2):
         write_run(tmp_path / f"a{seed}", record(seed=seed))
         write_run(tmp_path / f"b{seed}", record(seed=seed, head="text", data_seed=10_000 + 5 * seed))
-    (mark,) = read_results.read_results(tmp_path).marks
+    results = read_results.read_results(tmp_path)
+    (mark,) = results.marks
     assert "runs of seed 1 have different data seeds, so that they are no pairs" in mark
+    (group,) = compare(results)
+    assert group.arm("text").difference.seeds == (0,)
+    assert group.arm("text").scores.keys() == {0, 1}
+    unknown = [dataclasses.replace(cell, data_seed=None) for cell in results.cells]
+    (group,) = compare(dataclasses.replace(results, cells=tuple(unknown)))
+    assert group.arm("text").difference.seeds == (0, 1)
+
+
+def test_runs_none_of_which_is_a_pair_have_no_interval_and_no_p(tmp_path):
+    for seed in range(6):
+        right = [seed % 2 == 0, True, False]
+        write_run(tmp_path / f"a{seed}", record(seed=seed, score=0.3 + 0.01 * seed), right)
+        other = record(seed=seed, head="text", score=0.5, data_seed=7)
+        write_run(tmp_path / f"b{seed}", other, right[::-1])
+    results = read_results.read_results(tmp_path)
+    (group,) = compare(results)
+    arm = group.arm("text")
+    assert (arm.difference, arm.holm_p, arm.mcnemar) == (None, None, {})
+    row = report_cells.row(arm, group, results)
+    assert (row["difference"], row["p"], row["needed"], row["mcnemar"]) == ("no paired seed", "", "", "")
+    report_html.page(results, [group])
+
+
+def test_evaluations_are_no_runs(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", record(seed=seed))
+        write_run(tmp_path / f"b{seed}", record(seed=seed, head="text"))
+    expected = read_results.read_results(tmp_path)
+    evaluation = record(kind=records.EVALUATION, evaluations=[{"split": "validation", "accuracy": 1.0}])
+    evaluation["arguments"] |= {"max_length": 6}
+    del evaluation["head"], evaluation["head_config"]
+    write_run(tmp_path / "evaluations" / "a0", evaluation)
+    assert read_results.read_results(tmp_path) == expected
+    assert {cell.setting for cell in expected.cells} == {""}
+    with pytest.raises(UserError, match=r"no study\.json and no record\.json of a training below it"):
+        read_results.read_results(tmp_path / "evaluations")
 
 
 def test_runs_on_other_data_are_refused_by_name_or_marked(tmp_path):
