@@ -271,12 +271,19 @@ class Tuner:
         """Write `tuned.yaml`: `study`, on the real validation data, with the best settings of each arm."""
         best = self.best()
         heads = {arm: {**study.heads[arm], **best[arm][1]} for arm in study.heads if arm in best}
-        tasks = {name: task for name, task in study.tasks.items() if task is not None}
+        tasks = {
+            name: str(Path(task).absolute()) if task.lower().endswith((".yaml", ".yml")) else task
+            for name, task in study.tasks.items()
+            if task is not None
+        }
         content = {
             "name": f"{study.name}_tuned",
             "title": f"{', '.join(study.tasks)}: every arm at its best of {self.trials} trials",
             **({"tasks": tasks} if tasks else {}),
-            "models": dict(study.models),
+            "models": {
+                name: str(Path(model).absolute()) if Path(model).is_dir() else model
+                for name, model in study.models.items()
+            },
             "heads": heads,
             "baseline": study.baseline,
             "seeds": "100-109",
@@ -303,9 +310,8 @@ def _sources(arguments: Arguments) -> dict[str, Any]:
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that name own files by their whole path: the study may be run from another folder."""
-    own = {
-        name: value for name, value in settings.items() if name in FILE_FLAGS.values() and value is not None
-    }
+    places = {"data_dir", *FILE_FLAGS.values()}
+    own = {name: value for name, value in settings.items() if name in places and value is not None}
     return {**settings, **{name: str(Path(value).absolute()) for name, value in own.items()}}
 
 

@@ -107,6 +107,37 @@ def test_the_best_settings_become_a_study(tmp_path):
     assert len(study.cells()) == 20
 
 
+def test_the_study_of_the_best_settings_is_the_same_in_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "bb" / "bert").mkdir(parents=True)
+    (tmp_path / "bb" / "bert" / "config.json").write_text("{}")
+    (tmp_path / "cola").write_text("no task")
+    task = "text_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\nfiles: {train: train.csv}\n"
+    (tmp_path / "mine.yaml").write_text(task)
+    (tmp_path / "train.csv").write_text("text,label\na b,no\nc d,yes\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t").mkdir()
+    search = tuner(tmp_path / "t", trials=1)
+    search.run()
+    places = {"train_file": "train.csv", "data_dir": "glue", "label_column_name": "label"}
+    real = dataclasses.replace(
+        search.study,
+        tasks={"mine": "mine.yaml", "cola": "cola"},
+        models={"tiny": "bb/bert", "hub": "org/bert"},
+        arguments=places,
+    )
+    (tmp_path / "elsewhere").mkdir()
+    path = search.write(real)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = read_study(path)
+    assert study.models == {"tiny": str(tmp_path / "bb" / "bert"), "hub": "org/bert"}
+    assert study.tasks == {"mine": str(tmp_path / "mine.yaml"), "cola": "cola"}
+    assert study.arguments == {
+        "train_file": str(tmp_path / "train.csv"),
+        "data_dir": str(tmp_path / "glue"),
+        "label_column_name": "label",
+    }
+
+
 def test_failed_trials_are_made_again_but_not_without_end(tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL", "text")
     search = tuner(tmp_path, trials=2, slots=[{}])  # one at a time: how many fail is then no race
