@@ -158,8 +158,9 @@ class _Runs:
         self._print(study.with_held_out_tasks(self.folder / "tasks"), "")
 
     def _print(self, study: Study, folder: str) -> None:
-        for cell in self._cells(study)[1]:
-            print(shown_command(cell.command(self.folder / folder / "runs" / cell.folder)))
+        runs = self.folder / folder / "runs"
+        for cell in self._cells(study, runs)[1]:
+            print(shown_command(cell.command(runs / cell.folder)))
 
     @contextlib.contextmanager
     def launcher(self, study: Study) -> Iterator[None]:
@@ -192,9 +193,9 @@ class _Runs:
             )
         return chosen
 
-    def _cells(self, study: Study) -> tuple[list[StudyCell], list[StudyCell]]:
+    def _cells(self, study: Study, runs: Path) -> tuple[list[StudyCell], list[StudyCell]]:
         """Return all cells, and those of this part of the grid."""
-        planned = study.cells()
+        planned = study.cells(runs)
         cells = self.shard.of(planned)
         if not cells:
             raise UserError(f"--shard {self.own.shard}: the study has only {len(planned)} runs")
@@ -202,7 +203,7 @@ class _Runs:
 
     def run(self, study: Study, folder: Path) -> State:
         """Run the cells that are not finished, into `folder`. Raises `Stopped` after a signal."""
-        planned, cells = self._cells(study)
+        planned, cells = self._cells(study, folder / "runs")
         console = self.console
         display = LiveTable(console, study, folder) if console.is_terminal else Lines(console, len(cells))
         growth, places = None, self.places

@@ -1,8 +1,9 @@
-"""A study's data: by what content its cells are known, and what is wrong with its files before any run."""
+"""A study's data and models: by what content its cells are known, and what is wrong before any run."""
 
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from sot_nlp.data import sources
 from sot_nlp.data.sources import FILE_FLAGS
 from sot_nlp.errors import UserError
 from sot_nlp.files import sha256
+from sot_nlp.publishing.hub import SETTINGS, WEIGHTS
 from sot_nlp.runs.kept import state_of
 from sot_nlp.settings.arguments import OWN_DATA, Arguments
 from sot_nlp.studies.results import place_title
@@ -24,6 +26,7 @@ DATA_SETTINGS = {"train_file", "dataset_name"}
 FILE_SETTINGS = ("data_dir", *OWN_DATA)
 # The splits that a run's weights and scores come from.
 USED = ("train", "validation")
+MODEL_FILE = re.compile(rf"{WEIGHTS.pattern}|{SETTINGS.pattern}|pytorch_model.*\.(bin|bin\.index\.json)")
 
 
 def data_content(spec: TaskSpec | None, arguments: Arguments) -> dict[str, Any]:
@@ -45,7 +48,16 @@ def data_content(spec: TaskSpec | None, arguments: Arguments) -> dict[str, Any]:
     return {**content, "files": hashes} if hashes else content
 
 
-@functools.lru_cache(maxsize=64)
+def model_content(arguments: Arguments) -> dict[str, str]:
+    """Return the hashes of a local model's files (settings, tokenizer, weights) by name; {} for the Hub's."""
+    folder = Path(arguments.model_name_or_path)
+    if not folder.is_dir():
+        return {}
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and MODEL_FILE.fullmatch(path.name)]
+    return {path.name: _hash(*state_of([path])) for path in files}
+
+
+@functools.lru_cache(maxsize=1024)
 def _hash(state: tuple[str, int, int, int]) -> str:
     """Return the hash of the file in that state (`state_of`), which many cells ask for."""
     return sha256(Path(state[0]))

@@ -124,10 +124,12 @@ class Study:
     rate_seeds: tuple[int, ...] = RATE_SEEDS
     chosen: tuple[ChosenRates, ...] = ()
 
-    def cells(self) -> list[StudyCell]:
+    def cells(self, runs: Path | None = None) -> list[StudyCell]:
         """Return every cell, seed by seed, so that a study that is stopped has whole pairs.
 
-        Raises UserError for invalid settings, and for arms with different budgets.
+        A run in `runs` that an earlier version began, which knew a local model by its place alone, is kept:
+        what the model's files held is unknown. Raises UserError for invalid settings, and for arms with
+        different budgets.
         """
         resolved = self.resolved()
         if not self.allow_unequal_budget:
@@ -136,10 +138,11 @@ class Study:
                 raise UserError("\n".join(dict.fromkeys(problems)))
         specs = {name: None if task is None else _load_once(task) for name, task in self.tasks.items()}
         contents = {
-            place: own_data.data_content(specs[place[0]], arguments) for place, arguments in resolved.items()
+            place: (own_data.data_content(specs[place[0]], arguments), own_data.model_content(arguments))
+            for place, arguments in resolved.items()
         }
         return [
-            self._cell(place, seed, resolved[place], contents[place])
+            self._cell(place, seed, resolved[place], *contents[place], runs)
             for seed in self.seeds
             for place in self._places()
         ]
@@ -288,7 +291,15 @@ class Study:
                 )
         return problems
 
-    def _cell(self, place: Place, seed: int, arguments: Arguments, data_content: dict[str, Any]) -> StudyCell:
+    def _cell(
+        self,
+        place: Place,
+        seed: int,
+        arguments: Arguments,
+        data_content: dict[str, Any],
+        model_content: dict[str, str],
+        runs: Path | None,
+    ) -> StudyCell:
         seeds = {"seed": seed, "data_seed": seed + DATA_SEED_OFFSET}
         default = Arguments()
         # By what differs from the defaults: a setting that a later version adds makes no cell another one.
@@ -304,7 +315,10 @@ class Study:
         if not names.isascii():
             shaping["names"] = names  # of which the folder's name keeps too little
         slug = safe_name(names)[:120]
-        return self._cell_at(place, seeds, folder=f"{slug}-{short_hash(shaping)[:8]}")
+        folder = f"{slug}-{short_hash(shaping)[:8]}"
+        if model_content and (runs is None or not (runs / folder).exists()):
+            folder = f"{slug}-{short_hash({**shaping, 'model_files': model_content})[:8]}"
+        return self._cell_at(place, seeds, folder=folder)
 
     def _cell_at(self, place: Place, given: Mapping[str, Any], *, folder: str) -> StudyCell:
         task, model, setting, arm = place

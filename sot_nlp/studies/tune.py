@@ -29,6 +29,7 @@ from sot_nlp.errors import UserError, printable
 from sot_nlp.files import sha256, write_atomic
 from sot_nlp.settings.arguments import FIELDS, HEAD_PREFIX, Arguments, convert
 from sot_nlp.studies import read_results
+from sot_nlp.studies.own_data import model_content
 from sot_nlp.studies.read_results import NOT_AN_ARM
 from sot_nlp.studies.results import DATA_SEED_OFFSET
 from sot_nlp.studies.search_space import Dimension, check_heads
@@ -47,7 +48,7 @@ POLL_SECONDS = 0.5
 PLAN = "plan"
 # What a task's file holds beside what its trials are trained and scored by.
 NOT_SCORED = ("name", "source_path", "title", "description", "files", "recipe")
-SOURCES = ("the model", "the task", "the training data")
+SOURCES = ("the model", "the model's files", "the task", "the training data")
 
 
 class Tuner:
@@ -299,13 +300,17 @@ class Tuner:
 
 
 def _sources(arguments: Arguments) -> dict[str, Any]:
-    """Return the model, the task but for where its files are, and the hash of its training file, if local."""
+    """Return model, hashes of its files, task but for where its files are, and its training file's hash.
+
+    Hashes are of local files.
+    """
     model = Path(arguments.model_name_or_path)
     spec = user_task(arguments)
     task = {key: value for key, value in spec.to_dict().items() if key not in NOT_SCORED}
     where = place(spec, "train", arguments)
     data = sha256(where) if isinstance(where, Path) and where.is_file() else str(where)
-    return dict(zip(SOURCES, (str(model.resolve() if model.exists() else model), task, data), strict=True))
+    name = str(model.resolve() if model.exists() else model)
+    return dict(zip(SOURCES, (name, model_content(arguments), task, data), strict=True))
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,55 @@ def test_a_task_of_ones_own_with_changed_data_is_other_runs(data, tmp_path):
     assert not folders() & first
 
 
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "record.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
+def test_a_changed_model_is_other_runs(data, model, name):
+    def folders():
+        return {cell.folder for cell in study_of(words_of(data, "--models", f"tiny={model}")).cells()}
+
+    first = folders()
+    assert len(first) == 4
+    (model / "record.json").write_text("{}")
+    (model / "notes.md").write_text("mine")
+    assert folders() == first
+    (model / name).write_text("another")
+    changed = folders()
+    assert not changed & first
+    (model / name).write_text("a third")
+    assert not folders() & (first | changed)
+
+
+def test_runs_of_a_changed_model_are_made_anew(data, model, monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNS", str(tmp_path / "ran"))
+    monkeypatch.setattr(StudyCell, "command", fake_runs.fake)
+    study, folder = study_of(words_of(data, "--models", f"tiny={model}")), tmp_path / "s"
+    for change, made in (("first", 4), ("first", 4), ("second", 8), ("first", 8)):
+        (model / "model.safetensors").write_text(change)
+        state = fake_runs.runner(folder, study.cells(folder / "runs")).run()
+        assert len(state.finished) == 4
+        assert len((tmp_path / "ran").read_text().splitlines()) == made
+
+
+def test_runs_from_before_models_were_hashed_are_kept(data, model, monkeypatch, tmp_path):
+    study = study_of(words_of(data, "--models", f"tiny={model}"))
+    with monkeypatch.context() as before:
+        before.setattr(own_data, "model_content", lambda arguments: {})
+        first, *rest = study.cells()
+    hashed = study.cells()
+    assert not {cell.folder for cell in hashed} & {first.folder, *(cell.folder for cell in rest)}
+    assert study.cells(tmp_path / "runs") == hashed
+    (tmp_path / "runs" / first.folder).mkdir(parents=True)
+    assert study.cells(tmp_path / "runs") == [first, *hashed[1:]]
+
+
 def test_choosing_takes_a_share_of_the_training_file(data, tmp_path):
     study = study_of(words_of(data, "--validation_file", str(tmp_path / "dev.csv"), "--held_out"))
     assert study.tasks_without_validation() == []

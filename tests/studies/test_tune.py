@@ -260,6 +260,26 @@ def test_trials_of_another_model_task_or_data_are_refused(tmp_path):
     Tuner(study, tmp_path, **options)
 
 
+def test_trials_of_a_changed_model_are_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_text("first")
+    study = dataclasses.replace(small(seeds=1), models={"tiny": str(tmp_path / "model")})
+    options: dict[str, Any] = {"space": parse_space(["learning_rate=1e-6:1e-3:log"]), "trials": 1}
+    options |= {"storage": None, "slots": [{}]}
+    search = Tuner(study, tmp_path, **options)
+    Tuner(study, tmp_path, **options)
+    weights.write_text("second")
+    with pytest.raises(UserError, match=r"other settings \(the model's files\)"):
+        Tuner(study, tmp_path, **options)
+    # A search of an earlier version did not note them, and is resumed.
+    for arm_search in search.searches.values():
+        plan = {k: v for k, v in arm_search.user_attrs[tune.PLAN].items() if k != "the model's files"}
+        arm_search.set_user_attr(tune.PLAN, plan)
+    Tuner(study, tmp_path, **options)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
