@@ -359,16 +359,20 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     """Predict with the kept model, save it, and fill the record."""
     from sot_nlp.training.distributed import whole_weights
 
+    weights = whole_weights(run.accelerator, result.model)
+    if (scale := run.scorer.scale) is not None:
+        if weights is None:  # what is saved predicts, to the last digit
+            scale.fold_into(run.model)
+            run.scorer.scale = None
+        else:
+            weights = scale.folded(weights)
     splits = {name: split for name, split in run.data.splits.items() if name != "train"}
     rows = {
         name: run.scorer.rows(split, run.scorer.logits(result.model, split)) for name, split in splits.items()
     }
     run_record.add_result(record, run, result, rows)
-    weights = whole_weights(run.accelerator, result.model)
     if run.accelerator.is_main_process:
         write_rows(run.folder, run.scorer, rows)
-        if run.scorer.scale is not None:
-            weights = run.scorer.scale.fold_into(run.model, weights)
         if run.arguments.lora_r is not None:
             run.model = lora.save_and_merge(run.model, run.folder)
         save(run, run.model, weights)

@@ -50,12 +50,9 @@ class ScoreScale:
         changed = {name: (value - shifts.get(name, 0.0)) / self.deviation for name, value in outputs.items()}
         return {**weights, **changed}
 
-    def fold_into(self, model: nn.Module, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-        """Fold `weights` and return them; without them, those of `model` itself."""
-        if weights is not None:
-            return self.folded(weights)
+    def fold_into(self, model: nn.Module) -> None:
+        """Give a model's outputs the scores' own scale."""
         _put(model, self.folded(model.state_dict()))
-        return None
 
     def unfold(self, model: nn.Module) -> None:
         """Undo the fold of a trained model's outputs, as training starts from them."""
