@@ -21,8 +21,8 @@ from sot_nlp.inference.saved_model import answers, check_finite, record_of, trai
 from sot_nlp.publishing.training_plot import mapping
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import preparation, scoring
+from sot_nlp.runs.outputs import say, write_rows
 from sot_nlp.runs.own_files import check_inputs
-from sot_nlp.runs.runner import say, write_rows
 from sot_nlp.settings.arguments import FIELDS, OWN_DATA, TRAITS, Arguments, build_arguments
 from sot_nlp.settings.command_line import read_config
 from sot_nlp.settings.training_and_output import TrainingSettings

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sot_nlp.errors import UserError, printable, worded
+from sot_nlp.errors import UserError, printable
 from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
-from sot_nlp.runs import lora, preparation, run_record, targets
+from sot_nlp.runs import lora, outputs, preparation, run_record, targets
 from sot_nlp.runs import method as methods
 from sot_nlp.runs.default_recipe import transforms_class_token, with_default_recipe
 from sot_nlp.runs.own_files import check_inputs
@@ -23,7 +23,6 @@ from sot_nlp.tasks import metrics
 from sot_nlp.training.run_lock import run_lock
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -72,7 +71,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             if arguments.push_to_hub:  # what is only said after the training is said too late
                 from sot_nlp.publishing.hub import usable_token
 
-                usable_token(repository(arguments, folder), arguments.hub_token)
+                usable_token(outputs.repository(arguments, folder), arguments.hub_token)
             stack.enter_context(run_lock(folder))
             stack.enter_context(out_of_space_as_user_error(folder))
             unfinished = run_folder.claim(folder, arguments)
@@ -85,12 +84,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
             run_folder.clear(folder)
         record = run_record.new_record(current)
         lines = [*methods.describe(current.method, current.solution), *current.rules]
-        say(accelerator, [*run_record.summary(current, record), *lines, *run_record.notes(current)])
+        outputs.say(accelerator, [*run_record.summary(current, record), *lines, *run_record.notes(current)])
         with run_record.recorded(current, record):
             finish(current, record, train(current, record))
-        say(accelerator, run_record.outcome(folder, record))
+        outputs.say(accelerator, run_record.outcome(folder, record))
         if arguments.push_to_hub and accelerator.is_main_process:
-            say(accelerator, [f"pushed: {push(current)}"])
+            outputs.say(accelerator, [f"pushed: {outputs.push(current)}"])
     return record
 
 
@@ -181,7 +180,7 @@ def prepare(
     model, alignment = preparation.load_model(arguments, checkpoint, head, data, tokenizer)
     preparation.check_saving(arguments, model)
     if alignment is not None and alignment.note:
-        say(accelerator, [f"note: {alignment.note}"])
+        outputs.say(accelerator, [f"note: {alignment.note}"])
     batches: dict[str, Any] = {
         "batch_size": arguments.per_device_eval_batch_size,
         "pad_token_id": tokenizer.pad_token_id,
@@ -259,7 +258,7 @@ def with_features(
 def train(run: Run, record: dict[str, Any]) -> TrainingResult:
     """Train by the run's method: with the head already solved where it does that."""
     arguments, scorer = run.arguments, run.scorer
-    evaluate = scorer if arguments.hub_strategy == "end" else pushed_scorer(run)
+    evaluate = scorer if arguments.hub_strategy == "end" else outputs.pushed_scorer(run)
     main_metric = scorer.spec.main_metric
     if not run.method.tunes:
         from sot_nlp.training.closed_form import linear_probe
@@ -295,51 +294,6 @@ def train(run: Run, record: dict[str, Any]) -> TrainingResult:
     )
 
 
-def push(run: Run) -> str:
-    """Push the run's folder; return the commit's URL. Raises UserError."""
-    from sot_nlp.publishing import hub
-
-    return hub.push(
-        run.folder,
-        repo_id=repository(run.arguments, run.folder),
-        private=run.arguments.hub_private_repo,
-        token=run.arguments.hub_token,
-    )
-
-
-def repository(arguments: Arguments, folder: Path) -> str:
-    """Return the name of the repository to push to: the folder's where none is given."""
-    return arguments.hub_model_id or folder.resolve().name
-
-
-def pushed_scorer(run: Run) -> Callable[[torch.nn.Module], dict[str, Any]]:
-    """Return `run.scorer` that also saves and pushes the model after each evaluation.
-
-    A push that fails during training is reported and does not end the run; the one at the end counts.
-    """
-    from sot_nlp.training.distributed import whole_weights
-
-    def evaluate(model: torch.nn.Module) -> dict[str, Any]:
-        scores = run.scorer(model)
-        if not run.arguments.push_to_hub:
-            return scores
-        weights = whole_weights(run.accelerator, model)
-        if run.accelerator.is_main_process:
-            current = run.accelerator.unwrap_model(model)
-            if run.arguments.lora_r is not None:
-                current = lora.merged_copy(current)
-            if (scale := run.scorer.scale) is not None:
-                weights = scale.folded(weights or current.state_dict())
-            save(run, current, weights)
-            try:
-                push(run)
-            except UserError as error:
-                say(run.accelerator, [f"warning: not pushed: {error}"])
-        return scores
-
-    return evaluate
-
-
 @contextlib.contextmanager
 def out_of_space_as_user_error(folder: Path) -> Iterator[None]:
     """Convert out-of-space errors raised in the block into a one-line UserError."""
@@ -372,36 +326,8 @@ def finish(run: Run, record: dict[str, Any], result: TrainingResult) -> None:
     }
     run_record.add_result(record, run, result, rows)
     if run.accelerator.is_main_process:
-        write_rows(run.folder, run.scorer, rows)
+        outputs.write_rows(run.folder, run.scorer, rows)
         if run.arguments.lora_r is not None:
             run.model = lora.save_and_merge(run.model, run.folder)
-        save(run, run.model, weights)
+        outputs.save(run, run.model, weights)
     run.accelerator.wait_for_everyone()
-
-
-def save(run: Run, model: PreTrainedModel, weights: dict[str, torch.Tensor] | None) -> None:
-    """Save `model` into the run's folder, with `weights` in place of its own where they are given."""
-    run_folder.save_model(
-        run.folder, model, run.tokenizer, remote_code=run.arguments.save_remote_code, weights=weights
-    )
-
-
-def write_rows(folder: Path, scorer: Scorer, rows: dict[str, list[dict[str, Any]]]) -> None:
-    """Write each split's predictions; of a test split also the file that GLUE's server takes."""
-    from sot_nlp.publishing.submission import write_task_file
-
-    for name, predictions in rows.items():
-        if name.startswith("test"):
-            chosen = [scorer.named(row["prediction"]) for row in predictions]
-            write_task_file(folder, scorer.spec, name, chosen, [row["index"] for row in predictions])
-        else:
-            file = f"predictions{name.removeprefix('validation')}.json"
-            if name == next(iter(scorer.splits)):
-                file = "predictions.json"
-            run_folder.write_predictions(folder / file, predictions)
-
-
-def say(accelerator: Accelerator, lines: list[str]) -> None:
-    """Print lines once, whatever the number of processes."""
-    if accelerator.is_main_process:
-        print("\n".join(map(worded, lines)), flush=True)
