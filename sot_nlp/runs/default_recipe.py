@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sot_nlp.runs.method import asked
 from sot_nlp.training.optimization import class_token_parameters
 
 if TYPE_CHECKING:
@@ -30,6 +31,23 @@ UPDATES, MOST_EPOCHS = 300, 20
 def all_learns(arguments: Arguments) -> bool:
     """Return whether all weights of the backbone are trained."""
     return not arguments.freeze_backbone and arguments.trainable_layers is None and arguments.lora_r is None
+
+
+def with_default_head(
+    arguments: Arguments, *, causal: bool, sot_checkpoint: bool
+) -> tuple[Arguments, list[str]]:
+    """Return `arguments` with the head that did best with such a backbone where no layer gave one, and why.
+
+    Where all of a causal model learned (SmolLM2-135M, docs/results.md), no head that pools the words was
+    ahead of its own, which is the simplest.
+    """
+    given = any(name in arguments.sources or asked(arguments, name) for name in ("head", "head_overrides"))
+    if given or sot_checkpoint or not causal or not all_learns(arguments):
+        return arguments, []
+    sources = {**arguments.sources, "head": SOURCE}
+    reason = "all of a causal model learns; no head that pools the words has been ahead of its own there"
+    line = f"{SOURCE}: head stock ({reason}); --head {arguments.head} pools them"
+    return replace(arguments, head="stock", sources=sources), [line]
 
 
 def transforms_class_token(model: nn.Module) -> bool:

@@ -96,8 +96,8 @@ def folder_word(arguments: Arguments) -> str:
     """Return the part of a run folder's name for head and method, before the data is read."""
     if arguments.training_method in (LINEAR_PROBE, PROBE_THEN_TUNE):
         return arguments.training_method
-    free = arguments.task is None and not any(asked(arguments, name) for name in CHOOSING)
-    return AUTO if free and arguments.training_method == AUTO else arguments.head
+    free = arguments.task is None and not any(asked(arguments, name) for name in ("head", "head_overrides"))
+    return AUTO if free else arguments.head
 
 
 def choose(

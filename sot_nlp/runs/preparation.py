@@ -120,6 +120,17 @@ def is_sot(checkpoint: Checkpoint) -> bool:
     return str(checkpoint.saved.get("model_type", "")).startswith("sot")
 
 
+def is_causal(arguments: Arguments, checkpoint: Checkpoint) -> bool:
+    """Return whether tokens of a checkpoint's backbone see only what precedes them. Raises UserError."""
+    with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
+        from sot_nlp.modeling.auto import class_for
+        from sot_nlp.modeling.configuration_sot import backbone_type
+
+        config_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name)).config_class
+        config, _ = checkpoint.model_config(config_class, _loading_options(arguments))
+        return bool(config.causal)
+
+
 def load_tokenizer(arguments: Arguments, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """Return the checkpoint's tokenizer, with a pad token and without token types that the model lacks.
 

@@ -15,7 +15,7 @@ from sot_nlp.files import NO_ROOM, system_error
 from sot_nlp.runs import folder as run_folder
 from sot_nlp.runs import lora, outputs, preparation, run_record, targets
 from sot_nlp.runs import method as methods
-from sot_nlp.runs.default_recipe import transforms_class_token, with_default_recipe
+from sot_nlp.runs.default_recipe import transforms_class_token, with_default_head, with_default_recipe
 from sot_nlp.runs.own_files import check_inputs
 from sot_nlp.runs.score_scale import score_scale
 from sot_nlp.settings.arguments import Arguments
@@ -175,6 +175,11 @@ def prepare(
     )
     [method] = broadcast_object_list([method])
     arguments = methods.with_recipe(arguments, method)
+    arguments, rules = with_default_head(
+        arguments,
+        causal=preparation.is_causal(arguments, checkpoint),
+        sot_checkpoint=preparation.is_sot(checkpoint),
+    )
     set_seed(arguments.seed)
     head = preparation.head_of(arguments)
     model, alignment = preparation.load_model(arguments, checkpoint, head, data, tokenizer)
@@ -203,7 +208,6 @@ def prepare(
             **batches,
         )
     solve_seconds = time.perf_counter() - solving
-    rules = [] if scale is None else [str(scale)]
     if method.tunes:
         arguments, chosen = with_default_recipe(
             arguments,
@@ -212,7 +216,9 @@ def prepare(
             num_examples=None if data.stream is not None else len(data.splits["train"]),
             num_processes=accelerator.num_processes,
         )
-        rules = [*chosen, *rules]
+        rules += chosen
+    if scale is not None:
+        rules.append(str(scale))
     if arguments.lora_r is not None:
         model = lora.with_lora(model, arguments.lora_r, arguments)
     stack.enter_context(threads_for(model, accelerator.device))

@@ -139,7 +139,12 @@ class ModelSettings:
     )
     model_revision: str = setting("main", "branch, tag or commit of the model on the Hub", probe=True)
     trust_remote_code: bool = setting(False, "run model code that comes with a checkpoint", probe=True)
-    head: str = setting(DEFAULT_PRESET, f"preset of the head: {', '.join(PRESETS)}", grid="--heads")
+    head: str = setting(
+        DEFAULT_PRESET,
+        f"preset of the head: {', '.join(PRESETS)}; unless it is given, few texts of your own take "
+        "word_mean, and a causal model that learns as a whole stock",
+        grid="--heads",
+    )
     head_overrides: dict[str, Any] = setting(
         {},
         "single fields of the head, as --head.FIELD VALUE (e.g. --head.alpha 0.7); those with named values: "

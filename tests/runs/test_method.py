@@ -243,6 +243,33 @@ def test_settings_that_a_closed_form_has_no_use_for_are_refused(flags, message):
 
 def test_the_folder_is_named_after_the_method_where_it_chooses_the_head():
     assert methods.folder_word(own()) == "auto"
-    assert methods.folder_word(own(learning_rate=1e-3)) == "mapped_moments"
+    assert methods.folder_word(own(learning_rate=1e-3)) == "auto"  # the head may still depend on the backbone
+    assert methods.folder_word(own(head="mapped_moments")) == "mapped_moments"
     assert methods.folder_word(own(training_method="linear_probe")) == "linear_probe"
     assert methods.folder_word(own(training_method="fine_tune", head="text")) == "text"
+
+
+@pytest.mark.parametrize(
+    ("family", "flags", "head"),
+    [
+        ("gpt2", [], "stock"),
+        ("openai-gpt", [], "stock"),
+        ("gpt2", ["--head", "mapped_moments"], "mapped_moments"),
+        ("gpt2", ["--head.num_layers", "1"], "mapped_moments"),
+        ("gpt2", ["--freeze_backbone"], "mapped_moments"),
+        ("bert", [], "mapped_moments"),
+    ],
+)
+def test_all_of_a_causal_model_learns_with_its_own_head_unless_another_is_asked_for(
+    files, backbone_folder, tmp_path, capsys, family, flags, head
+):
+    words = ("--training_method", "fine_tune", "--max_train_steps", "1", *flags)
+    assert train(files, backbone_folder(family), tmp_path / "out", *words) == 0
+    record = records.read(tmp_path / "out")
+    assert record["head"] == record["arguments"]["head"] == head
+    assert ("default recipe: head stock" in capsys.readouterr().out) == (head == "stock")
+    saved = AutoSoTForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert saved.config.head_preset == head
+    again = train(files, tmp_path / "out", tmp_path / "again", *words[:2], "--max_train_steps", "1")
+    assert again == 0
+    assert records.read(tmp_path / "again")["head_config"] == record["head_config"]  # what it has stays
