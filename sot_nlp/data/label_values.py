@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -232,15 +233,15 @@ class LabelEncoder:
                 f"label {printable(label, 40)!r} is not a list; expected a list of names, {LIST_WAYS}"
             )
         row = np.zeros(len(self.labels), dtype=np.float32)
-        for name in label:
+        for name, times in Counter(label).items():
             if (column := self.ids.get(name)) is None:
                 raise ValueError(f"label {printable(name, 40)!r} is not one of {self._known()}")
-            if row[column]:
+            if times > 1:
                 raise ValueError(
                     f"label {printable(name, 40)!r} occurs twice in the list; expected the names of the "
                     "labels that hold, not zeros and ones"
                 )
-            row[column] = 1
+            row[column] = 1  # (two words may be mapped to one label)
         return row
 
     def _hint(self, label: str) -> str:

@@ -113,7 +113,8 @@ class DelimitedTable(Table):
         blank: list[int] = []
         index = 0
         for line, fields in records:
-            if len(fields) < 2 and not "".join(fields).strip():
+            written = self.quoting and fields == [""]  # as "", an empty text, where a blank line has no field
+            if len(fields) < 2 and not written and not "".join(fields).strip():
                 blank.append(line)
                 continue
             examples = [(line, fields)]

@@ -193,6 +193,11 @@ def _choose_columns(table: Table, saved: SavedModel, names: Sequence[str] | None
     if wanted and set(saved.text_columns) <= set(table.columns):
         return saved.text_columns
     guessed = guess_texts(table.columns, guess_label(table.columns))
+    if len(table.columns) == 1 and " " in table.columns[0].strip():
+        raise UserError(
+            f"{table.name}: its one column is called {printable(table.columns[0], 60)!r}: if that is a text, "
+            "the file lacks a first line with the column's name; if not, name it with --text_column_names"
+        )
     if guessed and len(guessed) == (wanted or len(guessed)):
         return guessed
     raise UserError(

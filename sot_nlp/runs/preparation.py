@@ -123,12 +123,17 @@ def is_sot(checkpoint: Checkpoint) -> bool:
 def is_causal(arguments: Arguments, checkpoint: Checkpoint) -> bool:
     """Return whether tokens of a checkpoint's backbone see only what precedes them. Raises UserError."""
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
-        from sot_nlp.modeling.auto import class_for
-        from sot_nlp.modeling.configuration_sot import backbone_type
+        return bool(_config(checkpoint, _loading_options(arguments)).causal)
 
-        config_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name)).config_class
-        config, _ = checkpoint.model_config(config_class, _loading_options(arguments))
-        return bool(config.causal)
+
+def _config(checkpoint: Checkpoint, options: dict[str, Any]) -> Any:
+    """Return the config of the model that `from_pretrained` makes of a checkpoint with these options."""
+    from sot_nlp.modeling.auto import class_for
+    from sot_nlp.modeling.configuration_sot import backbone_type
+
+    config_class: Any = class_for(backbone_type(checkpoint.saved, checkpoint.name)).config_class
+    unread = {"pad_token_id": 0, "separator_token_ids": [0]}  # for which the tokenizer would be read
+    return checkpoint.model_config(config_class, {**unread, **options})[0]
 
 
 def load_tokenizer(arguments: Arguments, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -209,7 +214,6 @@ def load_model(
     """
     with user_errors(f"--model_name_or_path {printable(arguments.model_name_or_path)}"):
         from sot_nlp.modeling.auto import AutoSoTForSequenceClassification
-        from sot_nlp.modeling.loading import is_headless
         from sot_nlp.modeling.modeling_sot import SoTGenericForSequenceClassification
         from sot_nlp.modeling.tokenizer import separator_ids
 
@@ -220,7 +224,8 @@ def load_model(
         old_outputs = False
         if asked or not is_sot(checkpoint):
             options |= {"head": head, "head_preset": arguments.head}
-        elif data.labels is not None and not is_headless(saved):
+        trained = is_sot(checkpoint) and not checkpoint.has_new_head(_config(checkpoint, options))
+        if data.labels is not None and trained:
             before = saved.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # what a config leaves out
             old_outputs = len(before) == len(data.labels)
             with contextlib.suppress(UserError):  # another task's labels: the outputs are reinitialised

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 import sot_nlp
@@ -84,6 +85,7 @@ def test_threads_take_turns(classifier):
 
 def test_open_classifiers_keep_their_precision_whatever_is_opened_after(tmp_path):
     folder = save_run(tmp_path / "run")
+    AcceleratorState._reset_state()  # as in a process that has had no accelerator
     single = sot_nlp.load(folder, mixed_precision="no", cpu=True)
     before = single.predict(TEXTS).probabilities, single.explain(TEXTS)[0].logits
     half = sot_nlp.load(folder, mixed_precision="bf16", cpu=True)
@@ -95,6 +97,7 @@ def test_open_classifiers_keep_their_precision_whatever_is_opened_after(tmp_path
         assert abs(half.predict(TEXTS).probabilities - before[0]).max() > 1e-7  # rounded to bf16
         assert abs(half.explain(TEXTS)[0].logits - before[1]).max() > 1e-7
         single.evaluate((TEXTS, [LABELS[0]] * len(TEXTS)))  # which has an accelerator of its own
+        assert AcceleratorState._shared_state == {}
 
 
 def test_a_table_and_a_notebook_show_them(classifier):

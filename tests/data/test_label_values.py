@@ -80,6 +80,11 @@ def test_scores_and_several_labels_are_floats():
     several = encode(LabelEncoder("multi_label", ("a", "b", "c"), {"x": "c"}), [["c", "a"], [], ["x"]])
     assert several.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
     assert several.dtype == np.float32
+    # Two words for one label may hold together; one word twice is a slip.
+    merged = LabelEncoder("multi_label", ("animal", "rock"), {"cat": "animal", "dog": "animal"})
+    assert encode(merged, [["cat", "dog"], ["rock", "dog"]]).tolist() == [[1, 0], [1, 1]]
+    with pytest.raises(UserError, match="label 'cat' occurs twice in the list"):
+        encode(merged, [["cat", "cat"]])
 
 
 def test_unknown_label_names_line_and_what_would_be_right():

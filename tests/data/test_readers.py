@@ -49,6 +49,9 @@ def test_file_without_header_is_read_by_position(tmp_path):
 def test_one_column_keeps_empty_lines_between_examples(tmp_path):
     path = write(tmp_path / "a.tsv", "text\none\n\nthree\n\n")
     assert examples(open_table(path), "text") == [(2, 0, "one"), (3, 1, ""), (4, 2, "three")]
+    path = write(tmp_path / "a.csv", 'text\none\n""\n\n""\n\n')  # written as empty texts, also at the end
+    expected = [(2, 0, "one"), (3, 1, ""), (4, 2, ""), (5, 3, "")]
+    assert examples(open_table(path), "text") == expected
 
 
 def test_broken_lines_are_named_and_keep_their_place_in_the_count(tmp_path):

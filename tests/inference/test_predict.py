@@ -292,6 +292,12 @@ def test_a_reader_that_goes_away(
     ("name", "content", "options", "message"),
     [
         ("t.csv", "u,v\n1,2\n", {}, r"t\.csv: which column holds text\? .*--text_column_names.*u, v"),
+        (
+            "t.csv",
+            "a zorp runs\na dax\n",
+            {},
+            r"column is called 'a zorp runs': if that is a text, the file lacks",
+        ),
         ("t.csv", "x,y\n1,2\n", {"text_columns": ["z"]}, r"no column 'z'; its columns are x, y"),
         ("t.csv", "x,y\n1,2\n", {"text_columns": ["x", "y"]}, r"the model takes 1 text per example"),
         ("t.csv", "id,text\n1,a\n2\n", {}, r"t\.csv, line 3 has 1 column"),

@@ -223,6 +223,9 @@ def test_a_trained_output_layer_is_kept_for_its_own_labels_alone(train, tmp_path
         torch.testing.assert_close(outputs(kept), outputs(folder))
     record = records.read(kept)
     assert (record["labels"], record["output_labels"]) == (["BAD", "Good"], ["good", "bad"])
+    same = train(folder, *still, "--head", "text", train_file=tmp_path / "same.csv")  # its own, by name
+    torch.testing.assert_close(outputs(same), outputs(folder))
+    assert records.read(same)["output_labels"] == ["good", "bad"]
     assert "| 0 | good |\n| 1 | bad |" in model_card(record)
     caplog.clear()
     file = write(tmp_path / "other.csv", ("cold", "warm"))

@@ -61,11 +61,11 @@ def computing_in(mode: str, model: torch.nn.Module, device: torch.device) -> Ite
 
 def autocast_of(accelerator: Any) -> contextlib.AbstractContextManager[Any]:
     """Return autocast in the accelerator's own precision; accelerate's takes that of the one made last."""
-    mode = accelerator.mixed_precision
-    if not accelerator.native_amp or mode not in DTYPES:
-        context: contextlib.AbstractContextManager[Any] = accelerator.autocast()
-        return context
-    return torch.autocast(accelerator.device.type, dtype=DTYPES[mode])
+    if not accelerator.native_amp:
+        return contextlib.nullcontext()
+    # Beside fp8's own layers the others compute in bf16.
+    dtype = DTYPES.get(accelerator.mixed_precision, torch.bfloat16)
+    return torch.autocast(accelerator.device.type, dtype=dtype)
 
 
 def _refusal(mode: str, device: torch.device) -> str | None:
