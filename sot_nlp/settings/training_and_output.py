@@ -247,7 +247,12 @@ class LogSettings:
 
     logging_steps: int = setting(10, "number of updates between two log lines", kind="output", low=1)
     disable_tqdm: bool = setting(False, "no progress bar", kind="output", probe=True)
-    with_tracking: bool = setting(False, "report to experiment trackers", kind="output")
+    with_tracking: bool = setting(
+        False,
+        "report to experiment trackers: train/loss, train/learning_rate, ..., and each validation split's "
+        "loss and metrics (validation/loss, validation/accuracy)",
+        kind="output",
+    )
     report_to: str | None = setting(
         "all",
         "the tracker: tensorboard, trackio, wandb, ..., all or none; given, it decides on --with_tracking",

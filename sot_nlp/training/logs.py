@@ -139,3 +139,19 @@ def tracker_config(arguments: Arguments) -> dict[str, Any]:
         key: value if isinstance(value, (int, float, bool, str)) else str(value)
         for key, value in arguments.to_dict().items()
     }
+
+
+def tracker_values(entry: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of `metrics.jsonl` as trackers name their curves.
+
+    Those of the training are `train/loss`, `train/learning_rate`, ...; those of an evaluation are
+    `<split>/<metric>` of each of its splits, such as `validation/loss`. `epoch` is shared by both.
+    """
+    splits = entry.get("splits") or {entry.get("split", "train"): entry}
+    values = {
+        f"{split}/{name}": value
+        for split, scores in splits.items()
+        for name, value in scores.items()
+        if isinstance(value, (int, float)) and name not in ("step", "epoch")
+    }
+    return {"epoch": entry["epoch"], **values}

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from sot_nlp.errors import UserError, worded
 from sot_nlp.settings.arguments import Arguments
 from sot_nlp.training.checkpointing.folders import Progress
-from sot_nlp.training.logs import RunLog, finite
+from sot_nlp.training.logs import RunLog, finite, tracker_values
 from sot_nlp.training.updates import Outcome
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ class ProgressTracker:
         """Write a line of numbers to the log files and the trackers."""
         self.log.metrics(entry)
         if self.arguments.with_tracking:
-            numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float))}
-            self.accelerator.log(numbers, step=entry["step"])
+            self.accelerator.log(tracker_values(entry), step=entry["step"])
 
     def warn(self, message: str) -> None:
         """Say it now, in the log, and in the result."""
