@@ -49,8 +49,8 @@ def open_split(spec: TaskSpec, split: str, arguments: Arguments) -> tuple[Table,
     where = place(spec, split, arguments)
     if isinstance(where, Path) and split in held_out_splits(spec, arguments) and not where.exists():
         raise UserError(
-            f"{printable(where)} does not exist, and the validation data is a share of it: restore it, or "
-            "give other data with --validation_file"
+            f"{printable(where)} does not exist, and the validation data is a share of it: restore it, name "
+            "its place with --train_file, or give other data with --validation_file"
         )
     if isinstance(where, tuple):
         name, config, hub_split = where

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # The settings in a run's record that concern data in general.
 DATA = tuple(name for name, traits in TRAITS.items() if traits.data == "any")
+# The settings that may be relative paths, or the name of something elsewhere.
+PLACES = ("task", "data_dir", *FILE_FLAGS.values(), "dataset_name", "cache_dir")
 # What says which examples of a training file are held out.
 DRAWN = ("validation_fraction", "data_seed")
 # Settings that shape a training, and nothing of a saved model's scores.
@@ -142,13 +144,14 @@ def open_saved(
 def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, Any]:
     """Return the settings by which the run in `folder` found its data; {} where there is no record.
 
-    Columns that it guessed are named. Settings of data whose place other settings, `given` by name, take are
-    omitted. Raises UserError for a record that can't be read.
+    Columns that it guessed are named, and paths lead where they led from the folder that it ran in. Settings
+    of data whose place other settings, `given` by name, take are omitted. Raises UserError for a record that
+    can't be read.
     """
     if not (record := record_of(folder)):
         return {}
     saved, spec = mapping(record, "arguments"), mapping(record, "task_spec")
-    settings = {name: saved.get(name) for name in ("task", *OWN_DATA, *DATA)}
+    settings = {name: _placed(name, saved.get(name), record) for name in ("task", *OWN_DATA, *DATA)}
     if settings["task"] is None:
         settings |= {
             "text_column_names": spec.get("text_columns"),
@@ -162,6 +165,23 @@ def data_settings(folder: str | Path, given: Container[str] = ()) -> dict[str, A
         files = [flag for flag in FILE_FLAGS.values() if flag in given]
         dropped = {"dataset_name", "dataset_config_name"} if files else set()
     return {name: value for name, value in settings.items() if value is not None and name not in dropped}
+
+
+def _placed(name: str, value: Any, record: Mapping[str, Any]) -> Any:
+    """Return a setting of `record`, a relative path as seen from here.
+
+    What is no longer where it was, but is here by the same path, has moved with the run.
+    """
+    base = record.get("working_directory")
+    if name not in PLACES or not isinstance(value, str) or not isinstance(base, str):
+        return value
+    path = Path(base, value)
+    if path == Path(value).absolute():
+        return value
+    if name == "task" and str(path.resolve()) != mapping(record, "task_spec").get("source_path"):
+        return value  # a task's name
+    lost = name not in ("dataset_name", "cache_dir") and not Path(value).exists()
+    return str(path) if lost or path.exists() else value
 
 
 def evaluation_arguments(
@@ -206,12 +226,14 @@ def _changes(arguments: Arguments, report: Mapping[str, Any]) -> list[str]:
     """
     record = record_of(arguments.model_name_or_path)
     before, saved = mapping(mapping(record, "data"), "splits"), mapping(record, "arguments")
+    base = str(record.get("working_directory", ""))
     trained = mapping(before, "train").get("sha256")
     lines = []
     for name, split in report["splits"].items():
         earlier, source = mapping(before, name), split["source"]
         if not split["held_out_of_train"]:
-            if source == earlier.get("source") and split["sha256"] != earlier.get("sha256", split["sha256"]):
+            same = source in (earlier.get("source"), str(Path(base, str(earlier.get("source")))))
+            if same and split["sha256"] != earlier.get("sha256", split["sha256"]):
                 lines.append(f"note: {source} has changed since the training")
         elif trained and split["sha256"] not in (trained, None):
             lines.append(

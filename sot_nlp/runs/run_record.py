@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sot_nlp import records
@@ -21,8 +22,6 @@ from sot_nlp.tasks.labels import label_names
 from sot_nlp.training.signals import Interrupted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel
 
     from sot_nlp.runs.runner import Run
@@ -58,6 +57,7 @@ def new_record(run: Run) -> dict[str, Any]:
         "warnings": [],
         "collapsed": False,
         "arguments": arguments.to_dict(),
+        "working_directory": str(Path.cwd()),  # where relative paths in the arguments start
         "sources": arguments.sources,
         "task_spec": spec.to_dict(),
         "data": data.report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from filelock import FileLock
 from sklearn.metrics import accuracy_score
 
+import sot_nlp
 from sot_nlp import AutoSoTForSequenceClassification, records
 from sot_nlp.cli import main
 from sot_nlp.inference.evaluate import validation_score
@@ -311,6 +313,70 @@ def test_a_yaml_task_without_labels_needs_no_training_file_either(train, tmp_pat
     run = train("yaml", "--task", str(task))
     (tmp_path / "train.csv").unlink()
     assert evaluate(run, tmp_path)[0]["accuracy"] == records.read(run)["best"]["value"]
+
+
+@pytest.fixture(params=["share", "files", "task", "data_dir"])
+def relative(request, train, tmp_path, monkeypatch) -> Path:
+    """A run of data by relative paths, below `tmp_path / "home"`, where everything that it read is."""
+    home = tmp_path / "home"
+    (home / "data" / "CoLA").mkdir(parents=True)
+    monkeypatch.chdir(home)
+    write(Path("data", "train.csv"), rows(60, 1))
+    write(Path("data", "dev.csv"), rows(30, 2))
+    Path("my.yaml").write_text(
+        "text_columns: [words]\nlabel_column: label\n"
+        "files: {train: data/train.csv, validation: data/dev.csv}\n"
+    )
+    for name, examples in (("train", rows(60, 1)), ("dev", rows(30, 2))):
+        lines = [f"x\t{NAMES.index(label) % 2}\t\t{text}\n" for text, label in examples]
+        Path("data", "CoLA", f"{name}.tsv").write_text("".join(lines))
+    flags = {
+        "share": "--train_file data/train.csv --validation_fraction 0.3",
+        "files": "--train_file data/train.csv --validation_file data/dev.csv",
+        "task": "--task my.yaml",
+        "data_dir": "--task cola --data_dir data",
+    }
+    folder = train(f"relative-{request.node.name}", *flags[request.param].split())
+    return shutil.copytree(folder, home / "run")
+
+
+def test_relative_paths_lead_where_they_led_whatever_the_folder(relative, tmp_path, monkeypatch, capsys):
+    best, expected = records.read(relative)["best"], json.loads((relative / "predictions.json").read_text())
+    # Files of the same names are not those of the run.
+    other = shutil.copytree(tmp_path / "home", tmp_path / "other", ignore=shutil.ignore_patterns("run"))
+    for path in other.rglob("*.?sv"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
+    for place in (other, relative):
+        monkeypatch.chdir(place)
+        capsys.readouterr()
+        assert evaluate(Path(os.path.relpath(relative)), tmp_path)[1] == expected
+        assert "changed since" not in capsys.readouterr().out
+        scores = sot_nlp.load(os.path.relpath(relative)).evaluate()
+        assert scores[best["metric"]] == pytest.approx(best["value"])
+    for path in (tmp_path / "home" / "data").rglob("*.?sv"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert main(["evaluate", str(relative), *CPU]) == 0
+    told = capsys.readouterr().out
+    assert re.search(rf"(warning|note): {tmp_path}/home/data/.* has changed since the training", told)
+
+
+def test_relative_paths_in_a_project_that_moved_or_is_lost(relative, tmp_path, monkeypatch, capsys):
+    expected = json.loads((relative / "predictions.json").read_text())
+    moved = (tmp_path / "home").rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    assert evaluate(Path("run"), tmp_path)[1] == expected
+    record = records.read(moved / "run")
+    older = {name: value for name, value in record.items() if name != "working_directory"}
+    for other in (older, {**older, "working_directory": 5}):
+        records.write(moved / "run", other)
+        assert evaluate(Path("run"), tmp_path)[1] == expected
+    records.write(moved / "run", record)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", "../moved/run", *CPU]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert re.search(rf"{tmp_path}/home/(data|my\.yaml)", told)
 
 
 def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch, capsys):
