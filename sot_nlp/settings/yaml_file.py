@@ -221,6 +221,21 @@ def scalar(node: yaml.ScalarNode) -> Scalar:
     return text
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which the two escapes that JSON writes for an emoji, `"\\ud83d\\ude00"`, are one character."""
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        """Return the scalar. Raises a YAML error for half of a character."""
+        node = super().compose_scalar_node(anchor)
+        try:
+            node.value = node.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError as error:
+            half = error.object[error.start : error.start + 2].decode("utf-16-le", "surrogatepass")
+            problem = f"{printable(half)} is half of a surrogate pair; expected whole characters"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        return node
+
+
 def read_yaml_mapping(path: Path, *, may_be_empty: bool = False) -> YamlMapping:
     """Return the mapping that the YAML file at `path` holds; UserError where it can't be read or is none."""
     shown = printable(path)
@@ -239,13 +254,15 @@ def read_yaml_mapping(path: Path, *, may_be_empty: bool = False) -> YamlMapping:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{shown}:{line}: is not UTF-8 text (byte 0x{content[error.start]:02x})") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{shown}:{mark.line + 1}" if mark else shown
         raise UserError(f"{where}: is not valid YAML: {printable(error.problem or error.context)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{shown}: is not valid YAML: {printable(error)}") from None
+    except (ValueError, OverflowError):  # of PyYAML's chr
+        raise UserError(f"{shown}: is not valid YAML: an escape \\U... is beyond all characters") from None
     except RecursionError:
         raise UserError(f"{shown}: is nested too deeply") from None
     if node is None and may_be_empty:

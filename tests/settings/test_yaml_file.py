@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -85,3 +86,35 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):
         top.finish()
     assert "\x1b" not in str(caught.value)
     assert "x1b" in str(caught.value)
+
+
+def test_what_json_escapes_is_one_character(tmp_path):
+    words = {"labels": ["\U0001f600", "b\u00e4\u2028"], "\U0001f600 \U0001f601": "a \U0001f680\U0001f680"}
+    top = read(tmp_path, json.dumps(words))
+    assert r"\ud83d\ude00" in (tmp_path / "settings.yaml").read_text()
+    assert top.texts("labels") == tuple(words["labels"])
+    assert top.text("\U0001f600 \U0001f601") == words["\U0001f600 \U0001f601"]
+    assert list(top.values) == list(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "half"),
+    [
+        (r'a: ["\ud83d\ude00", "\ud83d"]', 1, "ud83d"),
+        ('a: b\nc:\n  - x\n  - "\\ud83d\\ude00 \\ude01"', 4, "ude01"),
+        ('a: b\n"\\ude00\\ud83d": c', 2, "ude00"),
+        ('a: b\nc: "\\ud83d \\ude00"', 2, "ud83d"),
+    ],
+)
+def test_half_of_a_character_is_refused(tmp_path, text, line, half):
+    message = (
+        rf"settings\.yaml:{line}: is not valid YAML: \\{half} is half of a surrogate pair; expected whole"
+    )
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("digits", ["00110000", "ffffffff"])
+def test_an_escape_beyond_all_characters_is_refused(tmp_path, digits):
+    with pytest.raises(UserError, match=r"is not valid YAML: an escape .* is beyond all characters"):
+        read(tmp_path, f'a: "\\U{digits}"')
