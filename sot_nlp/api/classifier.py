@@ -290,6 +290,9 @@ def load(
     from sot_nlp.training.distributed import separate_accelerator
     from sot_nlp.training.speed.precision import as_trained
 
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        kind = type(name_or_path).__name__
+        raise UserError(f"name_or_path: expected the folder of a run or a name on the Hub; got {kind}")
     name = os.fspath(name_or_path)
     settings = {
         "max_length": max_length,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from sot_nlp.errors import rewording
+from sot_nlp.settings import plugins
 from sot_nlp.settings.arguments import FALSE_WORDS, TRAITS, TRUE_WORDS, TYPES
 
 # A command in backticks stays one.
@@ -18,8 +19,9 @@ _FLAG = re.compile(r"`[^`]*`|(?<![\w-])--(?P<name>[a-z]\w*)(?: (?P<value>[\w.+-]
 def python_words(arguments: Mapping[str, str], data: Mapping[str, str]) -> Iterator[None]:
     """Reword the UserErrors raised inside, and the lines printed.
 
-    `--max_length 64` becomes `max_length=64`. `arguments` names the settings that the caller knows by another
-    name; `data` gives the names of examples that were written to files, by these files.
+    `--max_length 64` becomes `max_length=64`; `--plugin` is left out, Python imports files by itself.
+    `arguments` names the settings that the caller knows by another name; `data` gives the names of examples
+    that were written to files, by these files.
     """
 
     def reword(text: str) -> str:
@@ -27,6 +29,7 @@ def python_words(arguments: Mapping[str, str], data: Mapping[str, str]) -> Itera
             parts = re.split(rf"{re.escape(path)}(?:, row (\d+))?", text)
             places = [name if row is None else f"{name}, {_row(row)}" for row in parts[1::2]]
             text = "".join(itertools.chain(*zip(parts[::2], [*places, ""], strict=True)))
+        text = text.replace(f" ({plugins.FLAG} FILE.py)", "")
         return _FLAG.sub(lambda match: _argument(match, arguments), text)
 
     with rewording(reword):

@@ -253,7 +253,9 @@ def read_task(path: Path) -> TaskSpec:
 
 
 def _own_metric(name: str) -> str:
-    return "" if name in METRICS else "; a metric of your own: register it in a file for --plugin FILE.py"
+    return (
+        "" if name in METRICS else "; one of your own: import the file that registers it (--plugin FILE.py)"
+    )
 
 
 def _labels(top: YamlMapping, kind: str) -> tuple[str, ...] | None:

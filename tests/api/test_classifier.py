@@ -184,6 +184,10 @@ def test_what_is_no_classifier_is_refused(tmp_path, backbone_folder):
         sot_nlp.load(backbone_folder("bert"))
     with pytest.raises(sot_nlp.UserError, match="mixed_precision"):
         sot_nlp.load(save_run(tmp_path / "run"), mixed_precision="bf15")
+    for value, kind in ((123, "int"), (None, "NoneType"), (b"run", "bytes")):
+        message = f"^name_or_path: expected the folder of a run or a name on the Hub; got {kind}$"
+        with pytest.raises(sot_nlp.UserError, match=message):
+            sot_nlp.load(value)
 
 
 def test_the_record_of_a_run_evaluates_again(tmp_path, backbone_folder):

@@ -9,6 +9,7 @@ import pytest
 import sot_nlp
 from sot_nlp.api.wording import python_words
 from sot_nlp.errors import UserError, worded
+from sot_nlp.tasks.metrics import METRICS
 from tests.support.saved_runs import LABELS, TEXTS, save_run
 
 QUICK = {"max_length": 16, "max_train_steps": 2, "disable_tqdm": True}
@@ -24,6 +25,7 @@ QUICK = {"max_length": 16, "max_train_steps": 2, "disable_tqdm": True}
         ("--label_mapping 0=NAME ...", "label_mapping 0=NAME ..."),
         ("--learning_rate 1e-3.", "learning_rate=1e-3."),
         ("give --validation_file", "give validation_data"),
+        ("import the file that registers it (--plugin FILE.py)", "import the file that registers it"),
         ("run `sot-nlp evaluate F --task ax`", "run `sot-nlp evaluate F --task ax`"),
         ("--no_setting 5, a--seed", "--no_setting 5, a--seed"),
         ("train: 3 examples of /c/a.parquet; 2", "train: 3 examples of train_data; 2"),
@@ -131,3 +133,29 @@ def test_loading_names_arguments_too(tmp_path):
     with pytest.raises(sot_nlp.UserError, match=r'^mixed_precision="fp16": a CPU has no fp16'):
         sot_nlp.load(folder, mixed_precision="fp16", cpu=True)
     assert sot_nlp.load(folder).labels == LABELS
+
+
+def test_a_metric_that_is_not_registered_is_worded_for_an_import(tmp_path, backbone_folder):
+    pd.DataFrame(ROWS * 2).to_csv(tmp_path / "data.csv", index=False)
+    (tmp_path / "task.yaml").write_text(
+        "text_columns: [text]\nlabel_column: label\nmetrics: [misses]\n"
+        "files: {train: data.csv, validation: data.csv}\n"
+    )
+
+    def register():
+        sot_nlp.register_metric(
+            "misses", lambda p, r: float((p != r).sum()), kinds="classification", higher_is_better=False
+        )
+
+    model, task = str(backbone_folder("bert")), str(tmp_path / "task.yaml")
+    try:
+        register()
+        run = sot_nlp.train(task=task, model_name_or_path=model, output_dir=tmp_path / "o", **QUICK)
+        del METRICS["misses"]
+        message = rf"^{task}:3: metrics: 'misses' is not known; .*: import the file that registers it$"
+        with pytest.raises(sot_nlp.UserError, match=message):
+            run.classifier.evaluate()
+        register()
+        assert run.classifier.evaluate() == pytest.approx(run.scores)
+    finally:
+        METRICS.pop("misses", None)
