@@ -235,7 +235,7 @@ def test_a_closed_form_shows_no_settings_of_updates():
     )
 
 
-@pytest.mark.parametrize(("head", "count"), [(DEFAULT_PRESET, 34), ("sot", 18)])
+@pytest.mark.parametrize(("head", "count"), [(DEFAULT_PRESET, 36), ("sot", 18)])
 def test_the_card_says_where_the_head_gained_and_where_it_lost(head: str, count: int) -> None:
     config = PRESETS[head].to_dict()
     sizes = {"task_spec": {"recipe": {"head.width_x": 56}}}
