@@ -12,7 +12,7 @@ MODEL = sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-
 FOLDER = sys.argv[2] if len(sys.argv) > 2 else "runs/questions"
 DATA = Path(__file__).parent / "data"
 
-run = sot_nlp.train(DATA / "questions.csv", model_name_or_path=MODEL, output_dir=FOLDER, num_train_epochs=5)
+run = sot_nlp.train(DATA / "questions.csv", model_name_or_path=MODEL, output_dir=FOLDER)
 print(run.scores)
 
 pairs = [("Where is my bill?", "I need a receipt."), ("Where is my bill?", "I have moved.")]
