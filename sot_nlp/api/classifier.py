@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # A tokenizer's truncation, hooks of a head and torch's threads are set for a call: callers of several threads
 # take turns.
-_TURN = threading.Lock()
+_TURN = threading.RLock()
 # What classifiers elsewhere offer by these names.
 _ELSEWHERE = {
     "predict_proba": "predict(texts).probabilities has them",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.runs.method import asked
 from sot_nlp.training.optimization import class_token_parameters
 
@@ -36,18 +37,25 @@ def all_learns(arguments: Arguments) -> bool:
 def with_default_head(
     arguments: Arguments, *, causal: bool, sot_checkpoint: bool
 ) -> tuple[Arguments, list[str]]:
-    """Return `arguments` with the head that did best with such a backbone where no layer gave one, and why.
+    """Return `arguments` with the simplest head of those that do best, where none was asked for, and why.
 
     Where all of a causal model learned (SmolLM2-135M, docs/results.md), no head that pools the words was
-    ahead of its own, which is the simplest.
+    ahead of its own, which is the simplest. A task's recipe keeps its head; then the line alone says so.
     """
-    given = any(name in arguments.sources or asked(arguments, name) for name in ("head", "head_overrides"))
-    if given or sot_checkpoint or not causal or not all_learns(arguments):
+    chosen = any(asked(arguments, name) for name in ("head", "head_overrides"))
+    if (
+        chosen
+        or sot_checkpoint
+        or not causal
+        or not all_learns(arguments)
+        or arguments.head != DEFAULT_PRESET
+    ):
         return arguments, []
-    sources = {**arguments.sources, "head": SOURCE}
     reason = "all of a causal model learns; no head that pools the words has been ahead of its own there"
+    if "head" in arguments.sources:
+        return arguments, [f"note: {reason}: compare with --head stock"]
     line = f"{SOURCE}: head stock ({reason}); --head {arguments.head} pools them"
-    return replace(arguments, head="stock", sources=sources), [line]
+    return replace(arguments, head="stock", sources={**arguments.sources, "head": SOURCE}), [line]
 
 
 def transforms_class_token(model: nn.Module) -> bool:

@@ -224,8 +224,7 @@ def load_model(
         old_outputs = False
         if asked or not is_sot(checkpoint):
             options |= {"head": head, "head_preset": arguments.head}
-        trained = is_sot(checkpoint) and not checkpoint.has_new_head(_config(checkpoint, options))
-        if data.labels is not None and trained:
+        if data.labels is not None and not checkpoint.has_new_head(_config(checkpoint, options)):
             before = saved.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}  # what a config leaves out
             old_outputs = len(before) == len(data.labels)
             with contextlib.suppress(UserError):  # another task's labels: the outputs are reinitialised

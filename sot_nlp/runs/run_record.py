@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sot_nlp import records
 from sot_nlp.data.data_report import describe, describe_stream, seen_in_training, stream_report
 from sot_nlp.errors import UserError, decimal, printable
-from sot_nlp.modeling.head_config import DEFAULT_PRESET
 from sot_nlp.runs import lora
-from sot_nlp.runs import method as methods
 from sot_nlp.runs.collapse import collapse_warnings, scale_warning
-from sot_nlp.runs.default_recipe import all_learns
 from sot_nlp.settings import launcher
 from sot_nlp.tasks import metrics
 from sot_nlp.tasks.labels import label_names
@@ -157,21 +154,6 @@ def summary(run: Run, record: dict[str, Any]) -> list[str]:
         f"on {environment['processes']} x {environment['device']} ({environment['mixed_precision']})",
         *launcher.describe({name: record["arguments"][name] for name in from_launcher}),
     ]
-
-
-def notes(run: Run) -> list[str]:
-    """Return what the user should know before the training, a line each."""
-    arguments = run.arguments
-    lines = []
-    if arguments.test_file and not arguments.do_predict:
-        lines.append("note: --test_file is not predicted without --do_predict")
-    by_default = arguments.head == DEFAULT_PRESET and not methods.asked(arguments, "head")
-    if by_default and run.model.config.causal and all_learns(arguments):
-        lines.append(
-            "note: where all of a causal model learns, no head that pools words has been ahead of its own so "
-            "far (SmolLM2-135M); compare with --head stock"
-        )
-    return lines
 
 
 def outcome(folder: Path, record: dict[str, Any]) -> list[str]:

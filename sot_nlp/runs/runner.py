@@ -84,7 +84,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
             run_folder.clear(folder)
         record = run_record.new_record(current)
         lines = [*methods.describe(current.method, current.solution), *current.rules]
-        outputs.say(accelerator, [*run_record.summary(current, record), *lines, *run_record.notes(current)])
+        if arguments.test_file and not arguments.do_predict:
+            lines.append("note: --test_file is not predicted without --do_predict")
+        outputs.say(accelerator, [*run_record.summary(current, record), *lines])
         with run_record.recorded(current, record):
             finish(current, record, train(current, record))
         outputs.say(accelerator, run_record.outcome(folder, record))
@@ -193,7 +195,7 @@ def prepare(
     }
     scale = score_scale(spec, data, model) if method.tunes else None
     if scale is not None and checkpoint.has_outputs_of(model.config):
-        scale.unfold(model)
+        scale.inverse().fold_into(model)
     solution, solving = None, time.perf_counter()
     if method.solves:
         from sot_nlp.training.closed_form import solve_head

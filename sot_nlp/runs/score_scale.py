@@ -39,24 +39,19 @@ class ScoreScale:
         """Return a state dict whose output linears give scores on their own scale."""
         outputs = _outputs(weights)
         changed = {name: value * self.deviation for name, value in outputs.items()}
-        for name in _shifted(outputs):
+        for name in _first_biases(outputs):
             changed[name] += self.mean
-        return {**weights, **changed}
-
-    def unfolded(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the inverse of `folded`."""
-        outputs = _outputs(weights)
-        shifts = dict.fromkeys(_shifted(outputs), self.mean)
-        changed = {name: (value - shifts.get(name, 0.0)) / self.deviation for name, value in outputs.items()}
         return {**weights, **changed}
 
     def fold_into(self, model: nn.Module) -> None:
         """Give a model's outputs the scores' own scale."""
-        _put(model, self.folded(model.state_dict()))
+        state = model.state_dict()  # which shares the parameters' memory
+        for name, value in _outputs(self.folded(state)).items():
+            state[name].copy_(value)
 
-    def unfold(self, model: nn.Module) -> None:
-        """Undo the fold of a trained model's outputs, as training starts from them."""
-        _put(model, self.unfolded(model.state_dict()))
+    def inverse(self) -> ScoreScale:
+        """Return the scale that undoes this one: a trained model's outputs folded by it are standardised."""
+        return ScoreScale(mean=-self.mean / self.deviation, deviation=1 / self.deviation)
 
     def to_dict(self) -> dict[str, float]:
         """Return what a record says of it."""
@@ -90,23 +85,12 @@ def scale_of(scores: np.ndarray, spec: TaskSpec, head: Any) -> ScoreScale | None
     return ScoreScale(mean=mean, deviation=deviation) if deviation > 0 else None
 
 
-def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy a state dict's output linears into `model`."""
-    state = model.state_dict()  # which shares the parameters' memory
-    for name, value in _outputs(weights).items():
-        state[name].copy_(value)
-
-
 def _outputs(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the output linears' tensors; PEFT keeps the head that it was given beside the one it trains."""
     return {name: value for name, value in weights.items() if f".{name}".split(".")[-2] in OUTPUTS}
 
 
-def _shifted(outputs: dict[str, Tensor]) -> list[str]:
-    """Return the names of each head's first bias, in the order of `OUTPUTS`."""
-    found: dict[str, str] = {}
-    for linear in reversed(OUTPUTS):
-        found |= {
-            name.removesuffix(ending): name for name in outputs if name.endswith(ending := f"{linear}.bias")
-        }
-    return list(found.values())
+def _first_biases(outputs: dict[str, Tensor]) -> list[str]:
+    """Return the names of the first bias of each head; they all have the same linears."""
+    biases = ([name for name in outputs if name.endswith(f"{linear}.bias")] for linear in OUTPUTS)
+    return next(filter(None, biases), [])

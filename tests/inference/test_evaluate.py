@@ -317,10 +317,10 @@ def test_a_yaml_task_without_labels_needs_no_training_file_either(train, tmp_pat
 
 @pytest.fixture(params=["share", "files", "task", "data_dir"])
 def relative(request, train, tmp_path, monkeypatch) -> Path:
-    """A run of data by relative paths, below `tmp_path / "home"`, where everything that it read is."""
-    home = tmp_path / "home"
-    (home / "data" / "CoLA").mkdir(parents=True)
-    monkeypatch.chdir(home)
+    """A run of data by relative paths, below `tmp_path / "project"`, where everything that it read is."""
+    project = tmp_path / "project"
+    (project / "data" / "CoLA").mkdir(parents=True)
+    monkeypatch.chdir(project)
     write(Path("data", "train.csv"), rows(60, 1))
     write(Path("data", "dev.csv"), rows(30, 2))
     Path("my.yaml").write_text(
@@ -337,13 +337,13 @@ def relative(request, train, tmp_path, monkeypatch) -> Path:
         "data_dir": "--task cola --data_dir data",
     }
     folder = train(f"relative-{request.node.name}", *flags[request.param].split())
-    return shutil.copytree(folder, home / "run")
+    return shutil.copytree(folder, project / "run")
 
 
 def test_relative_paths_lead_where_they_led_whatever_the_folder(relative, tmp_path, monkeypatch, capsys):
     best, expected = records.read(relative)["best"], json.loads((relative / "predictions.json").read_text())
     # Files of the same names are not those of the run.
-    other = shutil.copytree(tmp_path / "home", tmp_path / "other", ignore=shutil.ignore_patterns("run"))
+    other = shutil.copytree(tmp_path / "project", tmp_path / "other", ignore=shutil.ignore_patterns("run"))
     for path in other.rglob("*.?sv"):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
     for place in (other, relative):
@@ -353,16 +353,16 @@ def test_relative_paths_lead_where_they_led_whatever_the_folder(relative, tmp_pa
         assert "changed since" not in capsys.readouterr().out
         scores = sot_nlp.load(os.path.relpath(relative)).evaluate()
         assert scores[best["metric"]] == pytest.approx(best["value"])
-    for path in (tmp_path / "home" / "data").rglob("*.?sv"):
+    for path in (tmp_path / "project" / "data").rglob("*.?sv"):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     assert main(["evaluate", str(relative), *CPU]) == 0
     told = capsys.readouterr().out
-    assert re.search(rf"(warning|note): {tmp_path}/home/data/.* has changed since the training", told)
+    assert re.search(rf"(warning|note): {tmp_path}/project/data/.* has changed since the training", told)
 
 
 def test_relative_paths_in_a_project_that_moved_or_is_lost(relative, tmp_path, monkeypatch, capsys):
     expected = json.loads((relative / "predictions.json").read_text())
-    moved = (tmp_path / "home").rename(tmp_path / "moved")
+    moved = (tmp_path / "project").rename(tmp_path / "moved")
     monkeypatch.chdir(moved)
     assert evaluate(Path("run"), tmp_path)[1] == expected
     record = records.read(moved / "run")
@@ -376,7 +376,7 @@ def test_relative_paths_in_a_project_that_moved_or_is_lost(relative, tmp_path, m
     assert main(["evaluate", "../moved/run", *CPU]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert re.search(rf"{tmp_path}/home/(data|my\.yaml)", told)
+    assert re.search(rf"{tmp_path}/project/(data|my\.yaml)", told)
 
 
 def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch, capsys):

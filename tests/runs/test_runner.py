@@ -18,38 +18,10 @@ from sot_nlp.cli import main
 from sot_nlp.errors import UserError
 from sot_nlp.inference.saved_model import open_model
 from sot_nlp.runs.scoring import Scorer
+from tests.runs.conftest import command
 from tests.support import tiny
 
 FAMILIES = ("bert", "roberta", "openai-gpt", "gpt2")
-
-
-@pytest.fixture(scope="module")
-def glue(tmp_path_factory) -> Path:
-    """GLUE's layout of CoLA, RTE, STS-B and MNLI, small, with invented words; labels follow the words."""
-    folder = tmp_path_factory.mktemp("glue")
-    texts = tiny.sentences(120, seed=1, low=2, high=9)
-
-    def write(path, lines):
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    rows = [f"x\t{int('wug' in text or 'dax' in text)}\t\t{text}" for text in texts]
-    write("CoLA/train.tsv", rows[:80])
-    write("CoLA/dev.tsv", rows[80:])
-    write("CoLA/test.tsv", ["index\tsentence", *(f"{i}\t{text}" for i, text in enumerate(texts[:13]))])
-    columns = "index genre filename year old_index source1 source2 sentence1 sentence2 score"
-    scored = [
-        f"{i}\tg\tf\ty\t0\ts\ts\t{text}\t{texts[-i]}\t{len(text.split()) % 6}" for i, text in enumerate(texts)
-    ]
-    write("STS-B/train.tsv", [columns.replace(" ", "\t"), *scored[:80]])
-    write("STS-B/dev.tsv", [columns.replace(" ", "\t"), *scored[80:]])
-    return folder
-
-
-def command(glue, backbone, out, *flags, task="cola"):
-    words = f"train --task {task} --data_dir {glue} --model_name_or_path {backbone} --output_dir {out}"
-    quick = "--num_train_epochs 2 --learning_rate 1e-3 --disable_tqdm --cpu --mixed_precision no"
-    return [*words.split(), *quick.split(), "--cache_dir", str(glue / "cache"), *flags]
 
 
 @pytest.fixture(scope="module")
@@ -213,57 +185,6 @@ def test_every_family_trains_saves_and_reloads(family, glue, backbone_folder, tm
     torch.testing.assert_close(logits.softmax(-1), torch.tensor(saved), atol=2e-6, rtol=0)
 
 
-def test_lora_saves_the_adapter_and_the_merged_model(glue, backbone_folder, tmp_path):
-    peft = pytest.importorskip("peft")
-    out = tmp_path / "lora"
-    flags = ("--lora_r", "4", "--num_train_epochs", "1")
-    assert main(command(glue, backbone_folder("bert"), out, *flags)) == 0
-    record = records.read(out)
-    merged, tokenizer = AutoSoTForSequenceClassification.from_pretrained(out).eval(), load_tokenizer(out)
-    base = AutoSoTForSequenceClassification.from_pretrained(
-        backbone_folder("bert"), head=record["head_config"], num_labels=2
-    )
-    adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
-    batch = tokenizer(tiny.sentences(8), padding=True, return_tensors="pt")
-    with torch.no_grad():
-        torch.testing.assert_close(merged(**batch).logits, adapted(**batch).logits, atol=1e-5, rtol=0)
-        query = "bert.encoder.layer.0.attention.self.query.weight"
-        assert not torch.equal(
-            merged.get_parameter(query),
-            base.get_parameter(query.replace("query.weight", "query.base_layer.weight")),
-        )
-    # Of query and value in two layers of width 32: A (4, 32) and B (32, 4).
-    adapters, head = 2 * 2 * 2 * 4 * 32, sum(p.numel() for p in merged.classifier.parameters())
-    assert record["num_trainable_parameters"] == adapters + head
-    assert record["num_parameters"] == merged.num_parameters() + adapters
-
-
-def test_a_lora_run_resumes_from_a_checkpoint_that_counts_the_replaced_head(glue, backbone_folder, tmp_path):
-    """As the record of earlier versions did, too."""
-    pytest.importorskip("peft")
-    out = tmp_path / "lora"
-    words = command(glue, backbone_folder("bert"), out, "--lora_r", "4", "--checkpointing_steps", "epoch")
-    assert main(words) == 0
-    whole = (out / "model.safetensors").read_bytes()
-    record = records.read(out)
-    head = AutoSoTForSequenceClassification.from_pretrained(out).classifier
-    first = out / "checkpoints" / "step-00000010"
-    fingerprint = json.loads((first / "progress.json").read_text())["fingerprint"]
-    held = record["num_parameters"] + sum(parameter.numel() for parameter in head.parameters())
-    assert fingerprint["num_parameters"] == held
-    records.write(out, record | {"status": records.RUNNING, "num_parameters": held})
-    (out / "model.safetensors").unlink()
-    assert main([*words, "--resume_from_checkpoint", str(first)]) == 0
-    assert records.read(out)["resumed_from"][0]["step"] == 10
-    assert (out / "model.safetensors").read_bytes() == whole
-
-
-def test_lora_is_refused_where_the_model_is_divided(glue, backbone_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sot_nlp.training.distributed.is_sharded", lambda accelerator: True)
-    assert main(command(glue, backbone_folder("bert"), tmp_path / "o", "--lora_r", "2")) == 2
-    assert "--lora_r: adapters can't be merged" in capsys.readouterr().err
-
-
 def test_what_the_head_asks_of_the_backbone_names_the_head_s_flag(glue, backbone_folder, tmp_path, capsys):
     assert main(command(glue, backbone_folder("bert"), tmp_path / "o", "--head.num_layers", "3")) == 2
     assert "error: --head.num_layers: num_layers=3, but the backbone has 2 layers" in capsys.readouterr().err
@@ -384,52 +305,6 @@ def test_a_stopped_run_keeps_the_precision_that_auto_chose(glue, backbone_folder
     # One that replaces it takes nothing over.
     assert main([*words, "--overwrite_output_dir"]) == 0
     assert records.read(tmp_path / "run")["environment"]["mixed_precision"] == "no"
-
-
-def test_trackers_write_into_the_runs_folder(glue, backbone_folder, tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
-    monkeypatch.chdir(tmp_path)
-    words = command(glue, backbone_folder("bert"), "OUT", "--with_tracking", "--report_to", "tensorboard")
-    at = words.index("--output_dir")
-    assert main(words[:at] + words[at + 2 :]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert list((folder / "logs").rglob("events.out.tfevents.*"))
-
-
-def test_trackers_show_training_and_each_validation_split_as_curves_of_their_own(
-    tmp_path, backbone_folder, monkeypatch
-):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    monkeypatch.chdir(tmp_path)
-    for name, count in (("train", 16), ("dev", 8), ("more", 6)):
-        rows = [f"the zorp runs {i},{'yes' if i % 2 else 'no'}" for i in range(count)]
-        Path(f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    Path("task.yaml").write_text(
-        "text_columns: [text]\nlabel_column: label\nlabels: ['no', 'yes']\nmetrics: [accuracy]\n"
-        "files: {train: train.csv, validation: dev.csv, validation_two: more.csv}\n"
-    )
-    words = f"train --task task.yaml --model_name_or_path {backbone_folder('bert')} --output_dir out --cpu"
-    words += " --num_train_epochs 2 --per_device_train_batch_size 4 --logging_steps 2 --cache_dir cache"
-    assert main([*words.split(), "--disable_tqdm", "--report_to", "tensorboard"]) == 0
-    shown = EventAccumulator("out/logs/sot-nlp").Reload()
-    curves = {
-        tag: [(event.step, pytest.approx(event.value)) for event in shown.Scalars(tag)]
-        for tag in shown.Tags()["scalars"]
-    }
-    entries = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
-    training = [entry for entry in entries if "split" not in entry]
-    for name in ("loss", "learning_rate", "grad_norm", "examples_per_second"):
-        assert [(entry["step"], entry[name]) for entry in training] == curves.pop(f"train/{name}")
-    scores = [(entry["step"], entry["splits"]) for entry in entries if "split" in entry]
-    assert (len(training), len(scores)) == (4, 2)
-    for split in ("validation", "validation_two"):
-        for name in ("loss", "accuracy"):
-            assert [(step, of[split][name]) for step, of in scores] == curves.pop(f"{split}/{name}")
-    assert [(entry["step"], entry["epoch"]) for entry in entries] == curves.pop("epoch")
-    assert not curves
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sot_nlp import AutoSoTForSequenceClassification, load, records
 from sot_nlp.cli import main
@@ -39,7 +40,7 @@ def predictions(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("head", ["mapped_moments", "stock", "text"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_folded_outputs_give_the_scores_and_unfolded_ones_the_way_back(family: str, head: str) -> None:
+def test_folded_outputs_give_the_scores_and_the_inverse_the_way_back(family: str, head: str) -> None:
     torch.manual_seed(0)
     config = tiny.config(family)
     model = AutoSoTForSequenceClassification.from_config(config, head=head, num_labels=1).eval()
@@ -53,7 +54,7 @@ def test_folded_outputs_give_the_scores_and_unfolded_ones_the_way_back(family: s
         weights = {name: value.clone() for name, value in model.state_dict().items()}
         scale.fold_into(model)
         torch.testing.assert_close(model(ids).logits, before * 12 + scale.mean, atol=1e-4, rtol=1e-5)
-        scale.unfold(model)
+        scale.inverse().fold_into(model)
         for name, value in model.state_dict().items():
             torch.testing.assert_close(value, weights[name], atol=1e-5, rtol=1e-5)
 
@@ -77,6 +78,37 @@ def test_scores_on_another_scale_give_the_same_model_on_that_scale(flags, backbo
     rows = json.loads((outs[1] / "predictions.json").read_text())
     texts = [TEXTS[row["index"]] for row in rows]
     np.testing.assert_allclose(load(outs[1]).predict(texts).labels, moved, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [(), ("--lora_r", "2")])
+def test_what_is_pushed_behind_an_evaluation_has_the_scores_own_scale(
+    flags, backbone_folder, tmp_path, monkeypatch
+):
+    if flags:
+        pytest.importorskip("peft")
+    pushed = []
+
+    def push(folder, **settings):
+        pushed.append(load_file(folder / "model.safetensors"))
+        return "url"
+
+    monkeypatch.setattr("sot_nlp.publishing.hub.push", push)
+    words = (
+        "--push_to_hub",
+        "--hub_token",
+        "hf_any",
+        "--hub_model_id",
+        "me/it",
+        "--hub_strategy",
+        "every_save",
+    )
+    file = scored(tmp_path / "a.csv", 40 + 15 * SCORES)
+    words = command(backbone_folder("bert"), file, tmp_path / "o", *words, *flags, "--num_train_epochs", "1")
+    assert main(words) == 0
+    behind, last = pushed
+    assert abs(last["classifier.word_output.bias"].item() - 40 - 15 * SCORES.mean()) < 15
+    for name, weight in last.items():
+        torch.testing.assert_close(behind[name], weight, atol=1e-6, rtol=1e-6)
 
 
 def test_trained_outputs_go_on_from_where_they_were(backbone_folder, tmp_path):
