@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 import sot_nlp
 from sot_nlp import records
+from sot_nlp.api.classifier import _TURN
 from sot_nlp.cli import main
 from tests.support.saved_runs import LABELS, TEXTS, save_run
 
@@ -98,6 +100,21 @@ def test_open_classifiers_keep_their_precision_whatever_is_opened_after(tmp_path
         assert abs(half.explain(TEXTS)[0].logits - before[1]).max() > 1e-7
         single.evaluate((TEXTS, [LABELS[0]] * len(TEXTS)))  # which has an accelerator of its own
         assert AcceleratorState._shared_state == {}
+    mine = Accelerator(mixed_precision="bf16", cpu=True)  # a Trainer's, or a loop's of one's own
+    sot_nlp.load(folder, mixed_precision="no", cpu=True)
+    assert mine.mixed_precision == AcceleratorState().mixed_precision == "bf16"
+
+
+def test_evaluations_take_turns_with_predictions(classifier, monkeypatch):
+    def evaluate(arguments):
+        with ThreadPoolExecutor(1) as other:
+            assert not other.submit(_TURN.acquire, blocking=False).result()
+        return {"validation": {"loss": 0.5}}
+
+    monkeypatch.setattr("sot_nlp.inference.evaluate.evaluate_saved", evaluate)
+    assert classifier.evaluate((TEXTS, [LABELS[0]] * len(TEXTS))) == {"loss": 0.5}
+    with ThreadPoolExecutor(1) as other:  # and the turn is over
+        assert other.submit(classifier.predict, TEXTS).result().labels
 
 
 def test_a_table_and_a_notebook_show_them(classifier):

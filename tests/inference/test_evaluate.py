@@ -121,15 +121,23 @@ def test_numbers_need_a_mapping(run, tmp_path, capsys):
     assert "--label_mapping: 0=Bad is not a label of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("status", [records.FINISHED, records.INTERRUPTED, None])
-def test_no_training_and_no_model_is_replaced(run, tmp_path, capsys, status):
+@pytest.mark.parametrize(
+    ("status", "kind", "left"),
+    [
+        (records.FINISHED, None, "config.json"),
+        (records.INTERRUPTED, None, None),  # before its first checkpoint
+        (records.FINISHED, records.EVALUATION, "config.json"),
+        (records.FINISHED, records.EVALUATION, "checkpoints"),
+    ],
+)
+def test_no_training_and_no_model_is_replaced(run, tmp_path, capsys, status, kind, left):
     other = shutil.copytree(run, tmp_path / "other")
-    if status is None:  # beside its model an evaluation's record
-        records.write(other, records.read(run) | {"kind": records.EVALUATION})
-    else:
-        records.write(other, records.read(run) | {"status": status, "seed": 7})
-    if status == records.INTERRUPTED:
+    record = {**records.read(run), "status": status, "seed": 7}
+    records.write(other, {**record, "kind": kind} if kind else record)
+    if left != "config.json":
         (other / "config.json").unlink()
+    shutil.rmtree(other / "checkpoints", ignore_errors=True)
+    if left == "checkpoints":
         (other / "checkpoints" / "step-00000001").mkdir(parents=True)
     before = {path: path.read_bytes() for path in other.iterdir() if path.suffix == ".json"}
     for flags in ([], ["--overwrite_output_dir"]):

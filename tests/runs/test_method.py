@@ -249,6 +249,14 @@ def test_the_folder_is_named_after_the_method_where_it_chooses_the_head():
     assert methods.folder_word(own(training_method="fine_tune", head="text")) == "text"
 
 
+def test_few_texts_of_a_causal_model_are_solved_without_a_word_on_heads(
+    files, backbone_folder, tmp_path, capsys
+):
+    assert train(files, backbone_folder("gpt2"), tmp_path / "out") == 0
+    assert records.read(tmp_path / "out")["head"] == "word_mean"
+    assert "no head that pools" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("family", "flags", "head"),
     [

@@ -171,6 +171,7 @@ def test_a_regression_keeps_its_scores(glue, backbone_folder, tmp_path):
     ]
     value = pearsonr([row["label"] for row in rows], [row["prediction"] for row in rows]).statistic
     assert value == pytest.approx(records.read(out)["best"]["value"], abs=1e-6)
+    assert records.read(out)["score_scale"] is None  # the recipe's rates are for these scores
 
 
 @pytest.mark.parametrize("family", FAMILIES[1:])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from sot_nlp import AutoSoTForSequenceClassification, load, records
 from sot_nlp.cli import main
+from sot_nlp.runs.run_record import fingerprint
 from sot_nlp.runs.score_scale import ScoreScale
 from tests.support import tiny
 
@@ -74,6 +75,8 @@ def test_scores_on_another_scale_give_the_same_model_on_that_scale(flags, backbo
     assert np.mean((moved - labels) ** 2) < np.var(labels)
     record = records.read(outs[1])
     assert record["score_scale"]["deviation"] == pytest.approx(15 * np.std(SCORES), rel=0.1)  # of nine tenths
+    model = torch.nn.Linear(1, 1)  # a checkpoint of another scale is not gone on from
+    assert fingerprint(record, model) != fingerprint({**record, "score_scale": None}, model)
     # What is saved gives what was scored.
     rows = json.loads((outs[1] / "predictions.json").read_text())
     texts = [TEXTS[row["index"]] for row in rows]

@@ -226,6 +226,10 @@ def test_the_scale_of_scores_changes_nothing_but_the_decisions_scale(files, back
     np.testing.assert_allclose(moved.decisions, 20 + 40 * own.decisions, rtol=1e-3)
     np.testing.assert_allclose(moved.curves, own.curves, rtol=1e-3)
     assert 40 < moved.decisions.mean() < 80
+    for name, weight in moved.weights.items():  # what is saved has the scores' scale
+        factor = 40 if "output" in name else 1
+        shift = 20 if name == "word_output.bias" else 0
+        torch.testing.assert_close(weight, shift + factor * own.weights[name], rtol=1e-3, atol=1e-3)
 
 
 def test_rates_are_chosen_on_held_out_training_data(files, backbone_folder, capsys, monkeypatch):
